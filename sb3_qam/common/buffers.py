@@ -1,0 +1,296 @@
+"""Experience: the read-only offline data, online replay of h-step sequences, and batches of their union."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_qam.datasets.episodes import Episodes, Observations
+
+
+class TransitionBatch(NamedTuple):
+    """
+    What one update learns from. ``valid`` is 0 where the h steps would cross the end of a trajectory: such a sample
+    takes part in the batch mean with weight 0. ``masks`` is 0 where a termination fell inside the h steps.
+
+    :param observations: s, as SB3's buffers give them
+    :param actions: a in [-1, 1], shape (batch, action_dim)
+    :param next_observations: s', the observations after h steps
+    :param rewards: R_h, the discounted sum of h rewards, shape (batch,)
+    :param discounts: gamma^h, shape (batch,)
+    :param masks: m, shape (batch,)
+    :param valid: shape (batch,)
+    """
+
+    observations: PyTorchObs
+    actions: th.Tensor
+    next_observations: PyTorchObs
+    rewards: th.Tensor
+    discounts: th.Tensor
+    masks: th.Tensor
+    valid: th.Tensor
+
+
+def to_tensor(array: np.ndarray, device: th.device | str) -> th.Tensor:
+    """
+    :param array: Freshly gathered data; it is not copied again
+    :param device: Where to put it
+    :return: A tensor of the same type, float64 as float32
+    """
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    return th.as_tensor(array, device=device)
+
+
+def observations_to_tensor(observations: Observations, device: th.device | str) -> PyTorchObs:
+    """
+    :param observations: An array, or a dict of arrays
+    :param device: Where to put them
+    :return: The same structure of tensors
+    """
+    if isinstance(observations, dict):
+        return {key: to_tensor(array, device) for key, array in observations.items()}
+    return to_tensor(observations, device)
+
+
+def make_batch(
+    observations: Observations,
+    actions: np.ndarray,
+    next_observations: Observations,
+    rewards: np.ndarray,
+    terminations: np.ndarray,
+    valid: np.ndarray,
+    gamma: float,
+    device: th.device | str,
+    env: VecNormalize | None = None,
+) -> TransitionBatch:
+    """
+    Turn gathered h-step sequences into a batch.
+
+    :param observations: Observations before the first step
+    :param actions: First actions, shape (batch, action_dim)
+    :param next_observations: Observations after the last step
+    :param rewards: shape (batch, h)
+    :param terminations: shape (batch, h)
+    :param valid: shape (batch,)
+    :param gamma: Discount factor of one step
+    :param device: Where to put the batch
+    :param env: Normalises observations and rewards with its statistics
+    :return: The batch
+    """
+    rewards = BaseBuffer._normalize_reward(rewards, env)
+    n_steps = rewards.shape[1]
+    return TransitionBatch(
+        observations=observations_to_tensor(BaseBuffer._normalize_obs(observations, env), device),
+        actions=to_tensor(actions, device),
+        next_observations=observations_to_tensor(BaseBuffer._normalize_obs(next_observations, env), device),
+        rewards=to_tensor((rewards @ gamma ** np.arange(n_steps)).astype(np.float32), device),
+        discounts=th.full((len(actions),), gamma**n_steps, device=device),
+        masks=to_tensor((~terminations.astype(bool).any(axis=1)).astype(np.float32), device),
+        valid=to_tensor(valid.astype(np.float32), device),
+    )
+
+
+class OfflineBuffer(BaseBuffer):
+    """
+    The offline data: read-only, never evicted, any number of episodes end to end.
+
+    A trajectory ends where its episode does; a termination inside an episode cuts the bootstrap and nothing else.
+
+    :param episodes: The data
+    :param observation_space: Observation space of the policy
+    :param action_space: Action space of the policy
+    :param device: Device of the batches
+    :param n_steps: Number of steps h of the returns
+    :param gamma: Discount factor of one step
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        device: th.device | str = "auto",
+        n_steps: int = 1,
+        gamma: float = 0.99,
+    ) -> None:
+        n_transitions = len(episodes.rewards)
+        super().__init__(n_transitions, observation_space, action_space, device)
+        self.pos, self.full = n_transitions, True
+        self.n_steps = n_steps
+        self.gamma = gamma
+        self.n_episodes = len(episodes.lengths)
+        self.observations = episodes.observations
+        self.actions = episodes.actions
+        self.rewards = episodes.rewards
+        self.terminations = episodes.terminations
+        # An episode of T transitions has T + 1 observations: its transitions lie one row further for each one before
+        self.observation_rows = np.arange(n_transitions) + np.repeat(np.arange(self.n_episodes), episodes.lengths)
+        self.last_of_trajectory = np.repeat(np.cumsum(episodes.lengths) - 1, episodes.lengths)
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
+        last_of_trajectory = self.last_of_trajectory[batch_inds]
+        steps = batch_inds[:, None] + np.arange(self.n_steps)
+        valid = steps[:, -1] <= last_of_trajectory
+        # An invalid sample stays inside its own trajectory
+        steps = np.minimum(steps, last_of_trajectory[:, None])
+        return make_batch(
+            observations=self._observations_at(self.observation_rows[batch_inds]),
+            actions=self.actions[batch_inds],
+            next_observations=self._observations_at(self.observation_rows[steps[:, -1]] + 1),
+            rewards=self.rewards[steps],
+            terminations=self.terminations[steps],
+            valid=valid,
+            gamma=self.gamma,
+            device=self.device,
+            env=env,
+        )
+
+    def _observations_at(self, rows: np.ndarray) -> Observations:
+        if isinstance(self.observations, dict):
+            return {key: array[rows] for key, array in self.observations.items()}
+        return self.observations[rows]
+
+
+class SequenceReplayBuffer(ReplayBuffer):
+    """
+    Online replay with h-step returns that agree with :class:`OfflineBuffer`: a sample whose h steps would cross the
+    end of a trajectory, or the position being written, has ``valid`` 0.
+
+    SB3's ``NStepReplayBuffer`` shortens such returns instead.
+
+    :param n_steps: Number of steps h of the returns
+    :param gamma: Discount factor of one step
+    """
+
+    def __init__(self, *args: Any, n_steps: int = 1, gamma: float = 0.99, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.optimize_memory_usage:
+            raise ValueError("SequenceReplayBuffer does not support optimize_memory_usage=True, leave it False.")
+        self.n_steps = n_steps
+        self.gamma = gamma
+
+    def end_trajectories(self) -> None:
+        """
+        End the trajectories being recorded, as a truncation does: the environments are about to be reset.
+        """
+        if self.size() > 0:
+            last_written = self.pos - 1
+            self.timeouts[last_written] = np.logical_or(self.timeouts[last_written], self.dones[last_written] == 0)
+            self.dones[last_written] = 1
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
+        env_inds = np.random.randint(0, self.n_envs, size=len(batch_inds))
+        steps = (batch_inds[:, None] + np.arange(self.n_steps)) % self.buffer_size
+        of_env = env_inds[:, None]
+        oldest = self.pos if self.full else 0
+        age_of_first = (batch_inds - oldest) % self.buffer_size
+        crosses_write_position = age_of_first + self.n_steps > self.size()
+        crosses_end = self.dones[steps[:, :-1], of_env].any(axis=1)
+        dones, timeouts = self.dones[steps, of_env], self.timeouts[steps, of_env]
+        return make_batch(
+            observations=self.observations[batch_inds, env_inds],
+            actions=self.actions[batch_inds, env_inds],
+            next_observations=self.next_observations[steps[:, -1], env_inds],
+            rewards=self.rewards[steps, of_env],
+            terminations=np.logical_and(dones, np.logical_not(timeouts)),
+            valid=~(crosses_write_position | crosses_end),
+            gamma=self.gamma,
+            device=self.device,
+            env=env,
+        )
+
+
+def as_transition_batch(
+    samples: TransitionBatch | ReplayBufferSamples | DictReplayBufferSamples, gamma: float
+) -> TransitionBatch:
+    """
+    :param samples: What any of SB3's replay buffers (or ours) gives
+    :param gamma: Discount factor, where the samples bring none
+    :return: The same as a batch for an update
+    """
+    if isinstance(samples, TransitionBatch):
+        return samples
+    rewards = samples.rewards.flatten().float()
+    discounts = th.full_like(rewards, gamma) if samples.discounts is None else samples.discounts.flatten().float()
+
+    def without_float64(observations: PyTorchObs) -> PyTorchObs:
+        if isinstance(observations, dict):
+            return {key: part.float() if part.is_floating_point() else part for key, part in observations.items()}
+        return observations.float() if observations.is_floating_point() else observations
+
+    return TransitionBatch(
+        observations=without_float64(samples.observations),
+        actions=samples.actions.float(),
+        next_observations=without_float64(samples.next_observations),
+        rewards=rewards,
+        discounts=discounts,
+        masks=1 - samples.dones.flatten().float(),
+        valid=th.ones_like(rewards),
+    )
+
+
+def concatenate_batches(first: TransitionBatch, second: TransitionBatch) -> TransitionBatch:
+    """
+    :param first: A batch
+    :param second: A batch of the same spaces
+    :return: Both, one after the other
+    """
+
+    def join(one: Any, other: Any) -> Any:
+        if isinstance(one, dict):
+            return {key: th.cat([one[key], other[key]]) for key in one}
+        return th.cat([one, other])
+
+    return TransitionBatch(*map(join, first, second))
+
+
+def sample_union(
+    offline: OfflineBuffer | None,
+    online: ReplayBuffer,
+    batch_size: int,
+    offline_fraction: float | None,
+    gamma: float,
+    env: VecNormalize | None = None,
+) -> TransitionBatch:
+    """
+    Draw a batch from offline and online data.
+
+    :param offline: Offline data, if there is any
+    :param online: Online data, may be empty
+    :param batch_size: Number of samples
+    :param offline_fraction: Share of the batch that comes from the offline data, or ``None`` to draw every sample
+        uniformly from the union of both. Where one of the two is empty the other gives the whole batch.
+    :param gamma: Discount factor of one step
+    :param env: Normalises observations and rewards with its statistics
+    :return: The batch
+    :raises ValueError: if there is no data at all
+    """
+    n_offline_data = 0 if offline is None or offline_fraction == 0 else offline.size()
+    n_online_data = online.size() * online.n_envs
+    if n_offline_data + n_online_data == 0:
+        raise ValueError(
+            "There is no data to train on: pass offline_dataset=... or call pretrain(dataset), "
+            "or let learn() collect experience first."
+        )
+    if n_online_data == 0:
+        n_offline = batch_size
+    elif n_offline_data == 0:
+        n_offline = 0
+    elif offline_fraction is None:
+        # The number of offline samples among batch_size independent uniform draws from the union
+        n_offline = np.random.binomial(batch_size, n_offline_data / (n_offline_data + n_online_data))
+    else:
+        n_offline = round(offline_fraction * batch_size)
+
+    parts = []
+    if n_offline > 0:
+        assert offline is not None  # for mypy
+        parts.append(offline.sample(n_offline, env=env))
+    if n_offline < batch_size:
+        parts.append(as_transition_batch(online.sample(batch_size - n_offline, env=env), gamma))
+    return parts[0] if len(parts) == 1 else concatenate_batches(*parts)

@@ -1,0 +1,98 @@
+"""Checks of what users pass in, each raising one clear error."""
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+
+def check_positive_int(name: str, value: Any, minimum: int = 1) -> None:
+    """
+    :param name: Name of the argument
+    :param value: Its value
+    :param minimum: The smallest value allowed
+    :raises ValueError: if the value is not an integer or too small
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}.")
+
+
+def check_in_range(name: str, value: Any, low: float, high: float = math.inf, *, low_excluded: bool = False) -> None:
+    """
+    :param name: Name of the argument
+    :param value: Its value
+    :param low: Lower bound
+    :param high: Upper bound
+    :param low_excluded: Whether the value must be greater than ``low``
+    :raises ValueError: if the value is not a finite number in the range
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value > high or value < low or (low_excluded and value == low):
+        above = f"greater than {low}" if low_excluded else f"at least {low}"
+        below = "" if math.isinf(high) else f" and at most {high}"
+        raise ValueError(f"{name} must be a finite number {above}{below}, got {value!r}.")
+
+
+def check_action_space(action_space: spaces.Space) -> None:
+    """
+    Flows act on bounded continuous actions: SB3 scales them to [-1, 1].
+
+    :param action_space: The action space of an environment or a dataset
+    :raises ValueError: if it is not a Box with finite bounds, low < high
+    """
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(
+            f"QAM needs a continuous action space (gymnasium.spaces.Box), got {action_space}. "
+            "For discrete actions use an algorithm such as DQN or PPO."
+        )
+    if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
+        raise ValueError(
+            f"QAM needs finite action bounds, got {action_space}. "
+            "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or give the Box finite bounds."
+        )
+    if not (action_space.low < action_space.high).all():
+        raise ValueError(
+            f"QAM needs low < high in every action dimension, got {action_space}. "
+            "Remove the dimensions that cannot move from the action space."
+        )
+
+
+def check_same_space(what: str, of_dataset: spaces.Space, of_environment: spaces.Space, dataset_name: str) -> None:
+    """
+    :param what: "observation" or "action"
+    :param of_dataset: The space the data was recorded in
+    :param of_environment: The space of the environment or model
+    :param dataset_name: Named in the error
+    :raises ValueError: if kind, keys, shape or bounds differ; two floating-point types may
+    """
+    difference = _space_difference(of_dataset, of_environment)
+    if difference is not None:
+        raise ValueError(
+            f"The {what} space of dataset '{dataset_name}' does not fit the environment: {difference}. "
+            f"Dataset: {of_dataset}. Environment: {of_environment}. "
+            "Use the environment the data was recorded in (dataset.recover_environment()), or wrap it to match."
+        )
+
+
+def _space_difference(first: spaces.Space, second: spaces.Space) -> str | None:
+    """
+    :return: What differs between the dataset's space (first) and the environment's (second), None if nothing does
+    """
+    if isinstance(first, spaces.Dict) and isinstance(second, spaces.Dict):
+        if set(first.spaces) != set(second.spaces):
+            return f"keys {sorted(first.spaces)} against {sorted(second.spaces)}"
+        differences = ((key, _space_difference(first.spaces[key], second.spaces[key])) for key in first.spaces)
+        return next((f"key '{key}', {found}" for key, found in differences if found is not None), None)
+    if isinstance(first, spaces.Box) and isinstance(second, spaces.Box):
+        if first.shape != second.shape:
+            return f"shape {first.shape} against {second.shape}"
+        are_floats = all(np.issubdtype(space.dtype, np.floating) for space in (first, second))
+        if not are_floats and first.dtype != second.dtype:
+            return f"dtype {first.dtype} against {second.dtype}"
+        # float32 bounds written as float64 differ in the last digits
+        if not (np.allclose(first.low, second.low) and np.allclose(first.high, second.high)):
+            return f"bounds [{first.low}, {first.high}] against [{second.low}, {second.high}]"
+        return None
+    return None if first == second else f"{first} against {second}"

@@ -1,0 +1,265 @@
+"""The networks of QAM: velocity fields and the critic ensemble.
+
+Both take *features* (what a features extractor made of an observation) instead of observations, so that an update
+extracts them once and not once per flow step.
+"""
+
+from collections.abc import Callable
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+from torch.nn import functional as F
+
+# ``velocity(x, t)``: x of shape (..., action_dim), t a number or a tensor that broadcasts against (..., 1)
+Velocity = Callable[[th.Tensor, th.Tensor | float], th.Tensor]
+
+# Flax's default, which the published numbers were made with; PyTorch's own is 1e-5.
+LAYER_NORM_EPS = 1e-6
+
+
+class TanhGELU(nn.GELU):
+    """GELU in its tanh approximation, the activation of the published networks."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+
+class EnsembleLinear(nn.Module):
+    """
+    ``n_members`` linear layers evaluated by one batched product. Each kernel is Xavier-uniform, biases are zero.
+
+    :param n_members: Number of independent layers
+    :param in_features: Size of each input
+    :param out_features: Size of each output
+    """
+
+    def __init__(self, n_members: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(th.empty(n_members, in_features, out_features))
+        self.bias = nn.Parameter(th.zeros(n_members, out_features))
+        for kernel in self.weight:
+            nn.init.xavier_uniform_(kernel)
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: shape (n_members, batch, in_features)
+        :return: shape (n_members, batch, out_features)
+        """
+        return th.baddbmm(self.bias.unsqueeze(1), inputs, self.weight)
+
+
+class EnsembleLayerNorm(nn.Module):
+    """
+    Layer normalisation over the last axis, with one scale and one bias per ensemble member.
+
+    :param n_members: Number of ensemble members
+    :param n_features: Size of the normalised axis
+    """
+
+    def __init__(self, n_members: int, n_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(th.ones(n_members, n_features))
+        self.bias = nn.Parameter(th.zeros(n_members, n_features))
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: shape (n_members, batch, n_features)
+        :return: same shape
+        """
+        normalized = F.layer_norm(inputs, inputs.shape[-1:], eps=LAYER_NORM_EPS)
+        return th.addcmul(self.bias.unsqueeze(1), normalized, self.weight.unsqueeze(1))
+
+
+def xavier_linear(in_features: int, out_features: int) -> nn.Linear:
+    """
+    :param in_features: Size of the input
+    :param out_features: Size of the output
+    :return: A linear layer with a Xavier-uniform kernel and a zero bias
+    """
+    layer = nn.Linear(in_features, out_features)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def create_mlp(
+    input_dim: int,
+    output_dim: int,
+    net_arch: list[int],
+    activation_fn: Callable[[], nn.Module],
+    make_linear: Callable[[int, int], nn.Module],
+    make_norm: Callable[[int], nn.Module] | None,
+) -> nn.Sequential:
+    """
+    Hidden layers of Linear -> activation -> normalisation, then one linear layer.
+
+    SB3's ``create_mlp`` can only normalise before the activation; the published networks do it after.
+
+    :param input_dim: Size of the input
+    :param output_dim: Size of the output
+    :param net_arch: Sizes of the hidden layers
+    :param activation_fn: Makes an activation
+    :param make_linear: Makes a linear layer from its input and output sizes
+    :param make_norm: Makes a normalisation layer from its size; none where it is ``None``
+    :return: The layers in order
+    """
+    layers: list[nn.Module] = []
+    for width in net_arch:
+        layers += [make_linear(input_dim, width), activation_fn()]
+        if make_norm is not None:
+            layers.append(make_norm(width))
+        input_dim = width
+    layers.append(make_linear(input_dim, output_dim))
+    return nn.Sequential(*layers)
+
+
+class FeaturesNetwork(BaseModel):
+    """
+    A network that stands behind a features extractor.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param features_extractor: Makes features of observations
+    :param normalize_images: Whether to divide images by 255
+    :param trains_features_extractor: Whether this network's loss trains the extractor.
+        A shared one is trained by the critic alone.
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        features_extractor: BaseFeaturesExtractor,
+        normalize_images: bool = True,
+        trains_features_extractor: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.trains_features_extractor = trains_features_extractor
+
+    def features(self, observations: PyTorchObs) -> th.Tensor:
+        """
+        :param observations: A batch of observations, as SB3's buffers give them
+        :return: shape (batch, features_dim)
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and self.trains_features_extractor):
+            return self.extract_features(observations, self.features_extractor)
+
+
+class VelocityField(FeaturesNetwork):
+    """
+    The velocity v(s, x, t) of a flow from noise (t = 0) to an action (t = 1).
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param net_arch: Sizes of the hidden layers
+    :param features_extractor: Makes features of observations
+    :param features_dim: Number of features
+    :param activation_fn: Activation of the hidden layers
+    :param layer_norm: Whether to normalise after each activation
+    :param normalize_images: Whether to divide images by 255
+    :param trains_features_extractor: Whether the loss of this network trains the extractor
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: Callable[[], nn.Module] = TanhGELU,
+        layer_norm: bool = False,
+        normalize_images: bool = True,
+        trains_features_extractor: bool = True,
+    ) -> None:
+        super().__init__(observation_space, action_space, features_extractor, normalize_images, trains_features_extractor)
+        action_dim = get_action_dim(action_space)
+        self.mlp = create_mlp(
+            features_dim + action_dim + 1,
+            action_dim,
+            net_arch,
+            activation_fn,
+            xavier_linear,
+            (lambda width: nn.LayerNorm(width, eps=LAYER_NORM_EPS)) if layer_norm else None,
+        )
+
+    def forward(self, features: th.Tensor, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
+        """
+        :param features: Features of the observations, must broadcast against (..., features_dim)
+        :param x: Points on the way from noise to action, shape (..., action_dim)
+        :param t: Flow time in [0, 1], a number or a tensor that broadcasts against (..., 1)
+        :return: The velocity dx/dt, shape (..., action_dim)
+        """
+        batch_shape = x.shape[:-1]
+        time = th.as_tensor(t, dtype=x.dtype, device=x.device)
+        return self.mlp(th.cat([features.expand(*batch_shape, -1), x, time.expand(*batch_shape, 1)], dim=-1))
+
+    def given(self, observations: PyTorchObs) -> Velocity:
+        """
+        Fix the observations; their features are extracted once, here.
+
+        :param observations: A batch of observations
+        :return: The velocity as a function of x, shape (..., batch, action_dim), and of t
+        """
+        features = self.features(observations)
+        return lambda x, t: self(features, x, t)
+
+
+class CriticEnsemble(FeaturesNetwork):
+    """
+    ``n_critics`` action-value functions Q_i(s, a), evaluated together as one batched network.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param net_arch: Sizes of the hidden layers
+    :param features_extractor: Makes features of observations
+    :param features_dim: Number of features
+    :param activation_fn: Activation of the hidden layers
+    :param n_critics: Number of critics
+    :param normalize_images: Whether to divide images by 255
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: Callable[[], nn.Module] = TanhGELU,
+        n_critics: int = 2,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(observation_space, action_space, features_extractor, normalize_images)
+        self.n_critics = n_critics
+        self.mlp = create_mlp(
+            features_dim + get_action_dim(action_space),
+            1,
+            net_arch,
+            activation_fn,
+            lambda n_in, n_out: EnsembleLinear(n_critics, n_in, n_out),
+            lambda width: EnsembleLayerNorm(n_critics, width),
+        )
+
+    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: Features of the observations, must broadcast against (..., features_dim)
+        :param actions: Actions in [-1, 1], shape (..., action_dim)
+        :return: One value per critic, shape (n_critics, ...)
+        """
+        batch_shape = actions.shape[:-1]
+        inputs = th.cat([features.expand(*batch_shape, -1), actions], dim=-1).flatten(end_dim=-2)
+        values = self.mlp(inputs.expand(self.n_critics, -1, -1))
+        return values.reshape(self.n_critics, *batch_shape)

@@ -1,0 +1,433 @@
+"""Off-policy learning that begins with a dataset: ``pretrain()``, then SB3's own ``learn()``."""
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from minari import MinariDataset
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_qam.common.buffers import OfflineBuffer, SequenceReplayBuffer, TransitionBatch, sample_union
+from sb3_qam.common.callbacks import with_offline_progress_bar
+from sb3_qam.common.checks import check_action_space, check_in_range, check_positive_int
+from sb3_qam.common.random_state import get_random_state, set_random_state
+from sb3_qam.common.update_monitor import UpdateMonitor
+from sb3_qam.datasets.minari import open_dataset, read_episodes, training_spaces
+
+SelfOfflineToOnline = TypeVar("SelfOfflineToOnline", bound="OfflineToOnlineAlgorithm")
+
+
+class SpacesOnlyEnv(gym.Env):
+    """
+    Stands in for the environment while a model without one pretrains, because SB3's callbacks ask for it.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+
+class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
+    """
+    The base for off-policy algorithms that learn from a fixed dataset, from an environment, or first one and then
+    the other. Offline data lives beside the replay buffer; updates draw from the union of both.
+
+    Arguments are those of ``OffPolicyAlgorithm``, and:
+
+    :param offline_dataset: Id of a local Minari dataset, or a ``minari.MinariDataset``. With ``env=None`` the model
+        takes its spaces from it. An id is stored with the model; an object has to be given again to ``load()``.
+    :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
+        Those done by ``pretrain()`` count, and so do those before an interruption.
+    :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
+        uniformly from the union of offline and online data.
+    :raises ValueError: if an argument is out of range, the dataset is unusable or does not fit the environment
+    :raises FileNotFoundError: if the dataset is not in the local Minari cache
+    """
+
+    offline_dataset: str | MinariDataset | None
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule,
+        *args: Any,
+        offline_dataset: str | MinariDataset | None = None,
+        offline_steps: int = 0,
+        offline_fraction: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(policy, env, learning_rate, *args, sde_support=False, support_multi_env=True, **kwargs)  # type: ignore[arg-type]
+        # The caller's dict stays as it is
+        self.policy_kwargs = self.policy_kwargs.copy()
+        self.replay_buffer_kwargs = self.replay_buffer_kwargs.copy()
+        self.offline_dataset = offline_dataset
+        self.offline_steps = offline_steps
+        self.offline_fraction = offline_fraction
+        self.offline_buffer: OfflineBuffer | None = None
+        # Outlives a MinariDataset object, which is not saved
+        self._offline_dataset_id: str | None = None
+        self._n_offline_steps_done = 0
+        # Set by save() and used up by the first training after load()
+        self._random_state: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------------ set-up
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        # Here, because SB3 asserts what we want to explain
+        check_action_space(env.action_space)
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def _check_hyperparameters(self) -> None:
+        """
+        :raises ValueError: naming the first argument that is out of range
+        """
+        for name in ("buffer_size", "batch_size", "n_steps"):
+            check_positive_int(name, getattr(self, name))
+        for name in ("learning_starts", "offline_steps"):
+            check_positive_int(name, getattr(self, name), minimum=0)
+        check_positive_int("gradient_steps", self.gradient_steps, minimum=-1)
+        check_in_range("gamma", self.gamma, 0, 1)
+        check_in_range("tau", self.tau, 0, 1)
+        if not callable(self.learning_rate):
+            check_in_range("learning_rate", self.learning_rate, 0, low_excluded=True)
+        if self.offline_fraction is not None:
+            check_in_range("offline_fraction", self.offline_fraction, 0, 1)
+
+    def _setup_model(self) -> None:
+        self._check_hyperparameters()
+        if not hasattr(self, "observation_space"):
+            self._take_spaces_from_dataset()
+        if self.n_steps > 1 and self.replay_buffer_class is None:
+            if isinstance(self.observation_space, spaces.Dict):
+                raise ValueError(
+                    f"n_steps={self.n_steps} is not supported with Dict observations: use n_steps=1, "
+                    "or flatten the observations with gymnasium.wrappers.FlattenObservation."
+                )
+            self.replay_buffer_class = SequenceReplayBuffer
+        if self.replay_buffer_class is SequenceReplayBuffer:
+            self.replay_buffer_kwargs.update({"n_steps": self.n_steps, "gamma": self.gamma})
+
+        # SB3 would take its own n-step buffer, whose returns at the end of a trajectory differ from the offline ones
+        n_steps, self.n_steps = self.n_steps, 1
+        # Seeding concerns a new model; one that is being loaded goes on where it was
+        random_state = self._random_state
+        super()._setup_model()
+        self.n_steps, self._random_state = n_steps, random_state
+        self._monitor = UpdateMonitor.for_device(self.device)
+
+    def _take_spaces_from_dataset(self) -> None:
+        if self.offline_dataset is None:
+            raise ValueError(
+                "Neither env nor offline_dataset was given: the observation and action spaces are unknown. Pass one of them."
+            )
+        self.observation_space, self.action_space = training_spaces(open_dataset(self.offline_dataset))
+        self.n_envs = 1
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        self._random_state = None
+
+    # ------------------------------------------------------------------ data
+
+    def _load_offline_data(self, dataset: str | MinariDataset) -> None:
+        """
+        Read a dataset into the offline buffer; where it is refused, the model stays as it was.
+        """
+        opened = open_dataset(dataset)
+        offline_buffer = OfflineBuffer(
+            read_episodes(opened, self.observation_space, self.action_space),
+            self.observation_space,
+            self.action_space,  # type: ignore[arg-type]
+            device=self.device,
+            n_steps=self.n_steps,
+            gamma=self.gamma,
+        )
+        self.offline_buffer, self.offline_dataset, self._offline_dataset_id = offline_buffer, dataset, opened.id
+
+    def _require_offline_data(self) -> None:
+        """
+        Make sure that the data the model was made for is there before training begins.
+        """
+        if self.offline_buffer is not None or self.offline_fraction == 0:
+            return
+        if self.offline_dataset is not None:
+            self._load_offline_data(self.offline_dataset)
+        elif self._offline_dataset_id is not None:
+            raise ValueError(
+                f"This model was trained with dataset '{self._offline_dataset_id}', which is not stored in its file. "
+                f"Give it again, {type(self).__name__}.load(path, offline_dataset=...) or pretrain(dataset), "
+                "or go on without it by offline_fraction=0.0."
+            )
+
+    def _sample_batch(self, batch_size: int) -> TransitionBatch:
+        """
+        :param batch_size: Number of samples
+        :return: A batch of the union of offline and online data
+        """
+        assert self.replay_buffer is not None  # for mypy
+        return sample_union(
+            self.offline_buffer,
+            self.replay_buffer,
+            batch_size,
+            self.offline_fraction,
+            self.gamma,
+            env=self._vec_normalize_env,
+        )
+
+    # ------------------------------------------------------------------ training phases
+
+    def pretrain(
+        self: SelfOfflineToOnline,
+        dataset: str | MinariDataset | None = None,
+        gradient_steps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int = 1000,
+        progress_bar: bool = False,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+    ) -> SelfOfflineToOnline:
+        """
+        Train on offline data, without an environment. A phase like ``learn()``: callbacks are called once per
+        gradient step, ``num_timesteps`` counts gradient steps, and ``learn(reset_num_timesteps=False)`` continues
+        that count. Online experience the model already has is part of the union that batches are drawn from.
+
+        :param dataset: As ``offline_dataset`` of the constructor, which it replaces; needed if there was none
+        :param gradient_steps: Number of updates; by default what is left of ``offline_steps``
+        :param callback: callback(s) called at every gradient step with state of the algorithm.
+        :param log_interval: Number of gradient steps between two outputs of the logger
+        :param progress_bar: Display a progress bar using tqdm and rich.
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
+        :return: the trained model
+        :raises ValueError: if there is no dataset, it is unusable or does not fit the model's spaces, or
+            ``gradient_steps`` is not positive
+        :raises FileNotFoundError: if the dataset is not in the local Minari cache
+        :raises FloatingPointError: if a loss is no longer finite
+        """
+        if gradient_steps is None:
+            gradient_steps = self.offline_steps - self._n_offline_steps_done
+            if gradient_steps <= 0:
+                raise ValueError(
+                    f"pretrain() has no steps to do: offline_steps={self.offline_steps}, "
+                    f"{self._n_offline_steps_done} of them done. Pass gradient_steps=..."
+                )
+        check_positive_int("gradient_steps", gradient_steps)
+        check_positive_int("log_interval", log_interval)
+        if dataset is not None:
+            self._load_offline_data(dataset)
+        self._require_offline_data()
+        if self.offline_buffer is None:
+            raise ValueError(
+                "pretrain() has no data: pass a Minari dataset, pretrain(dataset, ...), "
+                f"or {type(self).__name__}(..., offline_dataset=...)."
+            )
+        self._offline_phase(
+            gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+        return self
+
+    def learn(
+        self: SelfOfflineToOnline,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfOfflineToOnline:
+        """
+        What is left of ``offline_steps``, then ``total_timesteps`` environment steps. Both phases share one axis of
+        timesteps and the callbacks. After an offline phase the policy acts from the first step on: there is no
+        random warm-up.
+
+        :param total_timesteps: The number of environment steps to train on
+        :param callback: callback(s) called at every step with state of the algorithm.
+        :param log_interval: Number of episodes between two outputs of the logger (every 1000 steps offline)
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
+        :param progress_bar: Display a progress bar using tqdm and rich.
+        :return: the trained model
+        :raises ValueError: if there is no environment, or offline data the model was made for is missing or unusable
+        :raises FileNotFoundError: if the dataset is not in the local Minari cache
+        :raises FloatingPointError: if a loss is no longer finite
+        """
+        if self.env is None:
+            raise ValueError(
+                "learn() needs an environment: call set_env(env) first, or pretrain() to train on offline data alone."
+            )
+        offline_steps_left = self.offline_steps - self._n_offline_steps_done
+        self._require_offline_data()
+        if offline_steps_left > 0:
+            if self.offline_buffer is None:
+                raise ValueError(
+                    f"offline_steps={self.offline_steps} needs offline data: pass offline_dataset=..., "
+                    "and an offline_fraction that is not 0."
+                )
+            goes_on = self._offline_phase(
+                offline_steps_left, total_timesteps, callback, 1000, tb_log_name, reset_num_timesteps, progress_bar
+            )
+            if not goes_on:
+                return self
+            reset_num_timesteps = False
+        super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+        self._monitor.check()
+        return self
+
+    def _offline_phase(
+        self,
+        gradient_steps: int,
+        steps_afterwards: int,
+        callback: MaybeCallback,
+        log_interval: int,
+        tb_log_name: str,
+        reset_num_timesteps: bool,
+        progress_bar: bool,
+    ) -> bool:
+        """
+        :param gradient_steps: Number of updates of this phase
+        :param steps_afterwards: Length of the phase that follows, for schedules, which run over both
+        :return: Whether training may go on: no callback stopped it
+        """
+        with self._placeholder_env_if_none():
+            callback = with_offline_progress_bar(callback) if progress_bar else callback
+            _, callback = self._setup_learn(
+                gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name, progress_bar=False
+            )
+            total_timesteps = self.num_timesteps + gradient_steps
+            # What an environment step would leave for callbacks
+            assert self.env is not None  # for mypy
+            dones, infos = np.zeros(self.env.num_envs, dtype=bool), [{} for _ in range(self.env.num_envs)]
+            callback.on_training_start(locals(), globals())
+
+            goes_on = True
+            while goes_on and self.num_timesteps < total_timesteps:
+                self.train(gradient_steps=1, batch_size=self.batch_size)
+                self.num_timesteps += 1
+                self._n_offline_steps_done += 1
+                callback.update_locals(locals())
+                goes_on = callback.on_step()
+                self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+                if self.num_timesteps % log_interval == 0:
+                    self._dump_offline_logs()
+
+            callback.on_training_end()
+        self._monitor.check()
+        return goes_on
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """
+        :param gradient_steps: Number of updates
+        :param batch_size: Number of samples of each
+        """
+        raise NotImplementedError
+
+    @contextmanager
+    def _placeholder_env_if_none(self) -> Iterator[None]:
+        if self.env is not None:
+            yield
+            return
+        self.env = DummyVecEnv([lambda: SpacesOnlyEnv(self.observation_space, self.action_space)])
+        try:
+            yield
+        finally:
+            self.env, self._last_obs = None, None
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        resets_env = reset_num_timesteps or self._last_obs is None
+        if resets_env and isinstance(self.replay_buffer, SequenceReplayBuffer):
+            self.replay_buffer.end_trajectories()
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        # Unless the model was loaded with another seed, it goes on with the random numbers of the run that was saved
+        if self._random_state is not None and self._random_state["seed"] == self.seed:
+            set_random_state(self._random_state, self.action_space, self.device)
+        self._random_state = None
+        return result
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # What was learnt offline is better than random actions
+        return super()._sample_action(0 if self._n_offline_steps_done > 0 else learning_starts, action_noise, n_envs)
+
+    # ------------------------------------------------------------------ logging
+
+    def _record_updates(self) -> None:
+        """
+        Hand the means of what the updates reported since the last time to the logger.
+        """
+        for name, mean in self._monitor.read_means().items():
+            self.logger.record(f"train/{name}", mean)
+
+    def dump_logs(self) -> None:
+        self._record_updates()
+        super().dump_logs()
+
+    def _dump_offline_logs(self) -> None:
+        assert self.offline_buffer is not None  # for mypy
+        self.logger.record("offline/episodes", self.offline_buffer.n_episodes, exclude="tensorboard")
+        self.logger.record("offline/transitions", self.offline_buffer.size(), exclude="tensorboard")
+        self.logger.record("offline/gradient_steps", self._n_offline_steps_done)
+        # time/fps counts gradient steps here
+        self.dump_logs()
+
+    # ------------------------------------------------------------------ files
+
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save all the attributes of the object and the model parameters in a zip-file, with the state of the random
+        generators: on a CPU, load() and continued training give what uninterrupted training would have given.
+        Datasets and replay buffers are not part of the file.
+
+        :param path: path to the file where the rl agent should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        self._random_state = {"seed": self.seed, **get_random_state(self.action_space, self.device)}
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self._random_state = None
+
+    def _excluded_save_params(self) -> list[str]:
+        excluded = [*super()._excluded_save_params(), "offline_buffer", "_monitor"]
+        return excluded if isinstance(self.offline_dataset, str) else [*excluded, "offline_dataset"]

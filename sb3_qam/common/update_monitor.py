@@ -1,0 +1,102 @@
+"""What the updates report: checked for non-finite values and averaged for the logger, on the device."""
+
+import torch as th
+
+# On a GPU, reading a value back waits for the device: values are read at most this many updates late.
+GPU_READ_INTERVAL = 100
+
+
+class UpdateMonitor:
+    """
+    Collects the scalars of each update where they are and reads them back only every ``read_interval`` updates.
+
+    :param read_interval: Number of updates between two reads: 1 finds a non-finite value in the very update
+    """
+
+    def __init__(self, read_interval: int) -> None:
+        self.read_interval = read_interval
+        self._names: list[str] = []
+        self._reset()
+
+    @classmethod
+    def for_device(cls, device: th.device) -> "UpdateMonitor":
+        """
+        :param device: The device of the networks
+        :return: A monitor that reads every update on a CPU and every 100 updates elsewhere
+        """
+        return cls(1 if device.type == "cpu" else GPU_READ_INTERVAL)
+
+    def _reset(self) -> None:
+        self._count = 0
+        self._unchecked = 0
+        self._sums: th.Tensor | None = None
+        self._n_finite: th.Tensor | None = None
+        self._still_finite: th.Tensor | None = None
+        self._first_update = 0
+
+    def add(self, update: int, values: dict[str, th.Tensor]) -> None:
+        """
+        Report one update, before its optimizer step.
+
+        :param update: Number of the update
+        :param values: Scalars by name, the same names every time
+        :raises FloatingPointError: where a value of this update, or of one not yet read, is not finite
+        """
+        stacked = th.stack([value.detach() for value in values.values()])
+        finite = th.isfinite(stacked)
+        if self._sums is None or self._n_finite is None or self._still_finite is None:
+            self._names = list(values)
+            self._first_update = update
+            self._sums = th.zeros_like(stacked)
+            self._n_finite = th.zeros_like(stacked, dtype=th.long)
+            self._still_finite = th.ones_like(finite)
+        self._sums += stacked
+        self._still_finite &= finite
+        self._n_finite += self._still_finite
+        self._count += 1
+        self._unchecked += 1
+        if self._unchecked >= self.read_interval:
+            self.check()
+
+    def check(self) -> None:
+        """
+        :raises FloatingPointError: naming the values that are not finite and the first update that had one
+        """
+        self._unchecked = 0
+        if self._still_finite is None or bool(self._still_finite.all()):
+            return
+        assert self._n_finite is not None  # for mypy
+        n_finite = self._n_finite.tolist()
+        fewest = min(n_finite)
+        names = ", ".join(name for name, n in zip(self._names, n_finite, strict=True) if n == fewest)
+        update, last = self._first_update + fewest, self._first_update + self._count - 1
+        state = (
+            "The parameters are those before this update."
+            if update == last
+            else f"The parameters have been spoilt since then ({last - update} more updates): go back to a checkpoint."
+        )
+        self._reset()
+        raise FloatingPointError(
+            f"Training stopped: {names} not finite at update {update}. {state} "
+            "Usual causes: rewards or observations of a very large scale (normalise them), "
+            "a learning rate or inverse_temperature that is too high."
+        )
+
+    @property
+    def is_due(self) -> bool:
+        """
+        :return: Whether there is something to read, and reading it now is not too early
+        """
+        return self._count >= self.read_interval
+
+    def read_means(self) -> dict[str, float]:
+        """
+        :return: The mean of each value since the last read; empty where nothing was added
+        :raises FloatingPointError: as :meth:`check`
+        """
+        self.check()
+        if self._sums is None:
+            return {}
+        means = dict(zip(self._names, (self._sums / self._count).tolist(), strict=True))
+        self._reset()
+        return means

@@ -1,0 +1,188 @@
+"""Minari datasets as training data: open, check, convert."""
+
+import warnings
+from typing import Any
+
+import minari
+import numpy as np
+from gymnasium import spaces
+from minari import MinariDataset
+from stable_baselines3.common.preprocessing import (
+    check_for_nested_spaces,
+    get_action_dim,
+    get_obs_shape,
+    is_image_space,
+    is_image_space_channels_first,
+)
+from stable_baselines3.common.vec_env import VecTransposeImage
+
+from sb3_qam.common.checks import check_action_space, check_same_space
+from sb3_qam.datasets.episodes import Episodes, Observations
+
+# Rounding of float32 actions, not worth a warning
+ACTION_BOUND_TOLERANCE = 1e-3
+
+
+def open_dataset(dataset: str | MinariDataset) -> MinariDataset:
+    """
+    :param dataset: The id of a dataset in the local Minari cache, or a dataset object
+    :return: The dataset object
+    :raises FileNotFoundError: if no such id is in the cache
+    :raises ValueError: if the id is malformed, or the dataset has no transitions
+    :raises TypeError: if it is neither an id nor a dataset
+    """
+    if isinstance(dataset, str):
+        dataset = _open_local(dataset)
+    if not isinstance(dataset, MinariDataset):
+        raise TypeError(
+            f"Expected a Minari dataset id (str) or a minari.MinariDataset, got {type(dataset).__name__}: {dataset!r}."
+        )
+    if dataset.total_episodes == 0 or dataset.total_steps == 0:
+        raise ValueError(
+            f"Dataset '{dataset.id}' is empty ({dataset.total_episodes} episodes, {dataset.total_steps} steps): "
+            "collect episodes first, or filter less."
+        )
+    return dataset
+
+
+def _open_local(dataset_id: str) -> MinariDataset:
+    try:
+        return minari.load_dataset(dataset_id)
+    except FileNotFoundError as error:
+        known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
+        raise FileNotFoundError(
+            f"No Minari dataset '{dataset_id}' in the local cache (there: {known}). "
+            f"Download it with `minari download {dataset_id}`, or collect one with minari.DataCollector."
+        ) from error
+
+
+def training_spaces(dataset: MinariDataset) -> tuple[spaces.Space, spaces.Box]:
+    """
+    The spaces that a policy trained on the dataset has: those SB3 would make of the dataset's own environment,
+    with images channel-first.
+
+    :param dataset: The dataset
+    :return: Observation space and action space
+    :raises ValueError: if SB3 or QAM does not support one of them
+    """
+    observation_space, action_space = dataset.observation_space, dataset.action_space
+    try:
+        check_for_nested_spaces(observation_space)
+    except NotImplementedError as error:
+        raise ValueError(f"Dataset '{dataset.id}' has nested observations, which SB3 does not support: {error}") from error
+    check_action_space(action_space)
+    if isinstance(observation_space, spaces.Dict):
+        return spaces.Dict({key: _channels_first(space) for key, space in observation_space.items()}), action_space
+    return _channels_first(observation_space), action_space
+
+
+def _is_channels_last(space: spaces.Space) -> bool:
+    return is_image_space(space) and not is_image_space_channels_first(space)  # type: ignore[arg-type]
+
+
+def _channels_first(space: spaces.Space) -> spaces.Space:
+    return VecTransposeImage.transpose_space(space) if _is_channels_last(space) else space  # type: ignore[arg-type]
+
+
+def read_episodes(
+    dataset: MinariDataset, observation_space: spaces.Space | None = None, action_space: spaces.Box | None = None
+) -> Episodes:
+    """
+    Read a whole dataset into memory and check it on the way.
+
+    float64 becomes float32, uint8 stays. Actions are scaled to [-1, 1] as SB3 does; those outside the bounds of the
+    action space, which no policy can take, are clipped with a warning.
+
+    :param dataset: The dataset
+    :param observation_space: Observation space of the environment, where there is one
+    :param action_space: Action space of the environment, where there is one
+    :return: All episodes, end to end
+    :raises ValueError: if the spaces do not fit the environment's, the data is not finite, or an episode has not as
+        many values as its length asks for; the dataset, the episode and the key are named
+    """
+    own_observation_space, own_action_space = training_spaces(dataset)
+    if observation_space is not None:
+        check_same_space("observation", own_observation_space, observation_space, dataset.id)
+    if action_space is not None:
+        check_same_space("action", own_action_space, action_space, dataset.id)
+
+    n_transitions, n_episodes = dataset.total_steps, dataset.total_episodes
+    n_observations = n_transitions + n_episodes
+    observations = _allocate(own_observation_space, n_observations)
+    actions = np.empty((n_transitions, get_action_dim(own_action_space)), dtype=np.float32)
+    rewards = np.empty(n_transitions, dtype=np.float32)
+    terminations = np.empty(n_transitions, dtype=bool)
+    lengths = np.empty(n_episodes, dtype=np.int64)
+
+    start = 0
+    for number, episode in enumerate(dataset.iterate_episodes()):
+        where = f"Dataset '{dataset.id}', episode {episode.id}"
+        length = len(episode)
+        rows = slice(start, start + length)
+        observation_rows = slice(start + number, start + number + length + 1)
+        _fill(observations, observation_rows, episode.observations, dataset.observation_space, f"{where}: observations")
+        _fill(actions, rows, _scaled(episode.actions, own_action_space), None, f"{where}: actions")
+        _fill(rewards, rows, episode.rewards, None, f"{where}: rewards")
+        _fill(terminations, rows, episode.terminations, None, f"{where}: terminations")
+        lengths[number] = length
+        start += length
+
+    _clip_actions(actions, dataset.id)
+    return Episodes(dataset.id, lengths, observations, actions, rewards, terminations)
+
+
+def _allocate(space: spaces.Space, n_rows: int) -> Observations:
+    if isinstance(space, spaces.Dict):
+        return {key: _allocate(part, n_rows) for key, part in space.items()}  # type: ignore[misc]
+    dtype = np.dtype(np.float32) if space.dtype == np.float64 else space.dtype
+    return np.empty((n_rows, *get_obs_shape(space)), dtype=dtype)  # type: ignore[misc]
+
+
+def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, where: str) -> None:
+    """
+    Copy one key of one episode into its rows.
+
+    :param target: The array of all episodes, or a dict of such arrays
+    :param rows: The rows of this episode
+    :param values: Its values, in the same structure
+    :param space: Observation space of the values; images with their channels last are transposed
+    :param where: Dataset, episode and key, for the error
+    :raises ValueError: if there are too few or too many values, or some are not finite
+    """
+    if isinstance(target, dict):
+        assert isinstance(space, spaces.Dict)  # for mypy
+        for key, part in target.items():
+            _fill(part, rows, values[key], space[key], f"{where}['{key}']")
+        return
+    values = np.asarray(values)
+    n_rows = rows.stop - rows.start
+    if len(values) != n_rows:
+        raise ValueError(f"{where} holds {len(values)} values, expected {n_rows}. Record the episode again.")
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        bad = ~np.isfinite(values).reshape(n_rows, -1).all(axis=1)
+        raise ValueError(
+            f"{where} is not finite (NaN or infinite) at {bad.sum()} of {n_rows} steps, first at step {bad.argmax()}. "
+            "Repair the data or leave the episode out with dataset.filter_episodes(...)."
+        )
+    if space is not None and _is_channels_last(space):
+        values = VecTransposeImage.transpose_image(values)
+    target[rows] = values.reshape(n_rows, *target.shape[1:])
+
+
+def _scaled(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:
+    """
+    :return: Actions in [-1, 1], as ``BasePolicy.scale_action`` makes them, which needs a policy
+    """
+    low, high = action_space.low, action_space.high
+    return 2.0 * ((actions - low) / (high - low)) - 1.0
+
+
+def _clip_actions(actions: np.ndarray, dataset_id: str) -> None:
+    outside = (np.abs(actions) > 1 + ACTION_BOUND_TOLERANCE).any(axis=1)
+    if outside.any():
+        warnings.warn(
+            f"Dataset '{dataset_id}': {outside.sum()} of {len(actions)} actions lie outside the bounds of the action "
+            "space and are clipped to them.",
+            stacklevel=3,
+        )
+    np.clip(actions, -1, 1, out=actions)

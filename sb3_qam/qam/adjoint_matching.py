@@ -1,0 +1,130 @@
+r"""Adjoint matching (Domingo-Enrich et al., arXiv 2409.08861) as QAM uses it (Li & Levine, arXiv 2601.14234).
+
+Pure functions of tensors: no policy, no environment, no logger, and noise comes in as an argument.
+
+=====================  ====================================================================================
+paper                  here
+=====================  ====================================================================================
+v_theta, v_beta        ``policy_velocity``, ``behavior_velocity``: functions of (x, t), the state being fixed
+N, delta = 1/N         ``flow_steps``, ``step_size``
+t_k = k delta          ``times``, shape (N, 1, 1)
+sigma_k                ``sigma``, shape (N, 1, 1)
+x_0 ... x_N            ``path``, shape (N + 1, batch, action_dim)
+g_0 ... g_{N-1}, g_N   ``adjoints``, shape (N, batch, action_dim), and ``g_N``
+w                      ``inverse_temperature``
+=====================  ====================================================================================
+"""
+
+from collections.abc import Callable
+
+import torch as th
+
+from sb3_qam.common.networks import Velocity
+
+
+def flow_times(flow_steps: int, device: th.device | None = None) -> th.Tensor:
+    """
+    :param flow_steps: Number of flow steps N
+    :param device: Where to put the result
+    :return: t_k = k / N for k = 0 ... N - 1, shape (N, 1, 1), to broadcast against a path
+    """
+    return th.arange(flow_steps, device=device).view(-1, 1, 1) / flow_steps
+
+
+def memoryless_sigma(times: th.Tensor) -> th.Tensor:
+    """
+    The noise level that makes the end of the SDE independent of its beginning (arXiv 2409.08861, section 4.3),
+    shifted by one step so that it stays finite at t = 0: sigma_k^2 = 2 (1 - t_k + delta) / (t_k + delta).
+
+    :param times: t_k, shape (N, 1, 1)
+    :return: sigma_k, shape (N, 1, 1)
+    """
+    step_size = 1 / len(times)
+    return th.sqrt(2 * (1 - times + step_size) / (times + step_size))
+
+
+@th.no_grad()
+def memoryless_path(
+    policy_velocity: Velocity, behavior_velocity: Velocity, x0: th.Tensor, noise: th.Tensor
+) -> th.Tensor:
+    """
+    Roll the policy's memoryless SDE from noise to an action:
+    x_{k+1} = x_k + delta (2 v_theta(x_k, t_k) - x_k / (t_k + delta)) + sqrt(delta) sigma_k eps_k.
+    The last step follows the behaviour flow without noise, x_N = x_{N-1} + delta v_beta(x_{N-1}, t_{N-1}).
+
+    :param policy_velocity: v_theta
+    :param behavior_velocity: v_beta, its Polyak average in training
+    :param x0: Standard normal noise, shape (batch, action_dim)
+    :param noise: eps_k, standard normal, shape (N, batch, action_dim); the last one is not used
+    :return: x_0 ... x_N, shape (N + 1, batch, action_dim)
+    """
+    flow_steps = len(noise)
+    step_size = 1 / flow_steps
+    times = flow_times(flow_steps, x0.device)
+    sigma = memoryless_sigma(times)
+    path = [x0]
+    for k in range(flow_steps - 1):
+        x, t = path[-1], times[k]
+        drift = 2 * policy_velocity(x, t) - x / (t + step_size)
+        path.append(x + step_size * drift + step_size**0.5 * sigma[k] * noise[k])
+    path.append(path[-1] + step_size * behavior_velocity(path[-1], times[-1]))
+    return th.stack(path)
+
+
+def terminal_adjoint(
+    q_value: Callable[[th.Tensor], th.Tensor], action: th.Tensor, inverse_temperature: float
+) -> th.Tensor:
+    """
+    Where the adjoint starts: g_N = -w grad_a Q(s, clip(a, -1, 1)) at a = x_N.
+
+    :param q_value: Maps actions, shape (batch, action_dim), to one value each, shape (batch,)
+    :param action: x_N, shape (batch, action_dim)
+    :param inverse_temperature: w >= 0
+    :return: g_N, shape (batch, action_dim)
+    """
+    with th.enable_grad():
+        action = action.detach().requires_grad_()
+        (gradient,) = th.autograd.grad(q_value(action.clamp(-1, 1)).sum(), action)
+    return -inverse_temperature * gradient
+
+
+def lean_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor) -> th.Tensor:
+    """
+    Carry the critic's gradient back along the path through the behaviour flow alone:
+    g_k = g_{k+1} + delta J_k^T g_{k+1} with J_k = d/dx [2 v_beta(x, t_k + delta) - x / (t_k + delta)] at x_k.
+    J_k is never formed; each step is one vector-Jacobian product.
+
+    :param behavior_velocity: v_beta, its Polyak average in training
+    :param path: x_0 ... x_N, shape (N + 1, batch, action_dim)
+    :param g_N: the terminal adjoint, shape (batch, action_dim)
+    :return: g_0 ... g_{N-1}, shape (N, batch, action_dim)
+    """
+    flow_steps = len(path) - 1
+    step_size = 1 / flow_steps
+    adjoint, adjoints = g_N, []
+    for k in reversed(range(flow_steps)):
+        t_next = (k + 1) / flow_steps
+        with th.enable_grad():
+            x = path[k].detach().requires_grad_()
+            drift = 2 * behavior_velocity(x, t_next) - x / t_next
+            (vjp,) = th.autograd.grad(drift, x, grad_outputs=adjoint)
+        adjoint = adjoint + step_size * vjp
+        adjoints.append(adjoint)
+    return th.stack(adjoints[::-1])
+
+
+def matching_loss(
+    policy_velocity: th.Tensor, behavior_velocity: th.Tensor, sigma: th.Tensor, adjoints: th.Tensor
+) -> th.Tensor:
+    """
+    The regression whose optimum is pi proportional to pi_beta exp(w Q):
+    E[ sum_k || 2 (v_theta - v_beta) / sigma_k + sigma_k g_k ||^2 ], all taken at (x_k, t_k).
+
+    :param policy_velocity: v_theta(x_k, t_k), shape (N, batch, action_dim); the gradient flows here alone
+    :param behavior_velocity: v_beta(x_k, t_k), same shape
+    :param sigma: sigma_k, shape (N, 1, 1)
+    :param adjoints: g_k, same shape as the velocities
+    :return: The loss, a scalar
+    """
+    residual = 2 * (policy_velocity - behavior_velocity.detach()) / sigma + sigma * adjoints.detach()
+    return (residual**2).sum(dim=(0, 2)).mean()

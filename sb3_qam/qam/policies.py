@@ -1,0 +1,290 @@
+"""Policies of QAM: they own every network and make actions from noise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_qam.common.checks import check_positive_int
+from sb3_qam.common.flows import check_ode_method, integrate_flow
+from sb3_qam.common.networks import CriticEnsemble, TanhGELU, VelocityField
+
+NetArch = list[int] | dict[str, list[int]]
+
+# deterministic=True takes the best of this many candidates. One fixed noise would do for "same observation, same
+# action", but zero noise may flow between two modes, and any other single noise may be an unlucky one.
+N_DETERMINISTIC_CANDIDATES = 16
+
+
+def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
+    """
+    :param net_arch: Sizes of the hidden layers, either one list for all networks or ``dict(vf=[...], qf=[...])``
+    :return: The sizes for the velocity fields and for the critics
+    :raises ValueError: if the dict lacks a key or has another one, or a size is not a positive integer
+    """
+    if isinstance(net_arch, dict):
+        if set(net_arch) != {"vf", "qf"}:
+            raise ValueError(
+                f"net_arch has the keys {sorted(net_arch)}, expected 'vf' (velocity fields) and 'qf' (critics): "
+                "dict(vf=[256, 256], qf=[256, 256]), or one list for both."
+            )
+        flow_arch, critic_arch = net_arch["vf"], net_arch["qf"]
+    else:
+        flow_arch = critic_arch = net_arch
+    for width in [*flow_arch, *critic_arch]:
+        check_positive_int("net_arch", width)
+    return flow_arch, critic_arch
+
+
+class FlowPolicy(BasePolicy):
+    """
+    Policy class of QAM: a behaviour flow, a policy flow and an ensemble of critics.
+
+    Vectors are flattened and Dicts of vectors combined, whichever the observation space is.
+
+    :param observation_space: Observation space
+    :param action_space: Action space, a bounded Box
+    :param lr_schedule: Learning rate schedule (could be constant)
+    :param net_arch: Sizes of the hidden layers, ``[256, 256]`` by default, or ``dict(vf=[...], qf=[...])`` for
+        velocity fields and critics
+    :param activation_fn: Activation of the hidden layers
+    :param n_critics: Number of critics
+    :param flow_layer_norm: Whether the velocity fields normalise after each activation; the critics always do
+    :param flow_steps: Number of steps from noise to action of a fixed-step ``ode_method``
+    :param ode_method: Any method of ``torchdiffeq.odeint``; ``"euler"`` is the paper's
+    :param ode_options: ``rtol`` and ``atol`` of adaptive methods (1e-5 by default) and options of the solver
+    :param act_with_behavior: Act with the behaviour flow instead of the policy flow. QAM sets it where
+        ``inverse_temperature`` is 0.
+    :param features_extractor_class: Features extractor to use. By default ``CombinedExtractor`` for Dict
+        observations and ``FlattenExtractor`` for all others
+    :param features_extractor_kwargs: Keyword arguments to pass to the features extractor
+    :param share_features_extractor: Whether the flows and the critics use one extractor, which the critic's loss
+        alone trains. The Polyak targets always have their own.
+    :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
+    :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
+    :param optimizer_kwargs: Additional keyword arguments, excluding the learning rate, to pass to the optimizer
+    :raises ValueError: if a size is not positive or torchdiffeq does not take the method or its options
+    """
+
+    behavior_flow: VelocityField
+    behavior_flow_target: VelocityField
+    policy_flow: VelocityField
+    critic: CriticEnsemble
+    critic_target: CriticEnsemble
+    deterministic_noise: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: NetArch | None = None,
+        activation_fn: Callable[[], nn.Module] = TanhGELU,
+        n_critics: int = 2,
+        flow_layer_norm: bool = False,
+        flow_steps: int = 10,
+        ode_method: str = "euler",
+        ode_options: dict[str, Any] | None = None,
+        act_with_behavior: bool = False,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if features_extractor_class is None:
+            is_dict = isinstance(observation_space, spaces.Dict)
+            features_extractor_class = CombinedExtractor if is_dict else FlattenExtractor
+        check_positive_int("n_critics", n_critics)
+        check_positive_int("flow_steps", flow_steps)
+        check_ode_method(ode_method, ode_options)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        self.net_arch: NetArch = [256, 256] if net_arch is None else net_arch
+        self.activation_fn = activation_fn
+        self.flow_steps = flow_steps
+        self.ode_method = ode_method
+        self.ode_options = ode_options
+        self.act_with_behavior = act_with_behavior
+        self.share_features_extractor = share_features_extractor
+
+        flow_arch, critic_arch = split_net_arch(self.net_arch)
+        net_kwargs = {
+            "observation_space": observation_space,
+            "action_space": action_space,
+            "activation_fn": activation_fn,
+            "normalize_images": normalize_images,
+        }
+        self.flow_kwargs: dict[str, Any] = {
+            **net_kwargs,
+            "net_arch": flow_arch,
+            "layer_norm": flow_layer_norm,
+            "trains_features_extractor": not share_features_extractor,
+        }
+        self.critic_kwargs: dict[str, Any] = {**net_kwargs, "net_arch": critic_arch, "n_critics": n_critics}
+
+        # Its own generator: the candidates are the same in every run and leave the global random state alone.
+        generator = th.Generator().manual_seed(0)
+        noise = th.randn(N_DETERMINISTIC_CANDIDATES, get_action_dim(action_space), generator=generator)
+        self.register_buffer("deterministic_noise", noise)
+
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """
+        Create the networks, their targets and the one optimizer.
+
+        :param lr_schedule: Learning rate schedule; ``lr_schedule(1)`` is the initial learning rate
+        """
+        self.critic = self.make_critic()
+        shared_extractor = self.critic.features_extractor if self.share_features_extractor else None
+        self.behavior_flow = self.make_flow(shared_extractor)
+        self.policy_flow = self.make_flow(shared_extractor)
+
+        self.critic_target = self.make_critic()
+        self.behavior_flow_target = self.make_flow()
+        for target, source in self.target_pairs():
+            target.load_state_dict(source.state_dict())
+            target.requires_grad_(False)
+            # Target networks should always be in eval mode
+            target.set_training_mode(False)
+
+        # One step for all networks (the gradients are clipped together); a set would lose the order.
+        trained = [self.behavior_flow, self.policy_flow, self.critic]
+        parameters = list(dict.fromkeys(parameter for network in trained for parameter in network.parameters()))
+        self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def target_pairs(self) -> list[tuple[VelocityField | CriticEnsemble, VelocityField | CriticEnsemble]]:
+        """
+        :return: Each Polyak target beside the network it follows
+        """
+        return [(self.behavior_flow_target, self.behavior_flow), (self.critic_target, self.critic)]
+
+    def make_flow(self, features_extractor: BaseFeaturesExtractor | None = None) -> VelocityField:
+        """
+        :param features_extractor: Extractor to share; by default the network gets its own
+        :return: A new velocity field
+        """
+        return VelocityField(**self._update_features_extractor(self.flow_kwargs, features_extractor)).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CriticEnsemble:
+        """
+        :param features_extractor: Extractor to share; by default the network gets its own
+        :return: A new ensemble of critics
+        """
+        return CriticEnsemble(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            dict(
+                net_arch=self.net_arch,
+                activation_fn=self.activation_fn,
+                n_critics=self.critic_kwargs["n_critics"],
+                flow_layer_norm=self.flow_kwargs["layer_norm"],
+                flow_steps=self.flow_steps,
+                ode_method=self.ode_method,
+                ode_options=self.ode_options,
+                act_with_behavior=self.act_with_behavior,
+                lr_schedule=self._dummy_schedule,  # dummy lr schedule, not needed for loading policy alone
+                features_extractor_class=self.features_extractor_class,
+                features_extractor_kwargs=self.features_extractor_kwargs,
+                share_features_extractor=self.share_features_extractor,
+                optimizer_class=self.optimizer_class,
+                optimizer_kwargs=self.optimizer_kwargs,
+            )
+        )
+        return data
+
+    def sample_actions(self, observations: PyTorchObs, noise: th.Tensor) -> th.Tensor:
+        """
+        Make actions from noise. Acting, evaluation and the critic's target all come here.
+
+        :param observations: A batch of observations
+        :param noise: Standard normal noise, shape (batch, n_candidates, action_dim). Where there are several
+            candidates, the one that the critics value most (mean over the ensemble) is taken.
+        :return: Actions in [-1, 1], shape (batch, action_dim)
+        """
+        flow = self.behavior_flow if self.act_with_behavior else self.policy_flow
+        features = flow.features(observations).unsqueeze(1)
+        candidates = integrate_flow(
+            lambda x, t: flow(features, x, t), noise, self.flow_steps, self.ode_method, self.ode_options
+        ).clamp(-1, 1)
+        if candidates.shape[1] == 1:
+            return candidates.squeeze(1)
+        values = self.critic(self.critic.features(observations).unsqueeze(1), candidates).mean(dim=0)
+        return candidates[th.arange(len(candidates), device=candidates.device), values.argmax(dim=1)]
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self._predict(obs, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        first_part = next(iter(observation.values())) if isinstance(observation, dict) else observation
+        batch_size, action_dim = len(first_part), self.deterministic_noise.shape[1]
+        if deterministic:
+            noise = self.deterministic_noise.expand(batch_size, -1, -1)
+        else:
+            noise = th.randn(batch_size, 1, action_dim, device=self.device)
+        return self.sample_actions(observation, noise)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the policy in either training or evaluation mode; the targets stay in evaluation mode.
+        This affects certain modules, such as batch normalisation and dropout.
+
+        :param mode: if true, set to training mode, else set to evaluation mode
+        """
+        for network in (self.behavior_flow, self.policy_flow, self.critic):
+            network.set_training_mode(mode)
+        self.training = mode
+
+
+MlpPolicy = FlowPolicy
+
+
+class CnnPolicy(FlowPolicy):
+    """
+    :class:`FlowPolicy` for images, with ``NatureCNN`` as the default features extractor.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class MultiInputPolicy(FlowPolicy):
+    """
+    :class:`FlowPolicy` for Dict observations, with ``CombinedExtractor`` as the default features extractor.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)

@@ -1,0 +1,363 @@
+"""Q-learning with Adjoint Matching: the algorithm, in reading order."""
+
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch as th
+from minari import MinariDataset
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+
+from sb3_qam.common.buffers import TransitionBatch
+from sb3_qam.common.checks import check_in_range, check_positive_int
+from sb3_qam.common.flows import flow_matching_loss
+from sb3_qam.common.networks import CriticEnsemble, Velocity, VelocityField
+from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.qam.adjoint_matching import (
+    flow_times,
+    lean_adjoint,
+    matching_loss,
+    memoryless_path,
+    memoryless_sigma,
+    terminal_adjoint,
+)
+from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
+
+SelfQAM = TypeVar("SelfQAM", bound="QAM")
+
+
+class UpdateNoise(NamedTuple):
+    """
+    Every random draw of one update; A is the action dimension, N the number of flow steps.
+
+    :param next_action_x0: Standard normal, where next actions start, shape (batch, n_candidates, A)
+    :param bc_x0: Standard normal, the noise end of cloning, shape (batch, A)
+    :param bc_t: Uniform in [0, 1], flow times of cloning, shape (batch, 1)
+    :param sde_x0: Standard normal, where the SDE starts, shape (batch, A)
+    :param sde_noise: Standard normal, the SDE's noise, shape (N, batch, A)
+    """
+
+    next_action_x0: th.Tensor
+    bc_x0: th.Tensor
+    bc_t: th.Tensor
+    sde_x0: th.Tensor
+    sde_noise: th.Tensor
+
+
+class QAM(OfflineToOnlineAlgorithm):
+    r"""
+    Q-learning with Adjoint Matching (QAM)
+
+    A policy flow is trained towards the behaviour policy tilted by the critic, without back-propagation through the
+    steps from noise to action:
+
+    .. math:: \pi(a \mid s) \propto \pi_\beta(a \mid s) \exp(w Q(s, a))
+
+    Paper: Li & Levine, https://arxiv.org/abs/2601.14234, on adjoint matching, https://arxiv.org/abs/2409.08861
+
+    :param policy: The policy model to use (FlowPolicy, CnnPolicy, MultiInputPolicy; MlpPolicy is FlowPolicy)
+    :param env: The environment to learn from (if registered in Gym, can be str). Can be None for loading trained
+        models, and with ``offline_dataset`` for training offline alone
+    :param learning_rate: learning rate of the one optimizer for all networks,
+        it can be a function of the current progress remaining (from 1 to 0)
+    :param buffer_size: size of the replay buffer, which holds online experience only
+    :param learning_starts: how many steps of the model to collect transitions for before learning starts.
+        Actions are random until then, but not after an offline phase
+    :param batch_size: Minibatch size for each gradient update
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1) of the critics' and the behaviour
+        flow's targets
+    :param gamma: the discount factor
+    :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
+        like ``(5, "step")`` or ``(2, "episode")``.
+    :param gradient_steps: How many gradient steps to do after each rollout (see ``train_freq``)
+        Set to ``-1`` means to do as many gradient steps as steps done in the environment
+        during the rollout.
+    :param action_noise: the action noise type (None by default), added to the policy's own noise
+    :param replay_buffer_class: Replay buffer class to use (for instance ``HerReplayBuffer``).
+        If ``None``, it will be automatically selected.
+    :param replay_buffer_kwargs: Keyword arguments to pass to the replay buffer on creation.
+    :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
+        at a cost of more complexity.
+    :param n_steps: Number of steps of the returns (1 by default). Samples whose steps would cross the end of a
+        trajectory have no weight. Not supported with Dict observations, nor with a ``replay_buffer_class`` of one's
+        own, which has its own way.
+    :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
+        scale of the returns. At 0 the policy is the behaviour policy: a clone of the data
+    :param flow_steps: Number of steps N from noise to action
+    :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
+    :param max_grad_norm: The maximum norm of the gradient of all networks together
+    :param offline_dataset: Id of a local Minari dataset, or a ``minari.MinariDataset``. With ``env=None`` the model
+        takes its spaces from it. An id is stored with the model; an object has to be given again to ``load()``
+    :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
+    :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
+        uniformly from the union of offline and online data
+    :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
+        the reported success rate, mean episode length, and mean reward over
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation, see :class:`FlowPolicy`
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used), 2 for
+        debug messages
+    :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) on which the code should be run.
+        Setting it to auto, the code will be run on the GPU if possible.
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :raises ValueError: if an argument is out of range, the action space is not a bounded Box, or the dataset is
+        unusable or does not fit the environment
+    :raises FileNotFoundError: if the dataset is not in the local Minari cache
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "FlowPolicy": FlowPolicy,
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: FlowPolicy
+    actor: VelocityField
+    critic: CriticEnsemble
+    critic_target: CriticEnsemble
+
+    def __init__(
+        self,
+        policy: str | type[FlowPolicy],
+        env: GymEnv | str | None = None,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,  # 1e6
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        inverse_temperature: float = 3.0,
+        flow_steps: int = 10,
+        pessimism: float = 0.5,
+        max_grad_norm: float = 1.0,
+        offline_dataset: str | MinariDataset | None = None,
+        offline_steps: int = 0,
+        offline_fraction: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            offline_dataset=offline_dataset,
+            offline_steps=offline_steps,
+            offline_fraction=offline_fraction,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+        )
+        self.inverse_temperature = inverse_temperature
+        self.flow_steps = flow_steps
+        self.pessimism = pessimism
+        self.max_grad_norm = max_grad_norm
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_hyperparameters(self) -> None:
+        super()._check_hyperparameters()
+        check_positive_int("flow_steps", self.flow_steps)
+        check_in_range("inverse_temperature", self.inverse_temperature, 0)
+        check_in_range("pessimism", self.pessimism, 0)
+        check_in_range("max_grad_norm", self.max_grad_norm, 0, low_excluded=True)
+
+    def _setup_model(self) -> None:
+        # Arguments of the algorithm that the policy needs to act on its own
+        self.policy_kwargs.update(
+            {"flow_steps": self.flow_steps, "act_with_behavior": self.inverse_temperature == 0}
+        )
+        super()._setup_model()
+        self._create_aliases()
+        # Running mean and running var of batch normalisation
+        self.batch_norm_stats, self.batch_norm_stats_target = [], []
+        for target, source in self.policy.target_pairs():
+            self.batch_norm_stats += get_parameters_by_name(source, ["running_"])
+            self.batch_norm_stats_target += get_parameters_by_name(target, ["running_"])
+
+    def _create_aliases(self) -> None:
+        self.actor = self.policy.policy_flow
+        self.critic = self.policy.critic
+        self.critic_target = self.policy.critic_target
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """
+        Update every network ``gradient_steps`` times: each time all losses are taken at the same parameters and
+        one optimizer step follows.
+
+        :param gradient_steps: Number of updates
+        :param batch_size: Number of samples of each update
+        :raises FloatingPointError: if a loss is not finite; on a CPU no parameter has been changed by it
+        """
+        # Switch to train mode (this affects batch norm / dropout)
+        self.policy.set_training_mode(True)
+        # Update learning rate according to lr schedule
+        self._update_learning_rate(self.policy.optimizer)
+
+        for _ in range(gradient_steps):
+            batch = self._sample_batch(batch_size)
+            noise = self._sample_noise(batch_size)
+
+            # Critic: regress Q_i(s, a) on the pessimistic value of what the policy does next
+            target = self._td_target(batch, noise)
+            q_values = self.critic(self.critic.features(batch.observations), batch.actions)
+            critic_loss = (batch.valid * (q_values - target) ** 2).mean()
+
+            # Behaviour: clone the data by conditional flow matching
+            bc_loss = flow_matching_loss(
+                self.policy.behavior_flow.given(batch.observations), batch.actions, noise.bc_x0, noise.bc_t, batch.valid
+            )
+
+            # Policy: match the velocity that the lean adjoint asks for, along the policy's own memoryless SDE
+            v_theta = self.policy.policy_flow.given(batch.observations)
+            v_beta = self.policy.behavior_flow_target.given(batch.observations)
+            path, adjoints = self._adjoint_path(v_theta, v_beta, batch, noise)
+            times = flow_times(self.flow_steps, self.device)
+            policy_velocity, behavior_velocity = v_theta(path[:-1], times), v_beta(path[:-1], times)
+            adjoint_loss = matching_loss(policy_velocity, behavior_velocity, memoryless_sigma(times), adjoints)
+
+            self._optimize(
+                {"critic_loss": critic_loss, "bc_loss": bc_loss, "adjoint_loss": adjoint_loss},
+                {
+                    "q_mean": q_values.mean(),
+                    "q_std": q_values.std(dim=0, correction=0).mean(),
+                    "adjoint_norm": adjoints.norm(dim=-1).mean(),
+                    "policy_shift": (policy_velocity - behavior_velocity).norm(dim=-1).mean(),
+                },
+            )
+
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if self._monitor.is_due:
+            self._record_updates()
+
+    def _sample_noise(self, batch_size: int) -> UpdateNoise:
+        """
+        :param batch_size: Number of samples of the update
+        :return: Every random draw of one update
+        """
+        action_dim = self.policy.deterministic_noise.shape[1]
+        return UpdateNoise(
+            next_action_x0=th.randn(batch_size, 1, action_dim, device=self.device),
+            bc_x0=th.randn(batch_size, action_dim, device=self.device),
+            bc_t=th.rand(batch_size, 1, device=self.device),
+            sde_x0=th.randn(batch_size, action_dim, device=self.device),
+            sde_noise=th.randn(self.flow_steps, batch_size, action_dim, device=self.device),
+        )
+
+    @th.no_grad()
+    def _td_target(self, batch: TransitionBatch, noise: UpdateNoise) -> th.Tensor:
+        """
+        y = R_h + gamma^h m (mean_i Q_i(s', a') - rho std_i Q_i(s', a')) with target critics, a' from the policy.
+
+        :return: y, shape (batch,)
+        """
+        next_actions = self.policy.sample_actions(batch.next_observations, noise.next_action_x0)
+        next_q_values = self.critic_target(self.critic_target.features(batch.next_observations), next_actions)
+        next_value = next_q_values.mean(dim=0) - self.pessimism * next_q_values.std(dim=0, correction=0)
+        return batch.rewards + batch.discounts * batch.masks * next_value
+
+    def _adjoint_path(
+        self, v_theta: Velocity, v_beta: Velocity, batch: TransitionBatch, noise: UpdateNoise
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        The policy's memoryless SDE and, back along it, the lean adjoint of w Q. No gradient reaches any parameter.
+
+        :return: x_0 ... x_N, shape (N + 1, batch, A), and g_0 ... g_{N-1}, shape (N, batch, A)
+        """
+        with th.no_grad():
+            path = memoryless_path(v_theta, v_beta, noise.sde_x0, noise.sde_noise)
+            features = self.critic_target.features(batch.observations)
+            g_N = terminal_adjoint(
+                lambda action: self.critic_target(features, action).mean(dim=0), path[-1], self.inverse_temperature
+            )
+            return path, lean_adjoint(v_beta, path, g_N)
+
+    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
+        """
+        One step with the gradients of all losses, clipped together.
+
+        :param losses: The losses by name
+        :param diagnostics: Other scalars for the log, by name
+        """
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad()
+        sum(losses.values()).backward()  # type: ignore[union-attr]
+        grad_norm = self._clip_gradients()
+        self._monitor.add(self._n_updates + 1, {**losses, "grad_norm": grad_norm, **diagnostics})
+
+        # Before the step, as the published implementation does: the targets lag by one update more
+        for target, source in self.policy.target_pairs():
+            polyak_update(source.parameters(), target.parameters(), self.tau)
+        # Copy running stats, see https://github.com/DLR-RM/stable-baselines3/issues/996
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        optimizer.step()
+        self._n_updates += 1
+
+    def _clip_gradients(self) -> th.Tensor:
+        """
+        :return: The norm of the gradients of all networks together, before clipping
+        """
+        parameters = [parameter for group in self.policy.optimizer.param_groups for parameter in group["params"]]
+        return th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+
+    def learn(
+        self: SelfQAM,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "QAM",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfQAM:
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        # Exclude aliases
+        return [
+            *super()._excluded_save_params(),
+            "actor",
+            "critic",
+            "critic_target",
+            "batch_norm_stats",
+            "batch_norm_stats_target",
+        ]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []

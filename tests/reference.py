@@ -1,0 +1,302 @@
+"""Compare QAM with recorded numbers of the published implementation: ``python -m tests.reference FILE.npz...``
+
+Each file is one tiny problem: parameters, batches, every random draw, and what came of them. The model is built from
+the file's own ``meta``, is given its parameters, and runs its own ``train()``; only the batches and the noise are
+handed in. Printed is the largest error of each quantity relative to the largest magnitude in its array. The exit
+status is 0 if all are at most 5e-5.
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.logger import Logger
+from torch import nn
+
+from sb3_qam import QAM
+from sb3_qam.common.buffers import TransitionBatch
+from sb3_qam.common.offline_to_online import SpacesOnlyEnv
+from sb3_qam.qam.qam import UpdateNoise
+
+TOLERANCE = 5e-5
+
+# Recorded name -> attribute of the policy. The policy flow's own target is recorded, but nothing uses it.
+MODULES = {
+    "modules_actor_slow": "behavior_flow",
+    "modules_target_actor_slow": "behavior_flow_target",
+    "modules_actor_fast": "policy_flow",
+    "modules_critic": "critic",
+    "modules_target_critic": "critic_target",
+    "modules_one_step_actor": "one_step_flow",
+    "modules_edit_actor": "edit_policy",
+    "modules_edit_alpha": "edit_temperature",
+}
+UNUSED_MODULES = {"modules_target_actor_fast"}
+# Recorded name -> what train() reports it as, where the two differ
+REPORTED = {
+    "flow_loss": "bc_loss",
+    "adj_loss": "adjoint_loss",
+    "lam": "kl_lambda",
+    "kl_ema": "kl_average",
+}
+# Diagnostics that this package defines otherwise or leaves out; fast_loss repeats adj_loss
+NOT_REPORTED = {"fast_loss", "adj_max", "adj_mean", "adj_std", "q_max", "q_min"}
+
+# Hyper-parameter in the file -> argument of QAM
+ARGUMENTS = {
+    "discount": "gamma",
+    "inv_temp": "inverse_temperature",
+    "rho": "pessimism",
+    "tau": "tau",
+    "lr": "learning_rate",
+    "flow_steps": "flow_steps",
+    "batch_size": "batch_size",
+    "kl_budget": "kl_budget",
+}
+# The same, where the value given here means that the variant is off
+VARIANT_ARGUMENTS = {
+    "best_of_n": ("best_of_n", 1),
+    "edit_scale": ("edit_scale", 0.0),
+    "fql_alpha": ("distill_coef", 0.0),
+    "residual": ("residual", False),
+}
+# What the design fixes
+CONSTANTS = {
+    "clip_adj": True,
+    "clip_grad": True,
+    "target_actor": True,
+    "use_target_grad": True,
+    "value_layer_norm": True,
+    "edit_target_entropy_multiplier": 0.5,
+    "eta_lambda": 0.01,
+    "kl_clip_coef": 2.0,
+    "kl_ema_coef": 0.1,
+    "lam_scale": 3.0,
+    "lambda_max": 100.0,
+    "lambda_min": 0.01,
+}
+
+
+class RecordedQAM(QAM):
+    """QAM on recorded batches and noise, which keeps what its updates make of them."""
+
+    def replay(self, batches: list[TransitionBatch], noises: list[UpdateNoise]) -> None:
+        self._recorded = iter(zip(batches, noises, strict=True))
+        self.paths: list[th.Tensor] = []
+        self.adjoints: list[th.Tensor] = []
+        self.gradients: list[dict[str, th.Tensor]] = []
+        self.reported: list[dict[str, th.Tensor]] = []
+        self.set_logger(Logger(folder=None, output_formats=[]))
+        self.train(gradient_steps=len(batches), batch_size=self.batch_size)
+
+    def _sample_batch(self, batch_size: int) -> TransitionBatch:
+        batch, self._noise = next(self._recorded)
+        return batch
+
+    def _sample_noise(self, batch_size: int) -> UpdateNoise:
+        return self._noise
+
+    def _adjoint_path(self, *args: Any) -> tuple[th.Tensor, th.Tensor]:
+        path, adjoints = super()._adjoint_path(*args)
+        self.paths.append(path)
+        self.adjoints.append(adjoints)
+        return path, adjoints
+
+    def _clip_gradients(self) -> th.Tensor:
+        self.gradients.append(
+            {
+                name: th.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+                for name, parameter in self.policy.named_parameters()
+            }
+        )
+        return super()._clip_gradients()
+
+    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
+        self.reported.append({name: value.detach() for name, value in {**losses, **diagnostics}.items()})
+        super()._optimize(losses, diagnostics)
+
+
+def build_model(meta: dict[str, Any]) -> RecordedQAM:
+    """The model that ``meta`` describes, all sizes and hyper-parameters included."""
+    config = meta["config"]
+    for name, expected in CONSTANTS.items():
+        if name in config and config[name] != expected:
+            raise ValueError(f"{name}={config[name]!r} is recorded, QAM has {expected!r} and no argument for it")
+    arguments = {argument: config[name] for name, argument in ARGUMENTS.items() if name in config}
+    for name, (argument, off) in VARIANT_ARGUMENTS.items():
+        if config.get(name, off) != off:
+            arguments[argument] = config[name]
+    if meta["horizon"] > 1:
+        arguments["chunk_size" if meta["action_chunking"] else "n_steps"] = meta["horizon"]
+    env = SpacesOnlyEnv(
+        spaces.Box(-np.inf, np.inf, (meta["obs_dim"],)), spaces.Box(-1.0, 1.0, (meta["action_dim"],))
+    )
+    return RecordedQAM(
+        "FlowPolicy",
+        env,
+        **arguments,
+        buffer_size=1,
+        device="cpu",
+        policy_kwargs={
+            "net_arch": {"vf": list(config["actor_hidden_dims"]), "qf": list(config["value_hidden_dims"])},
+            "n_critics": config["num_qs"],
+            "flow_layer_norm": config["actor_layer_norm"],
+        },
+    )
+
+
+def parameter_for(policy: nn.Module, recorded: str) -> tuple[str, nn.Parameter]:
+    """Our name and our parameter for a recorded name such as ``modules_critic/value_net/Dense_0/kernel``."""
+    module_name, *_, layer_name, leaf = ["", *recorded.split("/")][1:]
+    name = MODULES[module_name]
+    if layer_name == module_name:  # a lone scalar: modules_edit_alpha/log_value
+        name = f"{name}.{leaf}"
+    else:
+        kind, _, index = layer_name.rpartition("_")
+        if kind in ("Dense", "LayerNorm"):
+            layers = {"Dense": [], "LayerNorm": []}  # type: dict[str, list[str]]
+            for position, layer in policy.get_submodule(f"{name}.mlp").named_children():
+                if hasattr(layer, "weight"):
+                    layers["LayerNorm" if "LayerNorm" in type(layer).__name__ else "Dense"].append(position)
+            name = f"{name}.mlp.{layers[kind][int(index)]}"
+        else:
+            name = f"{name}.{ {'OutputDenseMean': 'mean', 'OutputDenseLogStd': 'log_std'}[layer_name] }"
+        name = f"{name}.{'bias' if leaf == 'bias' else 'weight'}"
+    return name, policy.get_parameter(name)
+
+
+def as_recorded(ours: th.Tensor, recorded: np.ndarray, leaf: str) -> np.ndarray:
+    """Our array in the recorded layout: a kernel is (in, out) there, PyTorch's linear layers have (out, in)."""
+    array = ours.detach().numpy()
+    return array.T if leaf == "kernel" and recorded.ndim == 2 else array
+
+
+def section(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def used_parameters(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {
+        name: array for name, array in section(arrays, prefix).items() if name.split("/")[0] not in UNUSED_MODULES
+    }
+
+
+def recorded_batch(batch: dict[str, np.ndarray], meta: dict[str, Any]) -> TransitionBatch:
+    """Index -1 along the h steps holds the h-step return, s', m and whether the sample is valid."""
+    actions = batch["actions"].reshape(len(batch["actions"]), -1) if meta["action_chunking"] else batch["actions"][:, 0]
+    tensors = [
+        batch["observations"],
+        actions,
+        batch["next_observations"][:, -1],
+        batch["rewards"][:, -1],
+        np.full_like(batch["rewards"][:, -1], meta["config"]["discount"] ** meta["horizon"]),
+        batch["masks"][:, -1],
+        batch["valid"][:, -1],
+    ]
+    return TransitionBatch(*map(th.from_numpy, tensors))
+
+
+def relative_error(ours: np.ndarray, recorded: np.ndarray) -> float:
+    """The largest difference relative to the largest recorded magnitude; NaN and a wrong shape are infinitely wrong."""
+    if ours.shape != recorded.shape or not np.isfinite(ours).all():
+        return np.inf
+    difference = np.abs(ours.astype(np.float64) - recorded).max()
+    scale = np.abs(recorded).max()
+    if difference == 0:
+        return 0.0
+    return difference / scale if scale > 0 else np.inf
+
+
+def compare(path: Path | str) -> dict[str, float]:
+    """
+    Run the recorded updates.
+
+    :param path: A recorded problem
+    :return: The largest relative error of each quantity, over all updates and arrays
+    """
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = json.loads(bytes(arrays.pop("meta")))
+    n_updates = meta["updates"]
+    model = build_model(meta)
+    policy = model.policy
+
+    with th.no_grad():
+        for name, recorded in used_parameters(arrays, "params0/").items():
+            _, parameter = parameter_for(policy, name)
+            leaf = name.rsplit("/", 1)[-1]
+            parameter.copy_(th.from_numpy(recorded.T if leaf == "kernel" and recorded.ndim == 2 else recorded))
+
+    updates = [section(arrays, f"update{update}/") for update in range(n_updates)]
+    model.replay(
+        [recorded_batch(section(update, "batch/"), meta) for update in updates],
+        [UpdateNoise(**{k: th.from_numpy(v) for k, v in section(update, "noise/").items()}) for update in updates],
+    )
+
+    errors: dict[str, float] = defaultdict(float)
+
+    def note(quantity: str, ours: np.ndarray, recorded: np.ndarray) -> None:
+        errors[quantity] = max(errors[quantity], relative_error(ours, recorded))
+
+    for number, update in enumerate(updates):
+        # x_N, where the adjoint starts, is not recorded
+        note("xs", model.paths[number][:-1].numpy(), update["xs"])
+        note("adjoints", model.adjoints[number].numpy(), update["adjoints"])
+        reported = {name: value.numpy() for name, value in model.reported[number].items()}
+        scalars = {name.rsplit("/", 1)[-1]: value for name, value in section(update, "info/").items()}
+        scalars |= {name: update[name] for name in ("lam", "kl_ema") if name in update}
+        for name, value in scalars.items():
+            if name not in NOT_REPORTED:
+                ours = REPORTED.get(name, name)
+                note(ours, reported[ours], value)
+        for name, recorded in used_parameters(update, "grads/").items():
+            our_name, _ = parameter_for(policy, name)
+            leaf = name.rsplit("/", 1)[-1]
+            note("gradients", as_recorded(model.gradients[number][our_name], recorded, leaf), recorded)
+    for name, recorded in used_parameters(arrays, f"params{n_updates}/").items():
+        _, parameter = parameter_for(policy, name)
+        note(f"parameters after {n_updates} updates", as_recorded(parameter, recorded, name.rsplit("/", 1)[-1]), recorded)
+
+    sample = {name: th.from_numpy(array) for name, array in section(arrays, "sample/").items()}
+    for name, flow in {"slow": policy.behavior_flow, "fast": policy.policy_flow}.items():
+        actions = flow_actions(model, flow.given(sample["obs"]), sample["x0"])
+        note(f"sampled actions ({name} flow)", actions.numpy(), sample[f"flow_actions_{name}"].numpy())
+    return dict(errors)
+
+
+@th.no_grad()
+def flow_actions(model: QAM, velocity: Callable[..., th.Tensor], x0: th.Tensor) -> th.Tensor:
+    from sb3_qam.common.flows import integrate_flow
+
+    policy = model.policy
+    return integrate_flow(velocity, x0, policy.flow_steps, policy.ode_method, policy.ode_options).clamp(-1, 1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.reference", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
+    agrees = True
+    for path in parser.parse_args(argv).files:
+        print(path)
+        try:
+            errors = compare(path)
+        except Exception as error:
+            print(f"  cannot be run: {type(error).__name__}: {error}")
+            agrees = False
+            continue
+        for quantity, error in errors.items():
+            print(f"  {quantity:32} {error:9.2e}  {'ok' if error <= TOLERANCE else f'> {TOLERANCE:g}'}")
+        agrees &= max(errors.values()) <= TOLERANCE
+    print("agrees" if agrees else "DISAGREES")
+    return 0 if agrees else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
