@@ -135,9 +135,7 @@ def build_model(meta: dict[str, Any]) -> RecordedQAM:
             arguments[argument] = config[name]
     if meta["horizon"] > 1:
         arguments["chunk_size" if meta["action_chunking"] else "n_steps"] = meta["horizon"]
-    env = SpacesOnlyEnv(
-        spaces.Box(-np.inf, np.inf, (meta["obs_dim"],)), spaces.Box(-1.0, 1.0, (meta["action_dim"],))
-    )
+    env = SpacesOnlyEnv(spaces.Box(-np.inf, np.inf, (meta["obs_dim"],)), spaces.Box(-1.0, 1.0, (meta["action_dim"],)))
     return RecordedQAM(
         "FlowPolicy",
         env,
@@ -183,9 +181,7 @@ def section(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]
 
 
 def used_parameters(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {
-        name: array for name, array in section(arrays, prefix).items() if name.split("/")[0] not in UNUSED_MODULES
-    }
+    return {name: array for name, array in section(arrays, prefix).items() if name.split("/")[0] not in UNUSED_MODULES}
 
 
 def recorded_batch(batch: dict[str, np.ndarray], meta: dict[str, Any]) -> TransitionBatch:
@@ -262,7 +258,9 @@ def compare(path: Path | str) -> dict[str, float]:
             note("gradients", as_recorded(model.gradients[number][our_name], recorded, leaf), recorded)
     for name, recorded in used_parameters(arrays, f"params{n_updates}/").items():
         _, parameter = parameter_for(policy, name)
-        note(f"parameters after {n_updates} updates", as_recorded(parameter, recorded, name.rsplit("/", 1)[-1]), recorded)
+        note(
+            f"parameters after {n_updates} updates", as_recorded(parameter, recorded, name.rsplit("/", 1)[-1]), recorded
+        )
 
     sample = {name: th.from_numpy(array) for name, array in section(arrays, "sample/").items()}
     for name, flow in {"slow": policy.behavior_flow, "fast": policy.policy_flow}.items():
@@ -291,8 +289,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"  cannot be run: {type(error).__name__}: {error}")
             agrees = False
             continue
-        for quantity, error in errors.items():
-            print(f"  {quantity:32} {error:9.2e}  {'ok' if error <= TOLERANCE else f'> {TOLERANCE:g}'}")
+        for quantity, largest in errors.items():
+            print(f"  {quantity:32} {largest:9.2e}  {'ok' if largest <= TOLERANCE else f'> {TOLERANCE:g}'}")
         agrees &= max(errors.values()) <= TOLERANCE
     print("agrees" if agrees else "DISAGREES")
     return 0 if agrees else 1

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -57,6 +57,17 @@ def observations_to_tensor(observations: Observations, device: th.device | str) 
     return to_tensor(observations, device)
 
 
+def take_rows(observations: Observations, rows: Any) -> Observations:
+    """
+    :param observations: An array, or a dict of arrays
+    :param rows: Any NumPy index
+    :return: The same structure, indexed
+    """
+    if isinstance(observations, dict):
+        return {key: array[rows] for key, array in observations.items()}
+    return observations[rows]
+
+
 def make_batch(
     observations: Observations,
     actions: np.ndarray,
@@ -84,13 +95,14 @@ def make_batch(
     """
     rewards = BaseBuffer._normalize_reward(rewards, env)
     n_steps = rewards.shape[1]
+    returns = np.asarray((rewards * gamma ** np.arange(n_steps)).sum(axis=1))
     return TransitionBatch(
         observations=observations_to_tensor(BaseBuffer._normalize_obs(observations, env), device),
         actions=to_tensor(actions, device),
         next_observations=observations_to_tensor(BaseBuffer._normalize_obs(next_observations, env), device),
-        rewards=to_tensor((rewards @ gamma ** np.arange(n_steps)).astype(np.float32), device),
+        rewards=to_tensor(returns, device),
         discounts=th.full((len(actions),), gamma**n_steps, device=device),
-        masks=to_tensor((~terminations.astype(bool).any(axis=1)).astype(np.float32), device),
+        masks=to_tensor(np.logical_not(terminations.any(axis=1)).astype(np.float32), device),
         valid=to_tensor(valid.astype(np.float32), device),
     )
 
@@ -139,9 +151,9 @@ class OfflineBuffer(BaseBuffer):
         # An invalid sample stays inside its own trajectory
         steps = np.minimum(steps, last_of_trajectory[:, None])
         return make_batch(
-            observations=self._observations_at(self.observation_rows[batch_inds]),
+            observations=take_rows(self.observations, self.observation_rows[batch_inds]),
             actions=self.actions[batch_inds],
-            next_observations=self._observations_at(self.observation_rows[steps[:, -1]] + 1),
+            next_observations=take_rows(self.observations, self.observation_rows[steps[:, -1]] + 1),
             rewards=self.rewards[steps],
             terminations=self.terminations[steps],
             valid=valid,
@@ -149,11 +161,6 @@ class OfflineBuffer(BaseBuffer):
             device=self.device,
             env=env,
         )
-
-    def _observations_at(self, rows: np.ndarray) -> Observations:
-        if isinstance(self.observations, dict):
-            return {key: array[rows] for key, array in self.observations.items()}
-        return self.observations[rows]
 
 
 class SequenceReplayBuffer(ReplayBuffer):
@@ -168,9 +175,9 @@ class SequenceReplayBuffer(ReplayBuffer):
     """
 
     def __init__(self, *args: Any, n_steps: int = 1, gamma: float = 0.99, **kwargs: Any) -> None:
+        if kwargs.get("optimize_memory_usage"):
+            raise ValueError(f"{type(self).__name__} does not support optimize_memory_usage=True, leave it False.")
         super().__init__(*args, **kwargs)
-        if self.optimize_memory_usage:
-            raise ValueError("SequenceReplayBuffer does not support optimize_memory_usage=True, leave it False.")
         self.n_steps = n_steps
         self.gamma = gamma
 
@@ -193,9 +200,9 @@ class SequenceReplayBuffer(ReplayBuffer):
         crosses_end = self.dones[steps[:, :-1], of_env].any(axis=1)
         dones, timeouts = self.dones[steps, of_env], self.timeouts[steps, of_env]
         return make_batch(
-            observations=self.observations[batch_inds, env_inds],
+            observations=take_rows(self.observations, (batch_inds, env_inds)),
             actions=self.actions[batch_inds, env_inds],
-            next_observations=self.next_observations[steps[:, -1], env_inds],
+            next_observations=take_rows(self.next_observations, (steps[:, -1], env_inds)),
             rewards=self.rewards[steps, of_env],
             terminations=np.logical_and(dones, np.logical_not(timeouts)),
             valid=~(crosses_write_position | crosses_end),
@@ -203,6 +210,12 @@ class SequenceReplayBuffer(ReplayBuffer):
             device=self.device,
             env=env,
         )
+
+
+class DictSequenceReplayBuffer(SequenceReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
+    """
+    :class:`SequenceReplayBuffer` for Dict observations.
+    """
 
 
 def as_transition_batch(

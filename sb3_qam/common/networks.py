@@ -184,7 +184,9 @@ class VelocityField(FeaturesNetwork):
         normalize_images: bool = True,
         trains_features_extractor: bool = True,
     ) -> None:
-        super().__init__(observation_space, action_space, features_extractor, normalize_images, trains_features_extractor)
+        super().__init__(
+            observation_space, action_space, features_extractor, normalize_images, trains_features_extractor
+        )
         action_dim = get_action_dim(action_space)
         self.mlp = create_mlp(
             features_dim + action_dim + 1,

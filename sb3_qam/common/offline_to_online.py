@@ -8,10 +8,8 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from minari import MinariDataset
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -19,7 +17,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_qam.common.buffers import OfflineBuffer, SequenceReplayBuffer, TransitionBatch, sample_union
+from sb3_qam.common.buffers import (
+    DictSequenceReplayBuffer,
+    OfflineBuffer,
+    SequenceReplayBuffer,
+    TransitionBatch,
+    sample_union,
+)
 from sb3_qam.common.callbacks import with_offline_progress_bar
 from sb3_qam.common.checks import check_action_space, check_in_range, check_positive_int
 from sb3_qam.common.random_state import get_random_state, set_random_state
@@ -76,7 +80,8 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         offline_fraction: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(policy, env, learning_rate, *args, sde_support=False, support_multi_env=True, **kwargs)  # type: ignore[arg-type]
+        kwargs |= {"sde_support": False, "support_multi_env": True}
+        super().__init__(policy, env, learning_rate, *args, **kwargs)  # type: ignore[arg-type]
         # The caller's dict stays as it is
         self.policy_kwargs = self.policy_kwargs.copy()
         self.replay_buffer_kwargs = self.replay_buffer_kwargs.copy()
@@ -119,19 +124,14 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         if not hasattr(self, "observation_space"):
             self._take_spaces_from_dataset()
         if self.n_steps > 1 and self.replay_buffer_class is None:
-            if isinstance(self.observation_space, spaces.Dict):
-                raise ValueError(
-                    f"n_steps={self.n_steps} is not supported with Dict observations: use n_steps=1, "
-                    "or flatten the observations with gymnasium.wrappers.FlattenObservation."
-                )
-            self.replay_buffer_class = SequenceReplayBuffer
-        if self.replay_buffer_class is SequenceReplayBuffer:
-            self.replay_buffer_kwargs.update({"n_steps": self.n_steps, "gamma": self.gamma})
-
-        # SB3 would take its own n-step buffer, whose returns at the end of a trajectory differ from the offline ones
-        n_steps, self.n_steps = self.n_steps, 1
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.replay_buffer_class = DictSequenceReplayBuffer if is_dict else SequenceReplayBuffer
         # Seeding concerns a new model; one that is being loaded goes on where it was
-        random_state = self._random_state
+        n_steps, random_state = self.n_steps, self._random_state
+        if self.replay_buffer_class in (SequenceReplayBuffer, DictSequenceReplayBuffer):
+            self.replay_buffer_kwargs.update({"n_steps": n_steps, "gamma": self.gamma})
+            # This buffer makes the n-step returns; SB3 would warn that it does not know that
+            self.n_steps = 1
         super()._setup_model()
         self.n_steps, self._random_state = n_steps, random_state
         self._monitor = UpdateMonitor.for_device(self.device)
@@ -139,7 +139,8 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
     def _take_spaces_from_dataset(self) -> None:
         if self.offline_dataset is None:
             raise ValueError(
-                "Neither env nor offline_dataset was given: the observation and action spaces are unknown. Pass one of them."
+                "Neither env nor offline_dataset was given, so the observation and action spaces are unknown: "
+                "pass one of them."
             )
         self.observation_space, self.action_space = training_spaces(open_dataset(self.offline_dataset))
         self.n_envs = 1
@@ -156,7 +157,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         """
         opened = open_dataset(dataset)
         offline_buffer = OfflineBuffer(
-            read_episodes(opened, self.observation_space, self.action_space),
+            read_episodes(opened, self.observation_space, self.action_space),  # type: ignore[arg-type]
             self.observation_space,
             self.action_space,  # type: ignore[arg-type]
             device=self.device,
@@ -242,9 +243,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
                 "pretrain() has no data: pass a Minari dataset, pretrain(dataset, ...), "
                 f"or {type(self).__name__}(..., offline_dataset=...)."
             )
-        self._offline_phase(
-            gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
+        self._offline_phase(gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
 
     def learn(
@@ -324,7 +323,8 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
             total_timesteps = self.num_timesteps + gradient_steps
             # What an environment step would leave for callbacks
             assert self.env is not None  # for mypy
-            dones, infos = np.zeros(self.env.num_envs, dtype=bool), [{} for _ in range(self.env.num_envs)]
+            dones = np.zeros(self.env.num_envs, dtype=bool)
+            infos: list[dict[str, Any]] = [{} for _ in dones]
             callback.on_training_start(locals(), globals())
 
             goes_on = True

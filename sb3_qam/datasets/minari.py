@@ -69,7 +69,9 @@ def training_spaces(dataset: MinariDataset) -> tuple[spaces.Space, spaces.Box]:
     try:
         check_for_nested_spaces(observation_space)
     except NotImplementedError as error:
-        raise ValueError(f"Dataset '{dataset.id}' has nested observations, which SB3 does not support: {error}") from error
+        raise ValueError(
+            f"Dataset '{dataset.id}' has nested observations, which SB3 does not support: {error}"
+        ) from error
     check_action_space(action_space)
     if isinstance(observation_space, spaces.Dict):
         return spaces.Dict({key: _channels_first(space) for key, space in observation_space.items()}), action_space
@@ -135,7 +137,7 @@ def _allocate(space: spaces.Space, n_rows: int) -> Observations:
     if isinstance(space, spaces.Dict):
         return {key: _allocate(part, n_rows) for key, part in space.items()}  # type: ignore[misc]
     dtype = np.dtype(np.float32) if space.dtype == np.float64 else space.dtype
-    return np.empty((n_rows, *get_obs_shape(space)), dtype=dtype)  # type: ignore[misc]
+    return np.empty((n_rows, *get_obs_shape(space)), dtype=dtype)
 
 
 def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, where: str) -> None:

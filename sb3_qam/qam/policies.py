@@ -22,9 +22,12 @@ from sb3_qam.common.networks import CriticEnsemble, TanhGELU, VelocityField
 
 NetArch = list[int] | dict[str, list[int]]
 
-# deterministic=True takes the best of this many candidates. One fixed noise would do for "same observation, same
-# action", but zero noise may flow between two modes, and any other single noise may be an unlucky one.
-N_DETERMINISTIC_CANDIDATES = 16
+# deterministic=True acts by the most typical of this many samples. One fixed noise would do for "same observation,
+# same action", but zero noise may flow between two modes, and any other may be an unlucky one. Taking the sample
+# that the critics value most did worse than sampling (docs/guide/deterministic.md).
+N_DETERMINISTIC_SAMPLES = 16
+# A sample is typical if this many others are near it
+N_NEIGHBORS = 4
 
 
 def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
@@ -45,6 +48,18 @@ def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
     for width in [*flow_arch, *critic_arch]:
         check_positive_int("net_arch", width)
     return flow_arch, critic_arch
+
+
+def most_typical(samples: th.Tensor) -> th.Tensor:
+    """
+    Where the samples lie densest: a mode of the policy, never a point between two of them.
+
+    :param samples: shape (batch, n_samples, action_dim)
+    :return: Of each row the sample whose fourth-nearest neighbour is closest, shape (batch, action_dim)
+    """
+    # The nearest one is the sample itself
+    radius = th.cdist(samples, samples).kthvalue(N_NEIGHBORS + 1, dim=2).values
+    return samples[th.arange(len(samples), device=samples.device), radius.argmin(dim=1)]
 
 
 class FlowPolicy(BasePolicy):
@@ -143,9 +158,9 @@ class FlowPolicy(BasePolicy):
         }
         self.critic_kwargs: dict[str, Any] = {**net_kwargs, "net_arch": critic_arch, "n_critics": n_critics}
 
-        # Its own generator: the candidates are the same in every run and leave the global random state alone.
+        # Its own generator: the samples are the same in every run and leave the global random state alone.
         generator = th.Generator().manual_seed(0)
-        noise = th.randn(N_DETERMINISTIC_CANDIDATES, get_action_dim(action_space), generator=generator)
+        noise = th.randn(N_DETERMINISTIC_SAMPLES, get_action_dim(action_space), generator=generator)
         self.register_buffer("deterministic_noise", noise)
 
         self._build(lr_schedule)
@@ -221,19 +236,15 @@ class FlowPolicy(BasePolicy):
         Make actions from noise. Acting, evaluation and the critic's target all come here.
 
         :param observations: A batch of observations
-        :param noise: Standard normal noise, shape (batch, n_candidates, action_dim). Where there are several
-            candidates, the one that the critics value most (mean over the ensemble) is taken.
-        :return: Actions in [-1, 1], shape (batch, action_dim)
+        :param noise: Standard normal noise, shape (batch, n_samples, action_dim)
+        :return: Actions in [-1, 1], same shape
         """
         flow = self.behavior_flow if self.act_with_behavior else self.policy_flow
         features = flow.features(observations).unsqueeze(1)
-        candidates = integrate_flow(
+        actions = integrate_flow(
             lambda x, t: flow(features, x, t), noise, self.flow_steps, self.ode_method, self.ode_options
-        ).clamp(-1, 1)
-        if candidates.shape[1] == 1:
-            return candidates.squeeze(1)
-        values = self.critic(self.critic.features(observations).unsqueeze(1), candidates).mean(dim=0)
-        return candidates[th.arange(len(candidates), device=candidates.device), values.argmax(dim=1)]
+        )
+        return actions.clamp(-1, 1)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
@@ -242,10 +253,8 @@ class FlowPolicy(BasePolicy):
         first_part = next(iter(observation.values())) if isinstance(observation, dict) else observation
         batch_size, action_dim = len(first_part), self.deterministic_noise.shape[1]
         if deterministic:
-            noise = self.deterministic_noise.expand(batch_size, -1, -1)
-        else:
-            noise = th.randn(batch_size, 1, action_dim, device=self.device)
-        return self.sample_actions(observation, noise)
+            return most_typical(self.sample_actions(observation, self.deterministic_noise.expand(batch_size, -1, -1)))
+        return self.sample_actions(observation, th.randn(batch_size, 1, action_dim, device=self.device)).squeeze(1)
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -269,11 +278,15 @@ class CnnPolicy(FlowPolicy):
 
     def __init__(
         self,
-        *args: Any,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
         features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+        super().__init__(
+            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
+        )
 
 
 class MultiInputPolicy(FlowPolicy):
@@ -283,8 +296,12 @@ class MultiInputPolicy(FlowPolicy):
 
     def __init__(
         self,
-        *args: Any,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
         features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+        super().__init__(
+            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
+        )

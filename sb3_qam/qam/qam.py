@@ -32,7 +32,7 @@ class UpdateNoise(NamedTuple):
     """
     Every random draw of one update; A is the action dimension, N the number of flow steps.
 
-    :param next_action_x0: Standard normal, where next actions start, shape (batch, n_candidates, A)
+    :param next_action_x0: Standard normal, where next actions start, shape (batch, 1, A)
     :param bc_x0: Standard normal, the noise end of cloning, shape (batch, A)
     :param bc_t: Uniform in [0, 1], flow times of cloning, shape (batch, 1)
     :param sde_x0: Standard normal, where the SDE starts, shape (batch, A)
@@ -81,8 +81,7 @@ class QAM(OfflineToOnlineAlgorithm):
     :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
         at a cost of more complexity.
     :param n_steps: Number of steps of the returns (1 by default). Samples whose steps would cross the end of a
-        trajectory have no weight. Not supported with Dict observations, nor with a ``replay_buffer_class`` of one's
-        own, which has its own way.
+        trajectory have no weight. A ``replay_buffer_class`` of one's own gives the returns it gives
     :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
         scale of the returns. At 0 the policy is the behaviour policy: a clone of the data
     :param flow_steps: Number of steps N from noise to action
@@ -194,9 +193,7 @@ class QAM(OfflineToOnlineAlgorithm):
 
     def _setup_model(self) -> None:
         # Arguments of the algorithm that the policy needs to act on its own
-        self.policy_kwargs.update(
-            {"flow_steps": self.flow_steps, "act_with_behavior": self.inverse_temperature == 0}
-        )
+        self.policy_kwargs.update({"flow_steps": self.flow_steps, "act_with_behavior": self.inverse_temperature == 0})
         super()._setup_model()
         self._create_aliases()
         # Running mean and running var of batch normalisation
@@ -281,7 +278,7 @@ class QAM(OfflineToOnlineAlgorithm):
 
         :return: y, shape (batch,)
         """
-        next_actions = self.policy.sample_actions(batch.next_observations, noise.next_action_x0)
+        next_actions = self.policy.sample_actions(batch.next_observations, noise.next_action_x0).squeeze(1)
         next_q_values = self.critic_target(self.critic_target.features(batch.next_observations), next_actions)
         next_value = next_q_values.mean(dim=0) - self.pessimism * next_q_values.std(dim=0, correction=0)
         return batch.rewards + batch.discounts * batch.masks * next_value

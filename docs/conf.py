@@ -1,0 +1,18 @@
+"""Configuration of the documentation: ``sphinx-build -W -b html docs docs/_build/html``."""
+
+from sb3_qam import __version__
+
+project = "sb3-qam"
+author = "The sb3-qam developers"
+copyright = "2026, The sb3-qam developers"
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "sphinx_rtd_theme"
+
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+autoclass_content = "class"

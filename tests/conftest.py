@@ -1,0 +1,93 @@
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
+
+# The networks of the tests are tiny: a second thread only gets in the way of tests that run side by side.
+th.set_num_threads(1)
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def minari_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has its own empty Minari cache."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
+
+
+def write_dataset(
+    episodes: Iterable[dict[str, Any]],
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    dataset_id: str | None = None,
+    **kwargs: Any,
+) -> minari.MinariDataset:
+    """Write a real Minari dataset. An episode has observations, actions, rewards and, if it likes, terminations."""
+    buffers = []
+    for episode in episodes:
+        n = len(episode["rewards"])
+        buffers.append(
+            EpisodeBuffer(
+                observations=episode["observations"],
+                actions=list(episode["actions"]),
+                rewards=list(episode["rewards"]),
+                terminations=list(episode.get("terminations", [False] * n)),
+                truncations=list(episode.get("truncations", [False] * (n - 1) + [True])),
+            )
+        )
+    return minari.create_dataset_from_buffers(
+        dataset_id or f"test/number{next(_numbers)}-v0",
+        buffers,
+        observation_space=observation_space,
+        action_space=action_space,
+        algorithm_name="test",
+        author="test",
+        author_email="test",
+        code_permalink="test",
+        **kwargs,
+    )
+
+
+def record(
+    env: gym.Env, n_episodes: int, policy: Callable[[Any], np.ndarray] | None = None, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Episodes of an environment, with random actions unless a policy is given."""
+    env.action_space.seed(seed)
+    episodes = []
+    for number in range(n_episodes):
+        observation, _ = env.reset(seed=seed + number)
+        observations, steps, done = [observation], [], False
+        while not done:
+            action = env.action_space.sample() if policy is None else policy(observation)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            observations.append(observation)
+            steps.append((action, reward, terminated, truncated))
+            done = terminated or truncated
+        actions, rewards, terminations, truncations = zip(*steps, strict=True)
+        stacked: Any = observations
+        if isinstance(observation, dict):
+            stacked = {key: [each[key] for each in observations] for key in observation}
+        episodes.append(
+            {
+                "observations": stacked,
+                "actions": actions,
+                "rewards": rewards,
+                "terminations": terminations,
+                "truncations": truncations,
+            }
+        )
+    return episodes
+
+
+@pytest.fixture
+def pendulum_dataset() -> minari.MinariDataset:
+    """Five short episodes of Pendulum with random actions, whose bounds are [-2, 2]."""
+    env = gym.make("Pendulum-v1", max_episode_steps=40)
+    return write_dataset(record(env, 5), env.observation_space, env.action_space)

@@ -1,0 +1,221 @@
+"""Each mistake gets one clear error, and the model stays as it was."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_qam import QAM
+from sb3_qam.common.offline_to_online import SpacesOnlyEnv
+from tests.conftest import write_dataset
+
+OBSERVATIONS = spaces.Box(-10.0, 10.0, (3,))
+ACTIONS = spaces.Box(-1.0, 1.0, (2,))
+
+
+def env_with(observation_space: spaces.Space = OBSERVATIONS, action_space: spaces.Space = ACTIONS) -> gym.Env:
+    return SpacesOnlyEnv(observation_space, action_space)
+
+
+def dataset_with(observation_space=OBSERVATIONS, action_space=ACTIONS, n=4, **changes):
+    def sample(space: spaces.Space, size: int):
+        if isinstance(space, spaces.Dict):
+            return {key: sample(part, size) for key, part in space.items()}
+        return np.stack([space.sample() for _ in range(size)])
+
+    episode = {
+        "observations": sample(observation_space, n + 1),
+        "actions": sample(action_space, n),
+        "rewards": np.ones(n),
+    }
+    return write_dataset([episode | changes], observation_space, action_space)
+
+
+@pytest.mark.parametrize(
+    ("action_space", "message"),
+    [
+        (spaces.Discrete(3), r"needs a continuous action space.*got Discrete\(3\)"),
+        (spaces.MultiDiscrete([2, 2]), "needs a continuous action space"),
+        (spaces.Box(-np.inf, np.inf, (2,)), "needs finite action bounds"),
+        (
+            spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([np.inf, 1.0], np.float32)),
+            "needs finite action bounds",
+        ),
+        (spaces.Box(0.0, 0.0, (2,)), "low < high"),
+    ],
+)
+def test_action_spaces_a_flow_cannot_act_in(action_space: spaces.Space, message: str):
+    with pytest.raises(ValueError, match=message):
+        QAM("FlowPolicy", env_with(action_space=action_space))
+    with pytest.raises(ValueError, match=message):
+        QAM("FlowPolicy", offline_dataset=dataset_with(action_space=action_space))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *[(name, value) for name in ("buffer_size", "batch_size", "flow_steps", "n_steps") for value in (0, -1, 2.5)],
+        ("offline_steps", -1),
+        ("learning_starts", -1),
+        ("gradient_steps", -2),
+        ("learning_rate", 0.0),
+        ("learning_rate", -1e-3),
+        ("gamma", 1.5),
+        ("tau", -0.1),
+        ("tau", float("nan")),
+        ("inverse_temperature", -1.0),
+        ("inverse_temperature", float("inf")),
+        ("pessimism", -0.5),
+        ("max_grad_norm", 0.0),
+        ("offline_fraction", 1.1),
+        ("offline_fraction", "half"),
+    ],
+)
+def test_arguments_out_of_range(argument: str, value):
+    with pytest.raises(ValueError, match=rf"{argument} must be .* got {value!r}"):
+        QAM("FlowPolicy", env_with(), **{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "message"),
+    [
+        ({"net_arch": [64, 0]}, "net_arch must be an integer of at least 1, got 0"),
+        ({"net_arch": {"vf": [64], "qf": [-3]}}, "net_arch must be an integer of at least 1, got -3"),
+        ({"net_arch": {"pi": [64], "qf": [64]}}, r"keys \['pi', 'qf'\], expected 'vf'"),
+        ({"n_critics": 0}, "n_critics must be an integer of at least 1, got 0"),
+        ({"ode_method": "newton"}, "ode_method='newton'.*euler"),
+    ],
+)
+def test_policy_arguments_out_of_range(policy_kwargs: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        QAM("FlowPolicy", env_with(), policy_kwargs=policy_kwargs)
+
+
+def dict_space(**parts: spaces.Space) -> spaces.Dict:
+    return spaces.Dict(parts)
+
+
+@pytest.mark.parametrize(
+    ("of_dataset", "of_env", "message"),
+    [
+        (
+            (spaces.Box(-10.0, 10.0, (4,)), ACTIONS),
+            (OBSERVATIONS, ACTIONS),
+            r"observation space .* shape \(4,\) against \(3,\)",
+        ),
+        ((spaces.Box(-9.0, 10.0, (3,)), ACTIONS), (OBSERVATIONS, ACTIONS), "observation space .* bounds"),
+        ((spaces.Box(0, 255, (3,), np.uint8), ACTIONS), (spaces.Box(0.0, 255.0, (3,)), ACTIONS), "dtype uint8"),
+        ((OBSERVATIONS, spaces.Box(-2.0, 2.0, (2,))), (OBSERVATIONS, ACTIONS), "action space .* bounds"),
+        ((OBSERVATIONS, spaces.Box(-1.0, 1.0, (3,))), (OBSERVATIONS, ACTIONS), r"action space .* shape \(3,\)"),
+        ((dict_space(a=OBSERVATIONS), ACTIONS), (dict_space(b=OBSERVATIONS), ACTIONS), r"keys \['a'\] against \['b'\]"),
+        (
+            (dict_space(a=spaces.Box(-1, 1, (2,))), ACTIONS),
+            (dict_space(a=spaces.Box(-1, 1, (5,))), ACTIONS),
+            r"key 'a', shape \(2,\) against \(5,\)",
+        ),
+        ((dict_space(a=OBSERVATIONS), ACTIONS), (OBSERVATIONS, ACTIONS), "Dict.* against Box"),
+        ((spaces.Discrete(3), ACTIONS), (spaces.Discrete(4), ACTIONS), r"Discrete\(3\) against Discrete\(4\)"),
+    ],
+)
+def test_spaces_that_differ_change_nothing(of_dataset, of_env, message: str, pendulum_dataset):
+    dataset = dataset_with(*of_dataset)
+    model = QAM("FlowPolicy", env_with(*of_env), batch_size=4)
+    before = model.policy.parameters_to_vector()
+    with pytest.raises(ValueError, match=message):
+        model.pretrain(dataset, gradient_steps=1)
+    assert model.offline_buffer is model.offline_dataset is None
+    assert model.num_timesteps == model._n_updates == 0
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
+def test_a_refused_dataset_leaves_the_one_before_in_place():
+    good, bad = dataset_with(), dataset_with(rewards=np.array([1, np.nan, 0, 0]))
+    model = QAM("FlowPolicy", offline_dataset=good, batch_size=4)
+    model.pretrain(gradient_steps=1)
+    buffer = model.offline_buffer
+    with pytest.raises(ValueError, match="not finite"):
+        model.pretrain(bad, gradient_steps=1)
+    assert model.offline_buffer is buffer
+    assert model.offline_dataset is good
+    model.pretrain(gradient_steps=1)
+
+
+@pytest.mark.parametrize("key", ["observations", "actions", "rewards"])
+def test_nan_in_the_data_is_named_by_dataset_episode_and_key(key: str):
+    values = {
+        "observations": np.zeros((5, 3), np.float32),
+        "actions": np.zeros((4, 2), np.float32),
+        "rewards": np.ones(4),
+    }
+    values[key].reshape(len(values[key]), -1)[2, -1] = np.nan
+    dataset = dataset_with(**values)
+    with pytest.raises(
+        ValueError, match=rf"'{dataset.id}', episode 0: {key} is not finite .* 1 of \d steps, first at step 2"
+    ):
+        QAM("FlowPolicy", env_with(), offline_dataset=dataset).pretrain(gradient_steps=1)
+
+
+def test_an_episode_with_too_few_observations():
+    dataset = dataset_with(observations=np.zeros((4, 3), np.float32))
+    with pytest.raises(ValueError, match="episode 0: observations holds 4 values, expected 5"):
+        QAM("FlowPolicy", env_with(), offline_dataset=dataset).pretrain(gradient_steps=1)
+
+
+def test_empty_datasets():
+    with pytest.raises(ValueError, match=r"is empty \(0 episodes"):
+        QAM("FlowPolicy", offline_dataset=dataset_with().filter_episodes(lambda episode: False))
+
+
+def test_unknown_datasets_say_what_there_is(pendulum_dataset):
+    with pytest.raises(
+        FileNotFoundError, match=rf"'nobody/knows-v0'.*{pendulum_dataset.id}.*minari download nobody/knows-v0"
+    ):
+        QAM("FlowPolicy", offline_dataset="nobody/knows-v0")
+    with pytest.raises(TypeError, match=r"id \(str\) or a minari\.MinariDataset, got int: 3"):
+        QAM("FlowPolicy", offline_dataset=3)
+
+
+def test_nested_dict_observations_are_refused():
+    space = spaces.Dict({"a": spaces.Dict({"b": OBSERVATIONS})})
+    with pytest.raises(ValueError, match="nested observations"):
+        QAM("FlowPolicy", offline_dataset=dataset_with(space))
+
+
+def test_pretrain_without_data_or_steps(pendulum_dataset):
+    model = QAM("FlowPolicy", "Pendulum-v1")
+    with pytest.raises(ValueError, match=r"pretrain\(\) has no data"):
+        model.pretrain(gradient_steps=10)
+    with pytest.raises(ValueError, match=r"pretrain\(\) has no steps to do"):
+        model.pretrain(pendulum_dataset)
+    for steps in (0, -5, 1.5):
+        with pytest.raises(ValueError, match=f"gradient_steps must be an integer of at least 1, got {steps}"):
+            model.pretrain(pendulum_dataset, gradient_steps=steps)
+    with pytest.raises(ValueError, match="log_interval must be"):
+        model.pretrain(pendulum_dataset, gradient_steps=1, log_interval=0)
+    assert model.offline_buffer is None
+    assert model.num_timesteps == 0
+
+
+def test_learn_without_what_it_needs(pendulum_dataset):
+    with pytest.raises(ValueError, match="Neither env nor offline_dataset"):
+        QAM("FlowPolicy")
+    with pytest.raises(ValueError, match=r"learn\(\) needs an environment: call set_env"):
+        QAM("FlowPolicy", offline_dataset=pendulum_dataset).learn(10)
+    with pytest.raises(ValueError, match="offline_steps=5 needs offline data"):
+        QAM("FlowPolicy", "Pendulum-v1", offline_steps=5).learn(10)
+
+
+def test_n_steps_with_little_memory():
+    kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    for env in (env_with(), env_with(dict_space(a=OBSERVATIONS))):
+        with pytest.raises(ValueError, match="does not support optimize_memory_usage"):
+            QAM("FlowPolicy", env, n_steps=3, **kwargs)
+
+
+def test_sb3_own_check_of_the_policy_stays():
+    with pytest.raises(ValueError, match="MultiInputPolicy"):
+        QAM("MlpPolicy", env_with(dict_space(a=OBSERVATIONS)))
+    with pytest.raises(ValueError, match="Policy LstmPolicy unknown"):
+        QAM("LstmPolicy", env_with())
+    assert th.is_grad_enabled()

@@ -1,0 +1,193 @@
+"""A run that is saved and loaded is the run it would have been."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_qam import QAM, FlowPolicy
+from tests.conftest import record, write_dataset
+
+SMALL = {"batch_size": 16, "flow_steps": 3, "policy_kwargs": {"net_arch": [16, 16]}, "buffer_size": 1000}
+
+
+def assert_same(first: QAM, second: QAM) -> None:
+    """Parameters, targets and the optimizer's moments, bit by bit."""
+    for name, parameters in first.get_parameters().items():
+        other = second.get_parameters()[name]
+        if name == "policy":
+            assert parameters.keys() == other.keys()
+            for key in parameters:
+                assert th.equal(parameters[key], other[key]), key
+        else:
+            for index, state in parameters["state"].items():
+                for key, value in state.items():
+                    assert th.equal(value, other["state"][index][key]), (index, key)
+
+
+def disturb() -> None:
+    """What else a program does with the global random generators between saving and going on."""
+    np.random.seed(987)
+    th.manual_seed(987)
+    np.random.rand(3)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_pretraining_goes_on_bit_by_bit_with_the_dataset_given_again(
+    seed: int | None, pendulum_dataset, tmp_path: Path
+):
+    def new_model() -> QAM:
+        disturb()
+        return QAM("FlowPolicy", "Pendulum-v1", seed=seed, **SMALL)
+
+    whole = new_model().pretrain(pendulum_dataset, gradient_steps=20)
+
+    half = new_model().pretrain(pendulum_dataset, gradient_steps=11)
+    half.save(tmp_path / "half")
+    del half
+    disturb()
+    loaded = QAM.load(tmp_path / "half", env=gym.make("Pendulum-v1"))
+    loaded.pretrain(pendulum_dataset, gradient_steps=9, reset_num_timesteps=False)
+    assert loaded.num_timesteps == whole.num_timesteps == 20
+    assert loaded._n_updates == whole._n_updates
+    assert_same(whole, loaded)
+
+
+def test_a_stored_id_needs_no_dataset_again(tmp_path: Path):
+    env = gym.make("Pendulum-v1", max_episode_steps=20)
+    write_dataset(record(env, 3), env.observation_space, env.action_space, "test/stored-v0")
+    kwargs = {"offline_dataset": "test/stored-v0", "offline_steps": 12, "seed": 0, **SMALL}
+    whole = QAM("FlowPolicy", None, **kwargs).pretrain()
+    half = QAM("FlowPolicy", None, **kwargs).pretrain(gradient_steps=5)
+    half.save(tmp_path / "half")
+    disturb()
+    assert_same(whole, QAM.load(tmp_path / "half").pretrain(reset_num_timesteps=False))
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize("with_offline_data", [False, True])
+def test_online_learning_goes_on_bit_by_bit(n_steps: int, with_offline_data: bool, pendulum_dataset, tmp_path: Path):
+    def run(interrupted: bool) -> QAM:
+        disturb()
+        env = make_vec_env("Pendulum-v1", seed=5)
+        model = QAM("FlowPolicy", env, seed=1, n_steps=n_steps, learning_starts=20, **SMALL)
+        if with_offline_data:
+            model.pretrain(pendulum_dataset, gradient_steps=5)
+        model.learn(70)
+        if interrupted:
+            model.save(tmp_path / "model")
+            model.save_replay_buffer(tmp_path / "buffer")
+            disturb()
+            model = QAM.load(tmp_path / "model", env=env, force_reset=False)
+            model.load_replay_buffer(tmp_path / "buffer")
+            if with_offline_data:
+                model.offline_dataset = pendulum_dataset
+        return model.learn(30, reset_num_timesteps=False)
+
+    assert_same(run(interrupted=False), run(interrupted=True))
+
+
+def test_two_runs_with_one_seed_agree_and_with_two_do_not(pendulum_dataset):
+    def run(seed: int) -> QAM:
+        model = QAM("FlowPolicy", "Pendulum-v1", seed=seed, offline_dataset=pendulum_dataset, offline_steps=10, **SMALL)
+        return model.learn(30)
+
+    assert_same(run(0), run(0))
+    assert not np.array_equal(run(0).policy.parameters_to_vector(), run(1).policy.parameters_to_vector())
+
+
+def test_a_new_seed_at_loading_is_obeyed(pendulum_dataset, tmp_path: Path):
+    model = QAM("FlowPolicy", "Pendulum-v1", seed=0, offline_dataset=pendulum_dataset, **SMALL)
+    model.pretrain(gradient_steps=3)
+    model.save(tmp_path / "model")
+
+    def go_on(**kwargs) -> np.ndarray:
+        loaded = QAM.load(tmp_path / "model", **kwargs)
+        return loaded.pretrain(pendulum_dataset, gradient_steps=3).policy.parameters_to_vector()
+
+    def reseeded() -> np.ndarray:
+        loaded = QAM.load(tmp_path / "model")
+        loaded.set_random_seed(9)
+        return loaded.pretrain(pendulum_dataset, gradient_steps=3).policy.parameters_to_vector()
+
+    assert np.array_equal(go_on(), go_on())
+    assert not np.array_equal(go_on(), go_on(seed=1))
+    assert np.array_equal(go_on(seed=1), go_on(seed=1))
+    assert not np.array_equal(go_on(), reseeded())
+
+
+def test_loading_and_saving_leave_the_global_random_state_alone(pendulum_dataset, tmp_path: Path):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL)
+    state = np.random.get_state()[1].copy(), th.get_rng_state()
+    model.save(tmp_path / "model")
+    assert np.array_equal(state[0], np.random.get_state()[1])
+    assert th.equal(state[1], th.get_rng_state())
+    np.random.seed(4)
+    QAM.load(tmp_path / "model")
+    assert np.random.randint(1000) == np.random.RandomState(4).randint(1000)
+
+
+def test_a_model_whose_dataset_object_is_gone_asks_for_it(pendulum_dataset, tmp_path: Path):
+    model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, **SMALL)
+    model.pretrain(gradient_steps=2)
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
+    message = rf"dataset '{pendulum_dataset.id}', which is not stored.*offline_fraction=0.0"
+    for phase in (lambda: loaded.learn(3), lambda: loaded.pretrain(gradient_steps=3)):
+        with pytest.raises(ValueError, match=message):
+            phase()
+    QAM.load(tmp_path / "model", env=gym.make("Pendulum-v1"), offline_dataset=pendulum_dataset).learn(3)
+    without = QAM.load(tmp_path / "model", env=gym.make("Pendulum-v1"), offline_fraction=0.0).learn(3)
+    assert without.offline_buffer is None
+
+
+def test_hyperparameters_are_stored_and_can_be_changed_at_loading(tmp_path: Path):
+    model = QAM("FlowPolicy", "Pendulum-v1", inverse_temperature=2.0, pessimism=0.1, max_grad_norm=5.0, **SMALL)
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model", flow_steps=7)
+    assert (loaded.inverse_temperature, loaded.pessimism, loaded.max_grad_norm) == (2.0, 0.1, 5.0)
+    assert loaded.flow_steps == loaded.policy.flow_steps == 7
+    with pytest.raises(ValueError, match="flow_steps must be"):
+        QAM.load(tmp_path / "model", flow_steps=0)
+
+
+def test_the_callers_dicts_stay_as_they_are():
+    policy_kwargs, buffer_kwargs = {"net_arch": [16]}, {"handle_timeout_termination": True}
+    QAM("FlowPolicy", "Pendulum-v1", n_steps=2, policy_kwargs=policy_kwargs, replay_buffer_kwargs=buffer_kwargs)
+    assert policy_kwargs == {"net_arch": [16]}
+    assert buffer_kwargs == {"handle_timeout_termination": True}
+
+
+def test_at_inverse_temperature_zero_the_model_is_the_clone(pendulum_dataset, tmp_path: Path):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, seed=0, **SMALL).pretrain(gradient_steps=5)
+    model.save(tmp_path / "model")
+    clone = QAM.load(tmp_path / "model", inverse_temperature=0.0)
+    observations, noise = th.randn(6, 3), th.randn(6, 1, 1)
+    flows = {
+        name: model.policy.sample_actions(observations, noise)
+        for name, model.policy.act_with_behavior in {"policy": False, "behavior": True}.items()
+    }
+    assert not th.equal(flows["policy"], flows["behavior"])
+    assert th.equal(clone.policy.sample_actions(observations, noise), flows["behavior"])
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs",
+    [
+        {"net_arch": {"vf": [16], "qf": [8, 8]}, "n_critics": 3, "flow_layer_norm": True, "activation_fn": th.nn.ReLU},
+        {"ode_method": "dopri5", "ode_options": {"rtol": 1e-3, "atol": 1e-3}, "share_features_extractor": True},
+    ],
+)
+def test_a_policy_is_saved_for_deployment(policy_kwargs: dict, tmp_path: Path):
+    model = QAM("FlowPolicy", "Pendulum-v1", flow_steps=4, inverse_temperature=0.0, policy_kwargs=policy_kwargs)
+    model.policy.save(tmp_path / "policy.pt")
+    loaded = FlowPolicy.load(tmp_path / "policy.pt", device="cpu")
+    observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    actions = [policy.predict(observations, deterministic=True)[0] for policy in (model.policy, loaded)]
+    np.testing.assert_array_equal(*actions)
+    assert loaded._get_constructor_parameters().keys() == model.policy._get_constructor_parameters().keys()
+    assert loaded.flow_steps == 4
+    assert loaded.act_with_behavior
