@@ -23,8 +23,8 @@ from sb3_qam.common.networks import CriticEnsemble, TanhGELU, VelocityField
 NetArch = list[int] | dict[str, list[int]]
 
 # deterministic=True acts by the most typical of this many samples. One fixed noise would do for "same observation,
-# same action", but zero noise may flow between two modes, and any other may be an unlucky one. Taking the sample
-# that the critics value most did worse than sampling (docs/guide/deterministic.md).
+# same action", but zero noise may flow between two modes, and any other may be an unlucky one. The sample that the
+# critics value most is far worse than sampling until they are well trained (docs/guide/deterministic.md).
 N_DETERMINISTIC_SAMPLES = 16
 # A sample is typical if this many others are near it
 N_NEIGHBORS = 4
