@@ -241,6 +241,19 @@ def test_what_is_logged_in_both_phases(pendulum_dataset, tmp_path: Path):
     assert all(float(row["rollout/ep_len_mean"]) == 10 for row in rows[2:])
 
 
+def test_both_phases_write_one_tensorboard_run(pendulum_dataset, tmp_path: Path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    env = gym.make("Pendulum-v1", max_episode_steps=10)
+    model = QAM("FlowPolicy", env, learning_starts=0, tensorboard_log=str(tmp_path), **SMALL)
+    model.pretrain(pendulum_dataset, gradient_steps=6, log_interval=3)
+    model.learn(20, log_interval=1, reset_num_timesteps=False)
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == "QAM_1"
+    events = event_accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/bc_loss")] == [3, 6, 16, 26]
+
+
 def test_logged_values_are_means_over_the_gradient_steps_of_one_call(pendulum_dataset):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, seed=0, **SMALL)
     model.pretrain(gradient_steps=1)

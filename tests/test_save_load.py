@@ -154,6 +154,13 @@ def test_hyperparameters_are_stored_and_can_be_changed_at_loading(tmp_path: Path
         QAM.load(tmp_path / "model", flow_steps=0)
 
 
+def test_n_steps_can_be_changed_at_loading(pendulum_dataset, tmp_path: Path):
+    QAM("FlowPolicy", "Pendulum-v1", **SMALL).save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model", n_steps=3, env=gym.make("Pendulum-v1"))
+    loaded.pretrain(pendulum_dataset, gradient_steps=1).learn(5)
+    np.testing.assert_allclose(loaded._sample_batch(50).discounts, 0.99**3, rtol=1e-6)
+
+
 def test_the_callers_dicts_stay_as_they_are():
     policy_kwargs, buffer_kwargs = {"net_arch": [16]}, {"handle_timeout_termination": True}
     QAM("FlowPolicy", "Pendulum-v1", n_steps=2, policy_kwargs=policy_kwargs, replay_buffer_kwargs=buffer_kwargs)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_qam import QAM
 from sb3_qam.common.update_monitor import UpdateMonitor
@@ -45,6 +46,36 @@ def test_deferred_monitor_names_the_first_bad_update_at_most_an_interval_later(f
     with pytest.raises(FloatingPointError, match=rf"bc_loss not finite at update {first_bad}\."):
         run()
     assert 0 <= added[-1] - first_bad <= 100
+
+
+def test_a_deferred_monitor_reads_nothing_back_in_between():
+    """Reading a value back is what makes a program wait for a GPU."""
+    reads = []
+
+    class CountReads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is th.ops.aten._local_scalar_dense.default:
+                reads.append(func)
+            return func(*args, **(kwargs or {}))
+
+    monitor = UpdateMonitor(read_interval=100)
+    with CountReads():
+        for update in range(99):
+            monitor.add(update, values(1.0, 2.0))
+            assert not reads
+        monitor.add(99, values(1.0, 2.0))
+    assert reads
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_non_finite_losses_within_the_interval(pendulum_dataset):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, batch_size=16, device="cuda")
+    model.pretrain(gradient_steps=20)
+    with th.no_grad():
+        next(model.policy.critic.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"critic_loss.* at update 21\."):
+        model.pretrain(gradient_steps=150)
+    assert model._n_updates <= 121
 
 
 def test_the_end_of_a_phase_finds_what_the_interval_has_not():

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from minari import MinariDataset
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -123,7 +124,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         self._check_hyperparameters()
         if not hasattr(self, "observation_space"):
             self._take_spaces_from_dataset()
-        if self.n_steps > 1 and self.replay_buffer_class is None:
+        if self.n_steps > 1 and self.replay_buffer_class in (None, ReplayBuffer, DictReplayBuffer):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DictSequenceReplayBuffer if is_dict else SequenceReplayBuffer
         # Seeding concerns a new model; one that is being loaded goes on where it was
@@ -205,7 +206,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         callback: MaybeCallback = None,
         log_interval: int = 1000,
         progress_bar: bool = False,
-        tb_log_name: str = "run",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
     ) -> SelfOfflineToOnline:
         """
@@ -218,7 +219,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :param callback: callback(s) called at every gradient step with state of the algorithm.
         :param log_interval: Number of gradient steps between two outputs of the logger
         :param progress_bar: Display a progress bar using tqdm and rich.
-        :param tb_log_name: the name of the run for TensorBoard logging
+        :param tb_log_name: the name of the run for TensorBoard logging, by default the name of the algorithm
         :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
         :return: the trained model
         :raises ValueError: if there is no dataset, it is unusable or does not fit the model's spaces, or
@@ -243,6 +244,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
                 "pretrain() has no data: pass a Minari dataset, pretrain(dataset, ...), "
                 f"or {type(self).__name__}(..., offline_dataset=...)."
             )
+        tb_log_name = tb_log_name or type(self).__name__
         self._offline_phase(gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
 

@@ -137,6 +137,7 @@ class FlowPolicy(BasePolicy):
         )
         self.net_arch: NetArch = [256, 256] if net_arch is None else net_arch
         self.activation_fn = activation_fn
+        self.action_dim = get_action_dim(action_space)
         self.flow_steps = flow_steps
         self.ode_method = ode_method
         self.ode_options = ode_options
@@ -160,7 +161,7 @@ class FlowPolicy(BasePolicy):
 
         # Its own generator: the samples are the same in every run and leave the global random state alone.
         generator = th.Generator().manual_seed(0)
-        noise = th.randn(N_DETERMINISTIC_SAMPLES, get_action_dim(action_space), generator=generator)
+        noise = th.randn(N_DETERMINISTIC_SAMPLES, self.action_dim, generator=generator)
         self.register_buffer("deterministic_noise", noise)
 
         self._build(lr_schedule)
@@ -251,10 +252,10 @@ class FlowPolicy(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         first_part = next(iter(observation.values())) if isinstance(observation, dict) else observation
-        batch_size, action_dim = len(first_part), self.deterministic_noise.shape[1]
+        batch_size = len(first_part)
         if deterministic:
             return most_typical(self.sample_actions(observation, self.deterministic_noise.expand(batch_size, -1, -1)))
-        return self.sample_actions(observation, th.randn(batch_size, 1, action_dim, device=self.device)).squeeze(1)
+        return self.sample_actions(observation, th.randn(batch_size, 1, self.action_dim, device=self.device)).squeeze(1)
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -262,7 +262,7 @@ class QAM(OfflineToOnlineAlgorithm):
         :param batch_size: Number of samples of the update
         :return: Every random draw of one update
         """
-        action_dim = self.policy.deterministic_noise.shape[1]
+        action_dim = self.policy.action_dim
         return UpdateNoise(
             next_action_x0=th.randn(batch_size, 1, action_dim, device=self.device),
             bc_x0=th.randn(batch_size, action_dim, device=self.device),
