@@ -140,7 +140,7 @@ def build_model(meta: dict[str, Any]) -> RecordedQAM:
         "FlowPolicy",
         env,
         **arguments,
-        buffer_size=1,
+        buffer_size=1000,
         device="cpu",
         policy_kwargs={
             "net_arch": {"vf": list(config["actor_hidden_dims"]), "qf": list(config["value_hidden_dims"])},

@@ -1,10 +1,13 @@
 """Each mistake gets one clear error, and the model stays as it was."""
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
 from sb3_qam.common.offline_to_online import SpacesOnlyEnv
@@ -43,6 +46,7 @@ def dataset_with(observation_space=OBSERVATIONS, action_space=ACTIONS, n=4, **ch
             "needs finite action bounds",
         ),
         (spaces.Box(0.0, 0.0, (2,)), "low < high"),
+        (spaces.Box(-1.0, 1.0, (0,)), "at least one action dimension"),
     ],
 )
 def test_action_spaces_a_flow_cannot_act_in(action_space: spaces.Space, message: str):
@@ -68,12 +72,15 @@ def test_action_spaces_a_flow_cannot_act_in(action_space: spaces.Space, message:
         ("inverse_temperature", float("inf")),
         ("pessimism", -0.5),
         ("max_grad_norm", 0.0),
+        ("train_freq", 0),
+        ("train_freq", 2.5),
+        ("train_freq", (1,)),
         ("offline_fraction", 1.1),
         ("offline_fraction", "half"),
     ],
 )
 def test_arguments_out_of_range(argument: str, value):
-    with pytest.raises(ValueError, match=rf"{argument} must be .* got {value!r}"):
+    with pytest.raises(ValueError, match=rf"{argument} must be .* got {re.escape(repr(value))}"):
         QAM("FlowPolicy", env_with(), **{argument: value})
 
 
@@ -83,6 +90,9 @@ def test_arguments_out_of_range(argument: str, value):
         ({"net_arch": [64, 0]}, "net_arch must be an integer of at least 1, got 0"),
         ({"net_arch": {"vf": [64], "qf": [-3]}}, "net_arch must be an integer of at least 1, got -3"),
         ({"net_arch": {"pi": [64], "qf": [64]}}, r"keys \['pi', 'qf'\], expected 'vf'"),
+        ({"net_arch": 256}, "net_arch must be a list of sizes .* got 256"),
+        ({"net_arch": {"vf": 8, "qf": [8]}}, "net_arch must be a list of sizes .* got 8"),
+        ({"flow_steps": 7}, "pass flow_steps and inverse_temperature to QAM"),
         ({"n_critics": 0}, "n_critics must be an integer of at least 1, got 0"),
         ({"ode_method": "newton"}, "ode_method='newton'.*euler"),
     ],
@@ -122,6 +132,8 @@ def test_spaces_that_differ_change_nothing(of_dataset, of_env, message: str, pen
     dataset = dataset_with(*of_dataset)
     model = QAM("FlowPolicy", env_with(*of_env), batch_size=4)
     before = model.policy.parameters_to_vector()
+    with pytest.raises(ValueError, match=message):
+        QAM("FlowPolicy", env_with(*of_env), offline_dataset=dataset)
     with pytest.raises(ValueError, match=message):
         model.pretrain(dataset, gradient_steps=1)
     assert model.offline_buffer is model.offline_dataset is None
@@ -176,6 +188,48 @@ def test_unknown_datasets_say_what_there_is(pendulum_dataset):
         QAM("FlowPolicy", offline_dataset=3)
 
 
+@pytest.mark.parametrize("dataset_id", ["", "two words-v0", "half/-v0", "/tmp/somewhere"])
+def test_malformed_dataset_ids(dataset_id: str):
+    with pytest.raises(ValueError, match=r"is not a Minari dataset id: expected \(namespace/\)name-v\(version\)"):
+        QAM("FlowPolicy", env_with(), offline_dataset=dataset_id)
+
+
+def test_a_dataset_whose_files_are_gone():
+    dataset = dataset_with()
+    for file in dataset.storage.data_path.glob("*.hdf5"):
+        file.unlink()
+    with pytest.raises(ValueError, match=rf"'{dataset.id}' cannot be opened.*minari delete"):
+        QAM("FlowPolicy", env_with(), offline_dataset=dataset.id)
+
+
+def test_values_beyond_float32_are_not_finite():
+    dataset = dataset_with(rewards=np.array([1.0, 2.0, 1e300, 0.0]))
+    with pytest.raises(ValueError, match=r"episode 0: rewards is not finite .*too large for float32.* first at step 2"):
+        QAM("FlowPolicy", env_with(), offline_dataset=dataset).pretrain(gradient_steps=1)
+
+
+def test_things_that_are_no_environment():
+    with pytest.raises(TypeError, match="Expected a Gymnasium environment or a VecEnv, got int: 5"):
+        QAM("FlowPolicy", 5)
+    with pytest.raises(TypeError, match="got str: 'Pendulum-v1'"):
+        QAM("FlowPolicy", "Pendulum-v1").set_env("Pendulum-v1")
+
+
+def test_another_number_of_environments():
+    model = QAM("FlowPolicy", env_with(), buffer_size=10)
+    with pytest.raises(ValueError, match=r"has 1 environment\(s\) and cannot be given 2.*QAM.load\(path, env=env\)"):
+        model.set_env(DummyVecEnv([env_with, env_with]))
+    with pytest.raises(ValueError, match=r"\(1, 'episode'\) needs a single environment, got 2"):
+        QAM("FlowPolicy", DummyVecEnv([env_with, env_with]), train_freq=(1, "episode"))
+
+
+def test_pretraining_that_may_not_touch_the_data(pendulum_dataset):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_fraction=0.0)
+    with pytest.raises(ValueError, match="offline_fraction=0 takes none of it"):
+        model.pretrain(gradient_steps=1)
+    assert model.offline_buffer is None
+
+
 def test_nested_dict_observations_are_refused():
     space = spaces.Dict({"a": spaces.Dict({"b": OBSERVATIONS})})
     with pytest.raises(ValueError, match="nested observations"):
@@ -218,4 +272,6 @@ def test_sb3_own_check_of_the_policy_stays():
         QAM("MlpPolicy", env_with(dict_space(a=OBSERVATIONS)))
     with pytest.raises(ValueError, match="Policy LstmPolicy unknown"):
         QAM("LstmPolicy", env_with())
+    with pytest.raises(ValueError, match="MultiInputPolicy is for Dict observations"):
+        QAM("MultiInputPolicy", env_with())
     assert th.is_grad_enabled()

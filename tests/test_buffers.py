@@ -9,7 +9,9 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.her import HerReplayBuffer
 
 from sb3_qam.common.buffers import (
     DictSequenceReplayBuffer,
@@ -17,6 +19,8 @@ from sb3_qam.common.buffers import (
     SequenceReplayBuffer,
     TransitionBatch,
     as_transition_batch,
+    end_trajectories,
+    n_available,
     sample_union,
 )
 from sb3_qam.common.offline_to_online import SpacesOnlyEnv
@@ -61,7 +65,7 @@ def check_sample(batch: TransitionBatch, row: int, transitions: list[dict[str, A
 @given(data=st.data())
 def test_offline_sequences_equal_a_naive_loop(data: st.DataObject):
     lengths = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=6))
-    n_steps = data.draw(st.integers(1, 5))
+    n_steps = data.draw(st.integers(1, min(5, max(lengths))))
     n = sum(lengths)
     terminations = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     buffer = OfflineBuffer(
@@ -88,7 +92,7 @@ def test_offline_sequences_equal_a_naive_loop(data: st.DataObject):
 def test_online_sequences_equal_a_naive_loop(data: st.DataObject):
     n_envs = data.draw(st.integers(1, 3))
     buffer_size = data.draw(st.integers(1, 12)) * n_envs
-    n_steps = data.draw(st.integers(1, 5))
+    n_steps = data.draw(st.integers(1, min(5, buffer_size // n_envs)))
     n_added = data.draw(st.integers(1, 30))
     is_dict = data.draw(st.booleans())
     buffer_class = DictSequenceReplayBuffer if is_dict else SequenceReplayBuffer
@@ -126,7 +130,7 @@ def test_online_sequences_equal_a_naive_loop(data: st.DataObject):
             [{"TimeLimit.truncated": end == "truncated"} for end in ends],
         )
         if reset_follows:
-            buffer.end_trajectories()
+            end_trajectories(buffer)
 
     oldest = max(0, n_added - buffer.buffer_size)
     # What has been overwritten is there no more
@@ -204,6 +208,29 @@ def test_union_is_uniform_over_all_transitions(offline: OfflineBuffer, n_online:
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 1.0])
 def test_offline_fraction_is_exact(offline: OfflineBuffer, fraction: float):
     assert offline_share(offline, online_buffer(10), fraction) == pytest.approx(fraction)
+
+
+def test_hindsight_replay_without_a_finished_episode_counts_as_empty(offline: OfflineBuffer):
+    env = DummyVecEnv([lambda: BitFlippingEnv(n_bits=4, continuous=True)])
+    online = HerReplayBuffer(100, env.observation_space, env.action_space, env, "cpu")
+    obs = env.reset()
+    for _ in range(3):
+        online.add(obs, obs, np.zeros((1, 4)), np.zeros(1), np.zeros(1, bool), [{}])
+        assert n_available(online) == 0
+        batch = sample_union(offline, online, 8, 0.5, GAMMA)
+        assert len(batch.actions) == 8
+    end_trajectories(online)
+    assert n_available(online) == 3
+    assert online.timeouts[2] == 1
+    end_trajectories(online)
+    assert n_available(online) == 3
+
+
+def test_sequences_that_fit_nowhere_are_refused():
+    with pytest.raises(ValueError, match=r"n_steps=4 is longer than every episode of dataset 'test' \(at most 3"):
+        OfflineBuffer(make_episodes([3, 2]), OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_steps=4)
+    with pytest.raises(ValueError, match=r"room for 2 steps of each of 3 environment.*n_steps=4: increase buffer_size"):
+        SequenceReplayBuffer(7, OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_envs=3, n_steps=4)
 
 
 def test_where_one_of_the_two_is_empty_the_other_gives_the_whole_batch(offline: OfflineBuffer):

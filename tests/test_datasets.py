@@ -73,7 +73,7 @@ def test_images_stay_uint8_and_arrive_as_the_environment_gives_them():
 
     env = VecTransposeImage(DummyVecEnv([ImageEnv]))
     assert observation_space == env.observation_space
-    data = read_episodes(dataset, env.observation_space, env.action_space)
+    data = read_episodes(dataset)
     assert data.observations.dtype == np.uint8
     np.testing.assert_array_equal(data.observations[:1], env.reset())
     model = QAM("CnnPolicy", offline_dataset=dataset, batch_size=4, policy_kwargs={"net_arch": [16]})

@@ -55,7 +55,17 @@ def test_tolerances_and_solver_options_reach_torchdiffeq():
     assert coarse.item() == pytest.approx(1.5**2)
 
 
-@pytest.mark.parametrize(("method", "options"), [("eulr", None), ("", None), ("dopri5", {"step_t": "soon"})])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("eulr", None),
+        ("", None),
+        ("dopri5", {"step_t": "soon"}),
+        ("euler", {"nonsense": 1}),
+        ("dopri5", {"rtol": -1.0}),
+        (None, None),
+    ],
+)
 def test_what_torchdiffeq_cannot_use_is_refused_with_the_way_out(method: str, options: dict | None):
     with pytest.raises(ValueError, match=r"ode_method=.*euler"):
         check_ode_method(method, options)

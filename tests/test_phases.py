@@ -6,6 +6,8 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -21,9 +23,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_qam import QAM
+from tests.conftest import record, write_dataset
 
 SMALL = {"batch_size": 16, "flow_steps": 3, "policy_kwargs": {"net_arch": [16, 16]}, "buffer_size": 1000}
 LOGGED = ["bc_loss", "critic_loss", "adjoint_loss", "q_mean", "q_std", "adjoint_norm", "policy_shift", "grad_norm"]
@@ -305,11 +308,49 @@ def test_vec_normalize_applies_to_offline_data_too(pendulum_dataset, n_steps: in
     model.pretrain(gradient_steps=3)
 
 
+@pytest.mark.parametrize("is_dict", [False, True])
+def test_vec_normalize_is_warmed_up_by_the_dataset(pendulum_dataset, is_dict: bool):
+    def make() -> gym.Env:
+        env = gym.make("Pendulum-v1")
+        space = spaces.Dict({"a": env.observation_space})
+        return TransformObservation(env, lambda obs: {"a": obs}, space) if is_dict else env
+
+    dataset = pendulum_dataset
+    if is_dict:
+        episodes = [
+            {"observations": {"a": each.observations}, "actions": each.actions, "rewards": each.rewards}
+            for each in dataset
+        ]
+        dataset = write_dataset(episodes, spaces.Dict({"a": dataset.observation_space}), dataset.action_space)
+    env = VecNormalize(DummyVecEnv([make]), gamma=0.9)
+    model = QAM("FlowPolicy", env, offline_dataset=dataset, **SMALL).pretrain(gradient_steps=2)
+    observations = np.concatenate([each.observations for each in pendulum_dataset])
+    statistics = env.obs_rms["a"] if is_dict else env.obs_rms
+    np.testing.assert_allclose(statistics.mean, observations.mean(axis=0), atol=0.05)
+    np.testing.assert_allclose(statistics.var, observations.var(axis=0), rtol=0.05)
+    returns = []
+    for episode in pendulum_dataset:
+        running = 0.0
+        for reward in episode.rewards:
+            running = 0.9 * running + reward
+            returns.append(running)
+    np.testing.assert_allclose(env.ret_rms.mean, np.mean(returns), rtol=1e-3)
+    np.testing.assert_allclose(env.ret_rms.var, np.var(returns), rtol=1e-3)
+    # once, and not where the statistics are to stay
+    count = statistics.count
+    model.pretrain(gradient_steps=1, reset_num_timesteps=False)
+    assert statistics.count == count
+    frozen = VecNormalize(DummyVecEnv([make]), training=False)
+    QAM("FlowPolicy", frozen, offline_dataset=dataset, **SMALL).pretrain(gradient_steps=1)
+    assert (frozen.obs_rms["a"] if is_dict else frozen.obs_rms).count < 1
+
+
 @pytest.mark.parametrize(
     "kwargs",
     [
         {"train_freq": (1, "episode"), "gradient_steps": -1},
-        {"train_freq": 4, "gradient_steps": 2},
+        {"train_freq": np.int64(4), "gradient_steps": 2, "learning_rate": np.float32(1e-3)},
+        {"train_freq": [2, "step"], "max_grad_norm": float("inf")},
         {"action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))},
         {"n_steps": 3},
         {"inverse_temperature": 0.0},
@@ -329,6 +370,32 @@ def test_hindsight_replay():
     model = QAM("MultiInputPolicy", env, learning_starts=10, replay_buffer_class=HerReplayBuffer, **SMALL)
     model.learn(60)
     assert model._n_updates == 50
+
+
+def test_hindsight_replay_after_an_offline_phase():
+    env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=6)
+    dataset = write_dataset(record(env, 5), env.observation_space, env.action_space)
+    kwargs = {"offline_dataset": dataset, "offline_steps": 5, "replay_buffer_class": HerReplayBuffer, **SMALL}
+    model = QAM("MultiInputPolicy", env, learning_starts=2, **kwargs).learn(9)
+    # a phase in between resets the environment: the episode that was open ends there
+    model.pretrain(gradient_steps=2).learn(9, reset_num_timesteps=False)
+    assert model.replay_buffer.ep_length.max() <= 6
+
+
+def test_any_number_of_environments_after_training_without_one(pendulum_dataset):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, n_steps=2, **SMALL).pretrain(gradient_steps=2)
+    model.set_env(make_vec_env("Pendulum-v1", n_envs=3))
+    model.learn(12)
+    assert model.replay_buffer.size() == 4
+    assert model.replay_buffer.n_envs == 3
+
+
+def test_a_short_offline_phase_is_logged_at_its_end(pendulum_dataset, tmp_path: Path):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.pretrain(gradient_steps=7, log_interval=5)
+    with open(tmp_path / "progress.csv") as file:
+        assert [row["offline/gradient_steps"] for row in csv.DictReader(file)] == ["5", "7"]
 
 
 def test_a_replay_buffer_of_ones_own_with_n_steps_gets_sb3_warning():

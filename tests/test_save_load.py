@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_qam import QAM, FlowPolicy
@@ -65,6 +66,51 @@ def test_a_stored_id_needs_no_dataset_again(tmp_path: Path):
     half.save(tmp_path / "half")
     disturb()
     assert_same(whole, QAM.load(tmp_path / "half").pretrain(reset_num_timesteps=False))
+
+
+def test_a_checkpoint_of_the_offline_phase_goes_on_bit_by_bit_with_its_schedule(pendulum_dataset, tmp_path: Path):
+    def new_model() -> QAM:
+        disturb()
+        kwargs = {"learning_rate": lambda remaining: 1e-2 * remaining, "offline_steps": 10, **SMALL}
+        return QAM("FlowPolicy", make_vec_env("Pendulum-v1"), offline_dataset=pendulum_dataset, **kwargs)
+
+    class SaveAtTheEndOfTheOfflinePhase(BaseCallback):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 10:
+                self.model.save(tmp_path / self.name)
+            return True
+
+    new_model().learn(12, callback=[CheckpointCallback(4, str(tmp_path)), SaveAtTheEndOfTheOfflinePhase("whole")])
+    resumed = QAM.load(tmp_path / "rl_model_4_steps", make_vec_env("Pendulum-v1"), offline_dataset=pendulum_dataset)
+    resumed.learn(12, callback=SaveAtTheEndOfTheOfflinePhase("resumed"), reset_num_timesteps=False)
+    assert_same(QAM.load(tmp_path / "whole"), QAM.load(tmp_path / "resumed"))
+
+
+def test_a_loaded_model_that_is_saved_again_keeps_its_random_state(pendulum_dataset, tmp_path: Path):
+    def go_on(name: str) -> QAM:
+        return QAM.load(tmp_path / name).pretrain(pendulum_dataset, gradient_steps=5)
+
+    QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL).pretrain(gradient_steps=3).save(tmp_path / "first")
+    loaded = QAM.load(tmp_path / "first")
+    disturb()
+    loaded.save(tmp_path / "second")
+    expected = go_on("first")
+    assert_same(expected, go_on("second"))
+    disturb()
+    assert_same(expected, loaded.pretrain(pendulum_dataset, gradient_steps=5))
+
+
+def test_policy_kwargs_are_compared_as_the_user_gave_them(tmp_path: Path):
+    model = QAM("FlowPolicy", "Pendulum-v1", **SMALL)
+    assert model.policy_kwargs == SMALL["policy_kwargs"]
+    model.save(tmp_path / "model")
+    QAM.load(tmp_path / "model", policy_kwargs={"net_arch": [16, 16]})
+    with pytest.raises(ValueError, match="do not equal the stored policy kwargs"):
+        QAM.load(tmp_path / "model", policy_kwargs={"net_arch": [8]})
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])

@@ -1,5 +1,6 @@
 """Experience: the read-only offline data, online replay of h-step sequences, and batches of their union."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_qam.datasets.episodes import Episodes, Observations
 
@@ -130,7 +132,12 @@ class OfflineBuffer(BaseBuffer):
         n_steps: int = 1,
         gamma: float = 0.99,
     ) -> None:
-        n_transitions = len(episodes.rewards)
+        n_transitions, longest = len(episodes.rewards), int(episodes.lengths.max())
+        if n_steps > longest:
+            raise ValueError(
+                f"n_steps={n_steps} is longer than every episode of dataset '{episodes.name}' (at most {longest}): "
+                "there is nothing to train on. Reduce n_steps."
+            )
         super().__init__(n_transitions, observation_space, action_space, device)
         self.pos, self.full = n_transitions, True
         self.n_steps = n_steps
@@ -178,17 +185,13 @@ class SequenceReplayBuffer(ReplayBuffer):
         if kwargs.get("optimize_memory_usage"):
             raise ValueError(f"{type(self).__name__} does not support optimize_memory_usage=True, leave it False.")
         super().__init__(*args, **kwargs)
+        if self.buffer_size < n_steps:
+            raise ValueError(
+                f"A replay buffer with room for {self.buffer_size} steps of each of {self.n_envs} environment(s) "
+                f"holds no sequence of n_steps={n_steps}: increase buffer_size."
+            )
         self.n_steps = n_steps
         self.gamma = gamma
-
-    def end_trajectories(self) -> None:
-        """
-        End the trajectories being recorded, as a truncation does: the environments are about to be reset.
-        """
-        if self.size() > 0:
-            last_written = self.pos - 1
-            self.timeouts[last_written] = np.logical_or(self.timeouts[last_written], self.dones[last_written] == 0)
-            self.dones[last_written] = 1
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
         env_inds = np.random.randint(0, self.n_envs, size=len(batch_inds))
@@ -216,6 +219,33 @@ class DictSequenceReplayBuffer(SequenceReplayBuffer, DictReplayBuffer):  # type:
     """
     :class:`SequenceReplayBuffer` for Dict observations.
     """
+
+
+def end_trajectories(buffer: ReplayBuffer | None) -> None:
+    """
+    End the trajectories being recorded, as a truncation does, where a buffer looks at more than single transitions.
+
+    :param buffer: A replay buffer whose environments are about to be reset
+    """
+    if isinstance(buffer, SequenceReplayBuffer) and buffer.size() > 0:
+        last_written = buffer.pos - 1
+        buffer.timeouts[last_written] = np.logical_or(buffer.timeouts[last_written], buffer.dones[last_written] == 0)
+        buffer.dones[last_written] = 1
+    elif isinstance(buffer, HerReplayBuffer):
+        with warnings.catch_warnings():
+            # It explains an option of load_replay_buffer()
+            warnings.simplefilter("ignore")
+            buffer.truncate_last_trajectory()
+
+
+def n_available(buffer: ReplayBuffer) -> int:
+    """
+    :param buffer: A replay buffer
+    :return: Number of transitions that can be sampled; hindsight replay samples finished episodes only
+    """
+    if isinstance(buffer, HerReplayBuffer):
+        return int((buffer.ep_length > 0).sum())
+    return buffer.size() * buffer.n_envs
 
 
 def as_transition_batch(
@@ -284,16 +314,16 @@ def sample_union(
     :raises ValueError: if there is no data at all
     """
     n_offline_data = 0 if offline is None or offline_fraction == 0 else offline.size()
-    n_online_data = online.size() * online.n_envs
-    if n_offline_data + n_online_data == 0:
+    n_online_data = n_available(online)
+    if n_offline_data + online.size() == 0:
         raise ValueError(
             "There is no data to train on: pass offline_dataset=... or call pretrain(dataset), "
             "or let learn() collect experience first."
         )
-    if n_online_data == 0:
-        n_offline = batch_size
-    elif n_offline_data == 0:
+    if n_offline_data == 0:
         n_offline = 0
+    elif n_online_data == 0:
+        n_offline = batch_size
     elif offline_fraction is None:
         # The number of offline samples among batch_size independent uniform draws from the union
         n_offline = np.random.binomial(batch_size, n_offline_data / (n_offline_data + n_online_data))

@@ -47,6 +47,8 @@ def check_action_space(action_space: spaces.Space) -> None:
             f"QAM needs a continuous action space (gymnasium.spaces.Box), got {action_space}. "
             "For discrete actions use an algorithm such as DQN or PPO."
         )
+    if np.prod(action_space.shape) == 0:
+        raise ValueError(f"QAM needs at least one action dimension, got {action_space}.")
     if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
         raise ValueError(
             f"QAM needs finite action bounds, got {action_space}. "

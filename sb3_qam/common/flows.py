@@ -3,11 +3,13 @@
 x0 is noise, N(0, I), at flow time t = 0; x1 is an action at t = 1. Noise is always an argument.
 """
 
+import warnings
 from typing import Any
 
 import torch as th
 from torchdiffeq import odeint
 
+from sb3_qam.common.checks import check_in_range
 from sb3_qam.common.networks import Velocity
 
 # torchdiffeq's own tolerances (1e-7, 1e-9) are below what float32 can resolve.
@@ -73,7 +75,14 @@ def check_ode_method(method: str, options: dict[str, Any] | None) -> None:
     :raises ValueError: naming the method and torchdiffeq's own complaint
     """
     try:
-        integrate_flow(lambda x, t: -x, th.ones(1, 1), flow_steps=4, method=method, options=options)
+        if not isinstance(method, str):
+            raise TypeError("the method is a name")
+        for name in DEFAULT_TOLERANCES:
+            check_in_range(name, (options or {}).get(name, 1.0), 0, low_excluded=True)
+        with warnings.catch_warnings():
+            # Of an option that it does not know torchdiffeq only warns
+            warnings.simplefilter("error")
+            integrate_flow(lambda x, t: -x, th.ones(1, 1), flow_steps=4, method=method, options=options)
     except Exception as error:
         # torchdiffeq raises anything from ValueError to AssertionError here, depending on the solver
         raise ValueError(

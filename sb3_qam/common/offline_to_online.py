@@ -15,7 +15,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_qam.common.buffers import (
@@ -23,13 +24,18 @@ from sb3_qam.common.buffers import (
     OfflineBuffer,
     SequenceReplayBuffer,
     TransitionBatch,
+    end_trajectories,
     sample_union,
 )
 from sb3_qam.common.callbacks import with_offline_progress_bar
 from sb3_qam.common.checks import check_action_space, check_in_range, check_positive_int
+from sb3_qam.common.normalization import warm_up
 from sb3_qam.common.random_state import get_random_state, set_random_state
 from sb3_qam.common.update_monitor import UpdateMonitor
-from sb3_qam.datasets.minari import open_dataset, read_episodes, training_spaces
+from sb3_qam.datasets.minari import check_dataset_spaces, open_dataset, read_episodes, training_spaces
+
+# Gradient steps between two outputs of the logger
+OFFLINE_LOG_INTERVAL = 1000
 
 SelfOfflineToOnline = TypeVar("SelfOfflineToOnline", bound="OfflineToOnlineAlgorithm")
 
@@ -101,6 +107,8 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         # Here, because SB3 asserts what we want to explain
+        if not hasattr(env, "action_space"):
+            raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
         check_action_space(env.action_space)
         return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
@@ -117,6 +125,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         check_in_range("tau", self.tau, 0, 1)
         if not callable(self.learning_rate):
             check_in_range("learning_rate", self.learning_rate, 0, low_excluded=True)
+            self.learning_rate = float(self.learning_rate)
         if self.offline_fraction is not None:
             check_in_range("offline_fraction", self.offline_fraction, 0, 1)
 
@@ -137,6 +146,49 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         self.n_steps, self._random_state = n_steps, random_state
         self._monitor = UpdateMonitor.for_device(self.device)
 
+    def _convert_train_freq(self) -> None:
+        if not isinstance(self.train_freq, TrainFreq):
+            is_pair = isinstance(self.train_freq, (tuple, list)) and len(self.train_freq) == 2
+            frequency, unit = self.train_freq if is_pair else (self.train_freq, "step")  # type: ignore[misc]
+            check_positive_int("train_freq", frequency)
+            self.train_freq = (int(frequency), unit)  # type: ignore[arg-type]
+        super()._convert_train_freq()
+        assert isinstance(self.train_freq, TrainFreq)  # for mypy
+        if self.train_freq.unit == TrainFrequencyUnit.EPISODE and self.n_envs > 1:
+            raise ValueError(
+                f"train_freq=({self.train_freq.frequency}, 'episode') needs a single environment, got {self.n_envs}: "
+                "give it in steps."
+            )
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Checks the validity of the environment, and if it is coherent, set it as the current environment.
+
+        :param env: The environment for learning a policy. A model that has had none takes any number of them
+        :param force_reset: Force call to ``reset()`` before training to avoid unexpected behavior.
+        :raises ValueError: if the spaces differ from the model's, or the number of environments from that of the
+            replay buffer
+        """
+        env = self._wrap_env(env, self.verbose)
+        if env.num_envs != self.n_envs:
+            if self.env is not None or self.replay_buffer is None or self.replay_buffer.size() > 0:
+                raise ValueError(
+                    f"The model has {self.n_envs} environment(s) and cannot be given {env.num_envs}: "
+                    f"save it and use {type(self).__name__}.load(path, env=env)."
+                )
+            check_for_correct_spaces(env, self.observation_space, self.action_space)
+            self.n_envs = env.num_envs
+            self.replay_buffer = type(self.replay_buffer)(
+                self.buffer_size,
+                self.observation_space,
+                self.action_space,
+                device=self.device,
+                n_envs=self.n_envs,
+                optimize_memory_usage=self.optimize_memory_usage,
+                **self.replay_buffer_kwargs,
+            )
+        super().set_env(env, force_reset)
+
     def _take_spaces_from_dataset(self) -> None:
         if self.offline_dataset is None:
             raise ValueError(
@@ -152,13 +204,21 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
 
     # ------------------------------------------------------------------ data
 
+    def _check_offline_dataset(self) -> None:
+        """
+        Refuse a dataset that cannot be used at once and not when training begins.
+        """
+        if self.offline_dataset is not None:
+            check_dataset_spaces(open_dataset(self.offline_dataset), self.observation_space, self.action_space)
+
     def _load_offline_data(self, dataset: str | MinariDataset) -> None:
         """
         Read a dataset into the offline buffer; where it is refused, the model stays as it was.
         """
         opened = open_dataset(dataset)
+        check_dataset_spaces(opened, self.observation_space, self.action_space)
         offline_buffer = OfflineBuffer(
-            read_episodes(opened, self.observation_space, self.action_space),  # type: ignore[arg-type]
+            read_episodes(opened),
             self.observation_space,
             self.action_space,  # type: ignore[arg-type]
             device=self.device,
@@ -204,7 +264,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         dataset: str | MinariDataset | None = None,
         gradient_steps: int | None = None,
         callback: MaybeCallback = None,
-        log_interval: int = 1000,
+        log_interval: int = OFFLINE_LOG_INTERVAL,
         progress_bar: bool = False,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
@@ -217,7 +277,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :param dataset: As ``offline_dataset`` of the constructor, which it replaces; needed if there was none
         :param gradient_steps: Number of updates; by default what is left of ``offline_steps``
         :param callback: callback(s) called at every gradient step with state of the algorithm.
-        :param log_interval: Number of gradient steps between two outputs of the logger
+        :param log_interval: Number of gradient steps between two outputs of the logger; one more is at the end
         :param progress_bar: Display a progress bar using tqdm and rich.
         :param tb_log_name: the name of the run for TensorBoard logging, by default the name of the algorithm
         :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
@@ -227,6 +287,11 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :raises FileNotFoundError: if the dataset is not in the local Minari cache
         :raises FloatingPointError: if a loss is no longer finite
         """
+        if self.offline_fraction == 0:
+            raise ValueError(
+                "pretrain() draws from offline data, but offline_fraction=0 takes none of it: "
+                "set offline_fraction to None (uniform draws from all data) or to more than 0."
+            )
         if gradient_steps is None:
             gradient_steps = self.offline_steps - self._n_offline_steps_done
             if gradient_steps <= 0:
@@ -277,6 +342,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
             raise ValueError(
                 "learn() needs an environment: call set_env(env) first, or pretrain() to train on offline data alone."
             )
+        check_in_range("total_timesteps", total_timesteps, 0)
         offline_steps_left = self.offline_steps - self._n_offline_steps_done
         self._require_offline_data()
         if offline_steps_left > 0:
@@ -286,7 +352,13 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
                     "and an offline_fraction that is not 0."
                 )
             goes_on = self._offline_phase(
-                offline_steps_left, total_timesteps, callback, 1000, tb_log_name, reset_num_timesteps, progress_bar
+                offline_steps_left,
+                total_timesteps,
+                callback,
+                OFFLINE_LOG_INTERVAL,
+                tb_log_name,
+                reset_num_timesteps,
+                progress_bar,
             )
             if not goes_on:
                 return self
@@ -337,7 +409,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
                 callback.update_locals(locals())
                 goes_on = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-                if self.num_timesteps % log_interval == 0:
+                if self.num_timesteps % log_interval == 0 or self.num_timesteps == total_timesteps:
                     self._dump_offline_logs()
 
             callback.on_training_end()
@@ -370,10 +442,14 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        resets_env = reset_num_timesteps or self._last_obs is None
-        if resets_env and isinstance(self.replay_buffer, SequenceReplayBuffer):
-            self.replay_buffer.end_trajectories()
+        if reset_num_timesteps or self._last_obs is None:
+            # The environments are about to be reset
+            end_trajectories(self.replay_buffer)
+        if self.offline_buffer is not None and self._vec_normalize_env is not None:
+            warm_up(self._vec_normalize_env, self.offline_buffer)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        # A checkpoint is written before SB3 moves the schedules on
+        self._update_current_progress_remaining(self.num_timesteps, max(self._total_timesteps, 1))
         # Unless the model was loaded with another seed, it goes on with the random numbers of the run that was saved
         if self._random_state is not None and self._random_state["seed"] == self.seed:
             set_random_state(self._random_state, self.action_space, self.device)
@@ -424,11 +500,13 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :param exclude: name of parameters that should be excluded in addition to the default ones
         :param include: name of parameters that might be excluded but should be included anyway
         """
-        self._random_state = {"seed": self.seed, **get_random_state(self.action_space, self.device)}
+        pending = self._random_state
+        if pending is None:
+            self._random_state = {"seed": self.seed, **get_random_state(self.action_space, self.device)}
         try:
             super().save(path, exclude, include)
         finally:
-            self._random_state = None
+            self._random_state = pending
 
     def _excluded_save_params(self) -> list[str]:
         excluded = [*super()._excluded_save_params(), "offline_buffer", "_monitor"]

@@ -7,6 +7,7 @@ import minari
 import numpy as np
 from gymnasium import spaces
 from minari import MinariDataset
+from minari.dataset.minari_dataset import DATASET_ID_RE
 from stable_baselines3.common.preprocessing import (
     check_for_nested_spaces,
     get_action_dim,
@@ -46,8 +47,18 @@ def open_dataset(dataset: str | MinariDataset) -> MinariDataset:
 
 
 def _open_local(dataset_id: str) -> MinariDataset:
+    if DATASET_ID_RE.fullmatch(dataset_id) is None:
+        raise ValueError(
+            f"'{dataset_id}' is not a Minari dataset id: expected (namespace/)name-v(version), "
+            "such as 'D4RL/pointmaze/umaze-v2'."
+        )
     try:
         return minari.load_dataset(dataset_id)
+    except ValueError as error:
+        raise ValueError(
+            f"Dataset '{dataset_id}' cannot be opened: {error}. Remove it with `minari delete {dataset_id}`, "
+            "then download or collect it again."
+        ) from error
     except FileNotFoundError as error:
         known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
         raise FileNotFoundError(
@@ -86,9 +97,19 @@ def _channels_first(space: spaces.Space) -> spaces.Space:
     return VecTransposeImage.transpose_space(space) if _is_channels_last(space) else space  # type: ignore[arg-type]
 
 
-def read_episodes(
-    dataset: MinariDataset, observation_space: spaces.Space | None = None, action_space: spaces.Box | None = None
-) -> Episodes:
+def check_dataset_spaces(dataset: MinariDataset, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    :param dataset: The dataset
+    :param observation_space: Observation space of the environment or model
+    :param action_space: Action space of the environment or model
+    :raises ValueError: if those of the dataset differ
+    """
+    own_observation_space, own_action_space = training_spaces(dataset)
+    check_same_space("observation", own_observation_space, observation_space, dataset.id)
+    check_same_space("action", own_action_space, action_space, dataset.id)
+
+
+def read_episodes(dataset: MinariDataset) -> Episodes:
     """
     Read a whole dataset into memory and check it on the way.
 
@@ -96,18 +117,11 @@ def read_episodes(
     action space, which no policy can take, are clipped with a warning.
 
     :param dataset: The dataset
-    :param observation_space: Observation space of the environment, where there is one
-    :param action_space: Action space of the environment, where there is one
     :return: All episodes, end to end
-    :raises ValueError: if the spaces do not fit the environment's, the data is not finite, or an episode has not as
+    :raises ValueError: if QAM does not support the spaces, the data is not finite in float32, or an episode has not as
         many values as its length asks for; the dataset, the episode and the key are named
     """
     own_observation_space, own_action_space = training_spaces(dataset)
-    if observation_space is not None:
-        check_same_space("observation", own_observation_space, observation_space, dataset.id)
-    if action_space is not None:
-        check_same_space("action", own_action_space, action_space, dataset.id)
-
     n_transitions, n_episodes = dataset.total_steps, dataset.total_episodes
     n_observations = n_transitions + n_episodes
     observations = _allocate(own_observation_space, n_observations)
@@ -160,15 +174,17 @@ def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, whe
     n_rows = rows.stop - rows.start
     if len(values) != n_rows:
         raise ValueError(f"{where} holds {len(values)} values, expected {n_rows}. Record the episode again.")
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        bad = ~np.isfinite(values).reshape(n_rows, -1).all(axis=1)
-        raise ValueError(
-            f"{where} is not finite (NaN or infinite) at {bad.sum()} of {n_rows} steps, first at step {bad.argmax()}. "
-            "Repair the data or leave the episode out with dataset.filter_episodes(...)."
-        )
     if space is not None and _is_channels_last(space):
         values = VecTransposeImage.transpose_image(values)
-    target[rows] = values.reshape(n_rows, *target.shape[1:])
+    with np.errstate(over="ignore"):
+        target[rows] = values.reshape(n_rows, *target.shape[1:])
+    if np.issubdtype(target.dtype, np.floating) and not np.isfinite(target[rows]).all():
+        bad = ~np.isfinite(target[rows]).reshape(n_rows, -1).all(axis=1)
+        raise ValueError(
+            f"{where} is not finite (NaN, infinite, or too large for float32) at {bad.sum()} of {n_rows} steps, "
+            f"first at step {bad.argmax()}. "
+            "Repair the data or leave the episode out with dataset.filter_episodes(...)."
+        )
 
 
 def _scaled(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:

@@ -45,6 +45,9 @@ def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
         flow_arch, critic_arch = net_arch["vf"], net_arch["qf"]
     else:
         flow_arch = critic_arch = net_arch
+    for sizes in (flow_arch, critic_arch):
+        if not isinstance(sizes, (list, tuple)):
+            raise ValueError(f"net_arch must be a list of sizes such as [256, 256], or a dict of two, got {sizes!r}.")
     for width in [*flow_arch, *critic_arch]:
         check_positive_int("net_arch", width)
     return flow_arch, critic_arch
@@ -303,6 +306,10 @@ class MultiInputPolicy(FlowPolicy):
         features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(observation_space, spaces.Dict):
+            raise ValueError(
+                f"MultiInputPolicy is for Dict observations, use FlowPolicy or CnnPolicy for {observation_space}."
+            )
         super().__init__(
             observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
         )

@@ -1,5 +1,6 @@
 """Q-learning with Adjoint Matching: the algorithm, in reading order."""
 
+import math
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch as th
@@ -83,10 +84,10 @@ class QAM(OfflineToOnlineAlgorithm):
     :param n_steps: Number of steps of the returns (1 by default). Samples whose steps would cross the end of a
         trajectory have no weight. A ``replay_buffer_class`` of one's own gives the returns it gives
     :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
-        scale of the returns. At 0 the policy is the behaviour policy: a clone of the data
+        scale of the returns. At 0, here or at loading, the policy is the behaviour policy: a clone of the data
     :param flow_steps: Number of steps N from noise to action
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
-    :param max_grad_norm: The maximum norm of the gradient of all networks together
+    :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
     :param offline_dataset: Id of a local Minari dataset, or a ``minari.MinariDataset``. With ``env=None`` the model
         takes its spaces from it. An id is stored with the model; an object has to be given again to ``load()``
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
@@ -183,18 +184,29 @@ class QAM(OfflineToOnlineAlgorithm):
 
         if _init_setup_model:
             self._setup_model()
+            self._check_offline_dataset()
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
         check_positive_int("flow_steps", self.flow_steps)
         check_in_range("inverse_temperature", self.inverse_temperature, 0)
         check_in_range("pessimism", self.pessimism, 0)
-        check_in_range("max_grad_norm", self.max_grad_norm, 0, low_excluded=True)
+        if self.max_grad_norm != math.inf:
+            check_in_range("max_grad_norm", self.max_grad_norm, 0, low_excluded=True)
 
     def _setup_model(self) -> None:
         # Arguments of the algorithm that the policy needs to act on its own
-        self.policy_kwargs.update({"flow_steps": self.flow_steps, "act_with_behavior": self.inverse_temperature == 0})
+        acting = {"flow_steps": self.flow_steps, "act_with_behavior": self.inverse_temperature == 0}
+        policy_kwargs = self.policy_kwargs
+        if acting.keys() & policy_kwargs.keys():
+            raise ValueError(
+                f"policy_kwargs={policy_kwargs} sets what QAM sets itself ({', '.join(acting)}): "
+                "pass flow_steps and inverse_temperature to QAM."
+            )
+        self.policy_kwargs = {**policy_kwargs, **acting}
         super()._setup_model()
+        # The user's own again, as load(policy_kwargs=...) compares them
+        self.policy_kwargs = policy_kwargs
         self._create_aliases()
         # Running mean and running var of batch normalisation
         self.batch_norm_stats, self.batch_norm_stats_target = [], []

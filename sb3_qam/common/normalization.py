@@ -1,0 +1,49 @@
+"""VecNormalize together with offline data."""
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_qam.common.buffers import OfflineBuffer
+
+
+def warm_up(vec_normalize: VecNormalize, offline: OfflineBuffer) -> None:
+    """
+    Add the statistics of the offline data to those of a ``VecNormalize`` that has seen less than they hold.
+
+    An environment that has just been made has seen one observation: normalised by that, the offline data would be
+    clipped almost everywhere, and the policy would meet other inputs online than it was trained on.
+
+    :param vec_normalize: Gets the statistics, unless its ``training`` is False
+    :param offline: The data
+    """
+    if not vec_normalize.training:
+        return
+    if vec_normalize.norm_obs:
+        if isinstance(offline.observations, dict):
+            pairs = [
+                (vec_normalize.obs_rms[key], offline.observations[key]) for key in vec_normalize.norm_obs_keys or ()
+            ]
+        else:
+            pairs = [(vec_normalize.obs_rms, offline.observations)]  # type: ignore[list-item]
+        for statistics, observations in pairs:
+            if statistics.count < offline.size():
+                statistics.update(observations)
+    if vec_normalize.norm_reward and vec_normalize.ret_rms.count < offline.size():
+        vec_normalize.ret_rms.update(running_returns(offline, vec_normalize.gamma))
+
+
+def running_returns(offline: OfflineBuffer, gamma: float) -> np.ndarray:
+    """
+    What ``VecNormalize`` scales rewards by: the discounted sum of the rewards so far in each episode.
+
+    :param offline: The data
+    :param gamma: The discount factor of ``VecNormalize``
+    :return: shape (n_transitions,)
+    """
+    returns = offline.rewards.astype(np.float64)
+    last = np.unique(offline.last_of_trajectory)
+    first = np.concatenate([[0], last[:-1] + 1])
+    for step in range(1, int((last - first).max()) + 1):
+        rows = (first + step)[first + step <= last]
+        returns[rows] += gamma * returns[rows - 1]
+    return returns
