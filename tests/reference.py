@@ -22,7 +22,7 @@ from torch import nn
 
 from sb3_qam import QAM
 from sb3_qam.common.buffers import TransitionBatch
-from sb3_qam.common.offline_to_online import SpacesOnlyEnv
+from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.qam.qam import UpdateNoise
 
 TOLERANCE = 5e-5

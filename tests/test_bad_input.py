@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
-from sb3_qam.common.offline_to_online import SpacesOnlyEnv
+from sb3_qam.common.envs import SpacesOnlyEnv
 from tests.conftest import write_dataset
 
 OBSERVATIONS = spaces.Box(-10.0, 10.0, (3,))

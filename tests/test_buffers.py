@@ -23,7 +23,7 @@ from sb3_qam.common.buffers import (
     n_available,
     sample_union,
 )
-from sb3_qam.common.offline_to_online import SpacesOnlyEnv
+from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.datasets.episodes import Episodes
 
 OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, (2,))

@@ -7,8 +7,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
+from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.networks import CriticEnsemble, VelocityField
-from sb3_qam.common.offline_to_online import SpacesOnlyEnv
 from sb3_qam.qam.policies import most_typical
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,))

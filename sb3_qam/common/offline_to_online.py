@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from minari import MinariDataset
@@ -29,6 +28,7 @@ from sb3_qam.common.buffers import (
 )
 from sb3_qam.common.callbacks import with_offline_progress_bar
 from sb3_qam.common.checks import check_action_space, check_in_range, check_positive_int
+from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.normalization import warm_up
 from sb3_qam.common.random_state import get_random_state, set_random_state
 from sb3_qam.common.update_monitor import UpdateMonitor
@@ -38,23 +38,6 @@ from sb3_qam.datasets.minari import check_dataset_spaces, open_dataset, read_epi
 OFFLINE_LOG_INTERVAL = 1000
 
 SelfOfflineToOnline = TypeVar("SelfOfflineToOnline", bound="OfflineToOnlineAlgorithm")
-
-
-class SpacesOnlyEnv(gym.Env):
-    """
-    Stands in for the environment while a model without one pretrains, because SB3's callbacks ask for it.
-
-    :param observation_space: Observation space
-    :param action_space: Action space
-    """
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
 
 
 class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
