@@ -25,6 +25,8 @@ from sb3_qam.common.buffers import (
 )
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.datasets.episodes import Episodes
+from sb3_qam.datasets.minari import read_episodes
+from tests.conftest import record, write_dataset
 
 OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, (2,))
 ACTION_SPACE = spaces.Box(-1.0, 1.0, (1,))
@@ -224,6 +226,21 @@ def test_hindsight_replay_without_a_finished_episode_counts_as_empty(offline: Of
     assert online.timeouts[2] == 1
     end_trajectories(online)
     assert n_available(online) == 3
+
+
+def test_hindsight_replay_is_never_asked_for_a_single_sample():
+    """SB3 would relabel none of it, and not every environment can compute the rewards of nothing."""
+    env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=6)
+    dataset = write_dataset(record(env, 5), env.observation_space, env.action_space)
+    offline = OfflineBuffer(read_episodes(dataset), env.observation_space, env.action_space, "cpu")
+    vec_env = DummyVecEnv([lambda: env])
+    online = HerReplayBuffer(100, env.observation_space, env.action_space, vec_env, "cpu")
+    obs = vec_env.reset()
+    for step in range(6):
+        online.add(obs, obs, np.zeros((1, 4)), np.zeros(1), np.array([step == 5]), [{}])
+    for fraction in (None, 0.8):
+        for _ in range(50):
+            assert len(sample_union(offline, online, 5, fraction, GAMMA).actions) == 5
 
 
 def test_sequences_that_fit_nowhere_are_refused():

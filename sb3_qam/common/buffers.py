@@ -330,6 +330,10 @@ def sample_union(
     else:
         n_offline = round(offline_fraction * batch_size)
 
+    if isinstance(online, HerReplayBuffer) and 1 <= n_offline == batch_size - 1:
+        # Hindsight replay divides its samples into real and relabelled ones, and cannot divide a single one
+        n_offline -= 1
+
     parts = []
     if n_offline > 0:
         assert offline is not None  # for mypy
