@@ -5,8 +5,9 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
@@ -223,11 +224,13 @@ def test_another_number_of_environments():
         QAM("FlowPolicy", DummyVecEnv([env_with, env_with]), train_freq=(1, "episode"))
 
 
-def test_pretraining_that_may_not_touch_the_data(pendulum_dataset):
-    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_fraction=0.0)
-    with pytest.raises(ValueError, match="offline_fraction=0 takes none of it"):
-        model.pretrain(gradient_steps=1)
-    assert model.offline_buffer is None
+def test_episodic_training_and_hindsight_replay_without_an_environment(pendulum_dataset):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, train_freq=(1, "episode"), buffer_size=10)
+    with pytest.raises(ValueError, match=r"\(1, 'episode'\) needs a single environment, got 2"):
+        model.set_env(make_vec_env("Pendulum-v1", n_envs=2))
+    assert model.n_envs == 1
+    with pytest.raises(ValueError, match="HerReplayBuffer computes rewards with the environment"):
+        QAM("FlowPolicy", offline_dataset=pendulum_dataset, replay_buffer_class=HerReplayBuffer)
 
 
 def test_nested_dict_observations_are_refused():
@@ -274,4 +277,3 @@ def test_sb3_own_check_of_the_policy_stays():
         QAM("LstmPolicy", env_with())
     with pytest.raises(ValueError, match="MultiInputPolicy is for Dict observations"):
         QAM("MultiInputPolicy", env_with())
-    assert th.is_grad_enabled()

@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_qam import QAM
-from sb3_qam.common.networks import VelocityField
+from sb3_qam.common.networks import FeaturesNetwork
 
 NETWORKS = ("behavior_flow", "policy_flow", "critic", "behavior_flow_target", "critic_target")
 
@@ -113,10 +113,13 @@ def test_the_features_extractor_runs_once_per_network_and_observation(pendulum_d
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, batch_size=32, flow_steps=7)
     model.pretrain(gradient_steps=1)
     calls = []
-    original = VelocityField.features
-    monkeypatch.setattr(VelocityField, "features", lambda self, obs: (calls.append(self), original(self, obs))[1])
+    original = FeaturesNetwork.features
+    monkeypatch.setattr(FeaturesNetwork, "features", lambda self, obs: (calls.append(self), original(self, obs))[1])
     model.train(gradient_steps=1, batch_size=32)
     policy = model.policy
     # the policy flow also makes the next actions, from the next observations
     assert calls.count(policy.behavior_flow) == calls.count(policy.behavior_flow_target) == 1
     assert calls.count(policy.policy_flow) == 2
+    # the target critics value next actions at the next observations, and give the adjoint at these
+    assert calls.count(policy.critic) == 1
+    assert calls.count(policy.critic_target) == 2

@@ -257,7 +257,7 @@ def test_both_phases_write_one_tensorboard_run(pendulum_dataset, tmp_path: Path)
     assert [event.step for event in events.Scalars("train/bc_loss")] == [3, 6, 16, 26]
 
 
-def test_logged_values_are_means_over_the_gradient_steps_of_one_call(pendulum_dataset):
+def test_logged_values_are_means_since_the_last_output(pendulum_dataset):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, seed=0, **SMALL)
     model.pretrain(gradient_steps=1)
     reported = []
@@ -269,6 +269,8 @@ def test_logged_values_are_means_over_the_gradient_steps_of_one_call(pendulum_da
 
     model.__class__ = Keeps
     model.train(gradient_steps=4, batch_size=16)
+    model.train(gradient_steps=1, batch_size=16)
+    model._record_updates()
     assert model.logger.name_to_value["train/critic_loss"] == pytest.approx(np.mean(reported))
 
 
@@ -300,12 +302,12 @@ def test_vec_normalize_applies_to_offline_data_too(pendulum_dataset, n_steps: in
     env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=2))
     model = QAM("FlowPolicy", env, n_steps=n_steps, offline_dataset=pendulum_dataset, learning_starts=0, **SMALL)
     model.learn(40)
-    raw = model.offline_buffer._get_samples(np.arange(10))
-    normalized = model.offline_buffer._get_samples(np.arange(10), env=model.get_vec_normalize_env())
-    np.testing.assert_allclose(
-        normalized.observations, env.normalize_obs(raw.observations.numpy()), rtol=1e-5, atol=1e-5
-    )
     model.pretrain(gradient_steps=3)
+    model.offline_fraction = 1.0
+    offline = model.offline_buffer.observations
+    normalized = {tuple(row) for row in env.normalize_obs(offline).astype(np.float32).round(3)}
+    assert {tuple(row) for row in model._sample_batch(20).observations.numpy().round(3)} <= normalized
+    assert not {tuple(row) for row in offline.round(3)} & normalized
 
 
 @pytest.mark.parametrize("is_dict", [False, True])
@@ -372,6 +374,14 @@ def test_hindsight_replay():
     assert model._n_updates == 50
 
 
+def test_a_model_that_learns_online_without_the_dataset_still_pretrains_on_it(pendulum_dataset):
+    kwargs = {"offline_dataset": pendulum_dataset, "offline_steps": 5, "offline_fraction": 0.0, "learning_starts": 0}
+    model = QAM("FlowPolicy", "Pendulum-v1", **kwargs, **SMALL).learn(10)
+    assert model.num_timesteps == model._n_updates == 15
+    online = {tuple(row) for row in model.replay_buffer.actions[:10, 0]}
+    assert {tuple(row) for row in model._sample_batch(50).actions.numpy()} <= online
+
+
 def test_hindsight_replay_after_an_offline_phase():
     env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=6)
     dataset = write_dataset(record(env, 5), env.observation_space, env.action_space)
@@ -396,6 +406,9 @@ def test_a_short_offline_phase_is_logged_at_its_end(pendulum_dataset, tmp_path: 
     model.pretrain(gradient_steps=7, log_interval=5)
     with open(tmp_path / "progress.csv") as file:
         assert [row["offline/gradient_steps"] for row in csv.DictReader(file)] == ["5", "7"]
+    model.pretrain(gradient_steps=7, log_interval=5, callback=Watch(stop_at=2))
+    with open(tmp_path / "progress.csv") as file:
+        assert [row["offline/gradient_steps"] for row in csv.DictReader(file)] == ["5", "7", "9"]
 
 
 def test_a_replay_buffer_of_ones_own_with_n_steps_gets_sb3_warning():

@@ -45,10 +45,12 @@ def test_the_dataset_is_collected_once(small: Path):
     assert first.total_steps == second.total_steps
 
 
-def test_the_controller_reaches_the_goal_and_the_wanderer_less_often(small: Path):
+def test_the_controller_reaches_the_goal_and_the_wanderer_takes_longer(small: Path):
     dataset = quickstart.load_or_collect()
     to_goal = [episode for number, episode in enumerate(dataset) if number % 2 == 0]
     assert all(episode.terminations[-1] and episode.rewards.sum() == 1 for episode in to_goal)
+    wandering = [episode for number, episode in enumerate(dataset) if number % 2 == 1]
+    assert np.mean([len(episode) for episode in wandering]) > np.mean([len(episode) for episode in to_goal])
     actions = np.concatenate([episode.actions for episode in dataset])
     assert dataset.action_space.contains(actions[0])
     assert np.abs(actions).max() <= 1

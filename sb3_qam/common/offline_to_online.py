@@ -17,6 +17,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.her import HerReplayBuffer
 
 from sb3_qam.common.buffers import (
     DictSequenceReplayBuffer,
@@ -82,6 +83,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         # Outlives a MinariDataset object, which is not saved
         self._offline_dataset_id: str | None = None
         self._n_offline_steps_done = 0
+        self._in_offline_phase = False
         # Set by save() and used up by the first training after load()
         self._random_state: dict[str, Any] | None = None
 
@@ -119,6 +121,8 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         if self.n_steps > 1 and self.replay_buffer_class in (None, ReplayBuffer, DictReplayBuffer):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DictSequenceReplayBuffer if is_dict else SequenceReplayBuffer
+        if self.env is None and issubclass(self.replay_buffer_class or ReplayBuffer, HerReplayBuffer):
+            raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
         # Seeding concerns a new model; one that is being loaded goes on where it was
         n_steps, random_state = self.n_steps, self._random_state
         if self.replay_buffer_class in (SequenceReplayBuffer, DictSequenceReplayBuffer):
@@ -136,10 +140,13 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
             check_positive_int("train_freq", frequency)
             self.train_freq = (int(frequency), unit)  # type: ignore[arg-type]
         super()._convert_train_freq()
+        self._check_episodic_training(self.n_envs)
+
+    def _check_episodic_training(self, n_envs: int) -> None:
         assert isinstance(self.train_freq, TrainFreq)  # for mypy
-        if self.train_freq.unit == TrainFrequencyUnit.EPISODE and self.n_envs > 1:
+        if self.train_freq.unit == TrainFrequencyUnit.EPISODE and n_envs > 1:
             raise ValueError(
-                f"train_freq=({self.train_freq.frequency}, 'episode') needs a single environment, got {self.n_envs}: "
+                f"train_freq=({self.train_freq.frequency}, 'episode') needs a single environment, got {n_envs}: "
                 "give it in steps."
             )
 
@@ -160,6 +167,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
                     f"save it and use {type(self).__name__}.load(path, env=env)."
                 )
             check_for_correct_spaces(env, self.observation_space, self.action_space)
+            self._check_episodic_training(env.num_envs)
             self.n_envs = env.num_envs
             self.replay_buffer = type(self.replay_buffer)(
                 self.buffer_size,
@@ -189,7 +197,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
 
     def _check_offline_dataset(self) -> None:
         """
-        Refuse a dataset that cannot be used at once and not when training begins.
+        Refuse a dataset that cannot be used when the model is made, and not only when training begins.
         """
         if self.offline_dataset is not None:
             check_dataset_spaces(open_dataset(self.offline_dataset), self.observation_space, self.action_space)
@@ -210,11 +218,13 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         )
         self.offline_buffer, self.offline_dataset, self._offline_dataset_id = offline_buffer, dataset, opened.id
 
-    def _require_offline_data(self) -> None:
+    def _require_offline_data(self, for_offline_phase: bool) -> None:
         """
         Make sure that the data the model was made for is there before training begins.
+
+        :param for_offline_phase: Online learning can do without, by ``offline_fraction=0``
         """
-        if self.offline_buffer is not None or self.offline_fraction == 0:
+        if self.offline_buffer is not None or (self.offline_fraction == 0 and not for_offline_phase):
             return
         if self.offline_dataset is not None:
             self._load_offline_data(self.offline_dataset)
@@ -231,11 +241,13 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :return: A batch of the union of offline and online data
         """
         assert self.replay_buffer is not None  # for mypy
+        # A share of nothing concerns online batches: an offline phase has nothing else to learn from
+        uniform = self._in_offline_phase and self.offline_fraction == 0
         return sample_union(
             self.offline_buffer,
             self.replay_buffer,
             batch_size,
-            self.offline_fraction,
+            None if uniform else self.offline_fraction,
             self.gamma,
             env=self._vec_normalize_env,
         )
@@ -270,11 +282,6 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :raises FileNotFoundError: if the dataset is not in the local Minari cache
         :raises FloatingPointError: if a loss is no longer finite
         """
-        if self.offline_fraction == 0:
-            raise ValueError(
-                "pretrain() draws from offline data, but offline_fraction=0 takes none of it: "
-                "set offline_fraction to None (uniform draws from all data) or to more than 0."
-            )
         if gradient_steps is None:
             gradient_steps = self.offline_steps - self._n_offline_steps_done
             if gradient_steps <= 0:
@@ -286,7 +293,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         check_positive_int("log_interval", log_interval)
         if dataset is not None:
             self._load_offline_data(dataset)
-        self._require_offline_data()
+        self._require_offline_data(for_offline_phase=True)
         if self.offline_buffer is None:
             raise ValueError(
                 "pretrain() has no data: pass a Minari dataset, pretrain(dataset, ...), "
@@ -327,12 +334,12 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
             )
         check_in_range("total_timesteps", total_timesteps, 0)
         offline_steps_left = self.offline_steps - self._n_offline_steps_done
-        self._require_offline_data()
+        self._require_offline_data(for_offline_phase=offline_steps_left > 0)
         if offline_steps_left > 0:
             if self.offline_buffer is None:
                 raise ValueError(
                     f"offline_steps={self.offline_steps} needs offline data: pass offline_dataset=..., "
-                    "and an offline_fraction that is not 0."
+                    "or call pretrain(dataset) first."
                 )
             goes_on = self._offline_phase(
                 offline_steps_left,
@@ -372,7 +379,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :param steps_afterwards: Length of the phase that follows, for schedules, which run over both
         :return: Whether training may go on: no callback stopped it
         """
-        with self._placeholder_env_if_none():
+        with self._placeholder_env_if_none(), self._offline_batches():
             callback = with_offline_progress_bar(callback) if progress_bar else callback
             _, callback = self._setup_learn(
                 gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name, progress_bar=False
@@ -392,7 +399,8 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
                 callback.update_locals(locals())
                 goes_on = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-                if self.num_timesteps % log_interval == 0 or self.num_timesteps == total_timesteps:
+                is_last = not goes_on or self.num_timesteps == total_timesteps
+                if is_last or self.num_timesteps % log_interval == 0:
                     self._dump_offline_logs()
 
             callback.on_training_end()
@@ -405,6 +413,14 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :param batch_size: Number of samples of each
         """
         raise NotImplementedError
+
+    @contextmanager
+    def _offline_batches(self) -> Iterator[None]:
+        self._in_offline_phase = True
+        try:
+            yield
+        finally:
+            self._in_offline_phase = False
 
     @contextmanager
     def _placeholder_env_if_none(self) -> Iterator[None]:
@@ -468,6 +484,24 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
 
     # ------------------------------------------------------------------ files
 
+    def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer from a pickle file.
+
+        :param path: Path to the pickled replay buffer.
+        :param truncate_last_traj: When using ``HerReplayBuffer``: whether to assume that the last trajectory in the
+            replay buffer was finished
+        :raises ValueError: if the buffer makes no n-step returns and the model has ``n_steps`` > 1
+        """
+        current = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        if isinstance(self.replay_buffer, SequenceReplayBuffer):
+            # Those of the model, which may have been loaded with others than it was saved with
+            self.replay_buffer.n_steps, self.replay_buffer.gamma = self.n_steps, self.gamma
+        elif isinstance(current, SequenceReplayBuffer) and self.n_steps > 1:
+            loaded, self.replay_buffer = type(self.replay_buffer).__name__, current
+            raise ValueError(f"A {loaded} makes no returns of n_steps={self.n_steps}: load the model with n_steps=1.")
+
     def save(
         self,
         path: str | Path | io.BufferedIOBase,
@@ -476,8 +510,9 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
     ) -> None:
         """
         Save all the attributes of the object and the model parameters in a zip-file, with the state of the random
-        generators: on a CPU, load() and continued training give what uninterrupted training would have given.
-        Datasets and replay buffers are not part of the file.
+        generators: on a CPU, load() and continued training give what uninterrupted training would have given. Online
+        this takes the replay buffer and the environment in the same state too. Datasets and replay buffers are not
+        part of the file.
 
         :param path: path to the file where the rl agent should be saved
         :param exclude: name of parameters that should be excluded in addition to the default ones
@@ -492,5 +527,5 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
             self._random_state = pending
 
     def _excluded_save_params(self) -> list[str]:
-        excluded = [*super()._excluded_save_params(), "offline_buffer", "_monitor"]
+        excluded = [*super()._excluded_save_params(), "offline_buffer", "_monitor", "_in_offline_phase"]
         return excluded if isinstance(self.offline_dataset, str) else [*excluded, "offline_dataset"]

@@ -2,19 +2,19 @@
 
 import torch as th
 
-# On a GPU, reading a value back waits for the device: values are read at most this many updates late.
-GPU_READ_INTERVAL = 100
+# On a GPU, reading a value back waits for the device: non-finite values are found at most this many updates late.
+GPU_CHECK_INTERVAL = 100
 
 
 class UpdateMonitor:
     """
-    Collects the scalars of each update where they are and reads them back only every ``read_interval`` updates.
+    Collects the scalars of each update where they are, and reads them back only for a check or for the logger.
 
-    :param read_interval: Number of updates between two reads: 1 finds a non-finite value in the very update
+    :param check_interval: Number of updates between two checks: 1 finds a non-finite value in the very update
     """
 
-    def __init__(self, read_interval: int) -> None:
-        self.read_interval = read_interval
+    def __init__(self, check_interval: int) -> None:
+        self.check_interval = check_interval
         self._names: list[str] = []
         self._reset()
 
@@ -22,9 +22,9 @@ class UpdateMonitor:
     def for_device(cls, device: th.device) -> "UpdateMonitor":
         """
         :param device: The device of the networks
-        :return: A monitor that reads every update on a CPU and every 100 updates elsewhere
+        :return: A monitor that checks every update on a CPU and every 100 updates elsewhere
         """
-        return cls(1 if device.type == "cpu" else GPU_READ_INTERVAL)
+        return cls(1 if device.type == "cpu" else GPU_CHECK_INTERVAL)
 
     def _reset(self) -> None:
         self._count = 0
@@ -55,7 +55,7 @@ class UpdateMonitor:
         self._n_finite += self._still_finite
         self._count += 1
         self._unchecked += 1
-        if self._unchecked >= self.read_interval:
+        if self._unchecked >= self.check_interval:
             self.check()
 
     def check(self) -> None:
@@ -81,13 +81,6 @@ class UpdateMonitor:
             "Usual causes: rewards or observations of a very large scale (normalise them), "
             "a learning rate or inverse_temperature that is too high."
         )
-
-    @property
-    def is_due(self) -> bool:
-        """
-        :return: Whether there is something to read, and reading it now is not too early
-        """
-        return self._count >= self.read_interval
 
     def read_means(self) -> dict[str, float]:
         """

@@ -265,9 +265,8 @@ class QAM(OfflineToOnlineAlgorithm):
                 },
             )
 
+        # The losses follow in dump_logs(): reading them here would make every update wait for a GPU
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if self._monitor.is_due:
-            self._record_updates()
 
     def _sample_noise(self, batch_size: int) -> UpdateNoise:
         """
