@@ -23,6 +23,7 @@ from torch import nn
 from sb3_qam import QAM
 from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.flows import integrate_flow
 from sb3_qam.qam.qam import UpdateNoise
 
 TOLERANCE = 5e-5
@@ -271,8 +272,6 @@ def compare(path: Path | str) -> dict[str, float]:
 
 @th.no_grad()
 def flow_actions(model: QAM, velocity: Callable[..., th.Tensor], x0: th.Tensor) -> th.Tensor:
-    from sb3_qam.common.flows import integrate_flow
-
     policy = model.policy
     return integrate_flow(velocity, x0, policy.flow_steps, policy.ode_method, policy.ode_options).clamp(-1, 1)
 

@@ -1,6 +1,7 @@
 """Experience: the read-only offline data, online replay of h-step sequences, and batches of their union."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,15 +49,15 @@ def to_tensor(array: np.ndarray, device: th.device | str) -> th.Tensor:
     return th.as_tensor(array, device=device)
 
 
-def observations_to_tensor(observations: Observations, device: th.device | str) -> PyTorchObs:
+def map_observations(function: Callable[..., Any], *observations: Any) -> Any:
     """
-    :param observations: An array, or a dict of arrays
-    :param device: Where to put them
-    :return: The same structure of tensors
+    :param function: Takes one array (or tensor) of each of the observations
+    :param observations: Arrays, or dicts of arrays with the same keys
+    :return: What the function makes of them, in the same structure
     """
-    if isinstance(observations, dict):
-        return {key: to_tensor(array, device) for key, array in observations.items()}
-    return to_tensor(observations, device)
+    if isinstance(observations[0], dict):
+        return {key: function(*(each[key] for each in observations)) for key in observations[0]}
+    return function(*observations)
 
 
 def take_rows(observations: Observations, rows: Any) -> Observations:
@@ -65,9 +66,7 @@ def take_rows(observations: Observations, rows: Any) -> Observations:
     :param rows: Any NumPy index
     :return: The same structure, indexed
     """
-    if isinstance(observations, dict):
-        return {key: array[rows] for key, array in observations.items()}
-    return observations[rows]
+    return map_observations(lambda part: part[rows], observations)
 
 
 def make_batch(
@@ -95,13 +94,17 @@ def make_batch(
     :param env: Normalises observations and rewards with its statistics
     :return: The batch
     """
+
+    def observation_tensors(rows: Observations) -> PyTorchObs:
+        return map_observations(lambda part: to_tensor(part, device), BaseBuffer._normalize_obs(rows, env))
+
     rewards = BaseBuffer._normalize_reward(rewards, env)
     n_steps = rewards.shape[1]
     returns = np.asarray((rewards * gamma ** np.arange(n_steps)).sum(axis=1))
     return TransitionBatch(
-        observations=observations_to_tensor(BaseBuffer._normalize_obs(observations, env), device),
+        observations=observation_tensors(observations),
         actions=to_tensor(actions, device),
-        next_observations=observations_to_tensor(BaseBuffer._normalize_obs(next_observations, env), device),
+        next_observations=observation_tensors(next_observations),
         rewards=to_tensor(returns, device),
         discounts=th.full((len(actions),), gamma**n_steps, device=device),
         masks=to_tensor(np.logical_not(terminations.any(axis=1)).astype(np.float32), device),
@@ -261,15 +264,13 @@ def as_transition_batch(
     rewards = samples.rewards.flatten().float()
     discounts = th.full_like(rewards, gamma) if samples.discounts is None else samples.discounts.flatten().float()
 
-    def without_float64(observations: PyTorchObs) -> PyTorchObs:
-        if isinstance(observations, dict):
-            return {key: part.float() if part.is_floating_point() else part for key, part in observations.items()}
-        return observations.float() if observations.is_floating_point() else observations
+    def without_float64(part: th.Tensor) -> th.Tensor:
+        return part.float() if part.is_floating_point() else part
 
     return TransitionBatch(
-        observations=without_float64(samples.observations),
+        observations=map_observations(without_float64, samples.observations),
         actions=samples.actions.float(),
-        next_observations=without_float64(samples.next_observations),
+        next_observations=map_observations(without_float64, samples.next_observations),
         rewards=rewards,
         discounts=discounts,
         masks=1 - samples.dones.flatten().float(),
@@ -283,13 +284,9 @@ def concatenate_batches(first: TransitionBatch, second: TransitionBatch) -> Tran
     :param second: A batch of the same spaces
     :return: Both, one after the other
     """
-
-    def join(one: Any, other: Any) -> Any:
-        if isinstance(one, dict):
-            return {key: th.cat([one[key], other[key]]) for key in one}
-        return th.cat([one, other])
-
-    return TransitionBatch(*map(join, first, second))
+    return TransitionBatch(
+        *(map_observations(lambda *parts: th.cat(parts), *pair) for pair in zip(first, second, strict=True))
+    )
 
 
 def sample_union(
