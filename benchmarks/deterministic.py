@@ -35,9 +35,8 @@ class HighestValuedPolicy(FlowPolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         assert isinstance(observation, dict)
         batch_size = len(next(iter(observation.values())))
-        samples = self.sample_actions(observation, self.deterministic_noise.expand(batch_size, -1, -1))
-        values = self.critic(self.critic.features(observation).unsqueeze(1), samples).mean(dim=0)
-        return samples[th.arange(batch_size), values.argmax(dim=1)]
+        noise = self.head.fixed_noise(self.deterministic_noise.unsqueeze(1).expand(-1, batch_size, -1))
+        return self.sample_actions(observation, noise)
 
 
 def measure(seed: int) -> list[dict[str, Any]]:

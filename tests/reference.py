@@ -24,6 +24,8 @@ from sb3_qam import QAM
 from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.flows import integrate_flow
+from sb3_qam.qam.action_heads import SamplingNoise
+from sb3_qam.qam.policy_objectives import Adjoint, AdjointMatching, PolicyProblem
 from sb3_qam.qam.qam import UpdateNoise
 
 TOLERANCE = 5e-5
@@ -35,18 +37,18 @@ MODULES = {
     "modules_actor_fast": "policy_flow",
     "modules_critic": "critic",
     "modules_target_critic": "critic_target",
-    "modules_one_step_actor": "one_step_flow",
-    "modules_edit_actor": "edit_policy",
-    "modules_edit_alpha": "edit_temperature",
+    "modules_one_step_actor": "head.one_step_flow",
+    "modules_edit_actor": "head.edit_policy",
+    "modules_edit_alpha": "head.edit_temperature",
 }
 UNUSED_MODULES = {"modules_target_actor_fast"}
 # Recorded name -> what train() reports it as, where the two differ
 REPORTED = {
     "flow_loss": "bc_loss",
     "adj_loss": "adjoint_loss",
-    "lam": "kl_lambda",
-    "kl_ema": "kl_average",
 }
+# Recorded name -> attribute of the trust region, both after the update
+DUAL_VARIABLES = {"lam": "kl_lambda", "kl_ema": "kl_average"}
 # Diagnostics that this package defines otherwise or leaves out; fast_loss repeats adj_loss
 NOT_REPORTED = {"fast_loss", "adj_max", "adj_mean", "adj_std", "q_max", "q_min"}
 
@@ -85,15 +87,31 @@ CONSTANTS = {
 }
 
 
+class RecordedMatching(AdjointMatching):
+    """Adjoint matching that keeps its paths and adjoints."""
+
+    def __init__(self, adjoint: Adjoint) -> None:
+        super().__init__(adjoint)
+        self.paths: list[th.Tensor] = []
+        self.adjoints: list[th.Tensor] = []
+
+    def path_and_adjoints(self, problem: PolicyProblem) -> tuple[th.Tensor, th.Tensor]:
+        path, adjoints = super().path_and_adjoints(problem)
+        self.paths.append(path)
+        self.adjoints.append(adjoints)
+        return path, adjoints
+
+
 class RecordedQAM(QAM):
     """QAM on recorded batches and noise, which keeps what its updates make of them."""
 
     def replay(self, batches: list[TransitionBatch], noises: list[UpdateNoise]) -> None:
         self._recorded = iter(zip(batches, noises, strict=True))
-        self.paths: list[th.Tensor] = []
-        self.adjoints: list[th.Tensor] = []
+        assert isinstance(self.policy_objective, AdjointMatching)
+        self.policy_objective = self.matching = RecordedMatching(self.policy_objective.adjoint)
         self.gradients: list[dict[str, th.Tensor]] = []
         self.reported: list[dict[str, th.Tensor]] = []
+        self.dual_variables: list[dict[str, th.Tensor]] = []
         self.set_logger(Logger(folder=None, output_formats=[]))
         self.train(gradient_steps=len(batches), batch_size=self.batch_size)
 
@@ -104,11 +122,9 @@ class RecordedQAM(QAM):
     def _sample_noise(self, batch_size: int) -> UpdateNoise:
         return self._noise
 
-    def _adjoint_path(self, *args: Any) -> tuple[th.Tensor, th.Tensor]:
-        path, adjoints = super()._adjoint_path(*args)
-        self.paths.append(path)
-        self.adjoints.append(adjoints)
-        return path, adjoints
+    def _update(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
+        super()._update(batch, noise)
+        self.dual_variables.append({name: getattr(self.trust_region, ours) for name, ours in DUAL_VARIABLES.items()})
 
     def _clip_gradients(self) -> th.Tensor:
         self.gradients.append(
@@ -153,9 +169,10 @@ def build_model(meta: dict[str, Any]) -> RecordedQAM:
 
 def parameter_for(policy: nn.Module, recorded: str) -> tuple[str, nn.Parameter]:
     """Our name and our parameter for a recorded name such as ``modules_critic/value_net/Dense_0/kernel``."""
-    module_name, *_, layer_name, leaf = ["", *recorded.split("/")][1:]
+    module_name, *layers_between, leaf = recorded.split("/")
+    layer_name = layers_between[-1] if layers_between else None
     name = MODULES[module_name]
-    if layer_name == module_name:  # a lone scalar: modules_edit_alpha/log_value
+    if layer_name is None:  # a lone scalar: modules_edit_alpha/log_value
         name = f"{name}.{leaf}"
     else:
         kind, _, index = layer_name.rpartition("_")
@@ -200,6 +217,16 @@ def recorded_batch(batch: dict[str, np.ndarray], meta: dict[str, Any]) -> Transi
     return TransitionBatch(*map(th.from_numpy, tensors))
 
 
+def recorded_noise(noise: dict[str, np.ndarray]) -> UpdateNoise:
+    """The samples of an action count along the second axis in the file, along the first one here."""
+    tensors = {name: th.from_numpy(array) for name, array in noise.items()}
+    next_noise = [tensors.pop(name).transpose(0, 1) for name in ("next_action_x0", "next_edit_eps") if name in tensors]
+    head_noise = [tensors.pop(name) for name in ("fql_x0", "edit_x0", "edit_eps") if name in tensors]
+    return UpdateNoise(
+        next_action=SamplingNoise(*next_noise), head=SamplingNoise(*head_noise) if head_noise else None, **tensors
+    )
+
+
 def relative_error(ours: np.ndarray, recorded: np.ndarray) -> float:
     """The largest difference relative to the largest recorded magnitude; NaN and a wrong shape are infinitely wrong."""
     if ours.shape != recorded.shape or not np.isfinite(ours).all():
@@ -234,7 +261,7 @@ def compare(path: Path | str) -> dict[str, float]:
     updates = [section(arrays, f"update{update}/") for update in range(n_updates)]
     model.replay(
         [recorded_batch(section(update, "batch/"), meta) for update in updates],
-        [UpdateNoise(**{k: th.from_numpy(v) for k, v in section(update, "noise/").items()}) for update in updates],
+        [recorded_noise(section(update, "noise/")) for update in updates],
     )
 
     errors: dict[str, float] = defaultdict(float)
@@ -244,15 +271,17 @@ def compare(path: Path | str) -> dict[str, float]:
 
     for number, update in enumerate(updates):
         # x_N, where the adjoint starts, is not recorded
-        note("xs", model.paths[number][:-1].numpy(), update["xs"])
-        note("adjoints", model.adjoints[number].numpy(), update["adjoints"])
+        note("xs", model.matching.paths[number][:-1].numpy(), update["xs"])
+        note("adjoints", model.matching.adjoints[number].numpy(), update["adjoints"])
         reported = {name: value.numpy() for name, value in model.reported[number].items()}
         scalars = {name.rsplit("/", 1)[-1]: value for name, value in section(update, "info/").items()}
-        scalars |= {name: update[name] for name in ("lam", "kl_ema") if name in update}
         for name, value in scalars.items():
             if name not in NOT_REPORTED:
                 ours = REPORTED.get(name, name)
                 note(ours, reported[ours], value)
+        for name, dual_variable in model.dual_variables[number].items():
+            if name in update:
+                note(f"{DUAL_VARIABLES[name]} after the update", dual_variable.numpy(), update[name])
         for name, recorded in used_parameters(update, "grads/").items():
             our_name, _ = parameter_for(policy, name)
             leaf = name.rsplit("/", 1)[-1]

@@ -9,6 +9,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.networks import CriticEnsemble, VelocityField
+from sb3_qam.qam.action_heads import SamplingNoise
 from sb3_qam.qam.policies import most_typical
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,))
@@ -76,15 +77,15 @@ def test_actions_of_any_shape_and_bounds():
 
 def test_the_default_sampler_is_the_papers_euler():
     policy = policy_for(flow_steps=4)
-    observations, x = th.randn(5, 3), th.randn(5, 1, 2)
-    expected = x.squeeze(1)
+    observations, x = th.randn(5, 3), th.randn(1, 5, 2)
+    expected = x.squeeze(0)
     for k in range(4):
         expected = expected + policy.policy_flow(observations, expected, k / 4) / 4
-    th.testing.assert_close(policy.sample_actions(observations, x).squeeze(1), expected.clamp(-1, 1))
+    th.testing.assert_close(policy.sample_actions(observations, SamplingNoise(x)), expected.clamp(-1, 1))
 
 
 def test_an_adaptive_method_agrees_with_many_small_steps():
-    observations, noise = th.randn(20, 3), th.randn(20, 1, 2)
+    observations, noise = th.randn(20, 3), SamplingNoise(th.randn(1, 20, 2))
     fine = policy_for(flow_steps=2000).sample_actions(observations, noise)
     for method, options in {"dopri5": {"rtol": 1e-4, "atol": 1e-4}, "rk4": None}.items():
         policy = policy_for(ode_method=method, ode_options=options, flow_steps=10)
@@ -110,7 +111,7 @@ def test_the_most_typical_sample_lies_in_the_denser_mode():
     left = th.tensor([-0.5, 0.5]) + 0.05 * th.randn(200, 6, 2)
     right = th.tensor([0.5, -0.5]) + 0.05 * th.randn(200, 10, 2)
     samples = th.cat([left, right], dim=1)[:, th.randperm(16)]
-    chosen = most_typical(samples)
+    chosen = most_typical(samples.transpose(0, 1))
     assert chosen.shape == (200, 2)
     # one of the samples, never a point between the two modes
     assert (chosen.unsqueeze(1) == samples).all(dim=2).any(dim=1).all()
@@ -193,10 +194,10 @@ def test_shapes_broadcast_over_flow_steps_and_samples():
     for k in range(5):
         th.testing.assert_close(batched[k], flow(features, x[k], k / 5))
     critic: CriticEnsemble = policy.critic
-    samples = th.randn(4, 6, 2)
-    values = critic(features.unsqueeze(1), samples)
-    assert values.shape == (2, 4, 6)
-    th.testing.assert_close(values[:, :, 3], critic(features, samples[:, 3]))
+    samples = th.randn(6, 4, 2)
+    values = critic(features, samples)
+    assert values.shape == (2, 6, 4)
+    th.testing.assert_close(values[:, 3], critic(features, samples[3]))
 
 
 def test_batch_norm_statistics_reach_the_targets():

@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_qam import QAM, FlowPolicy
+from sb3_qam.qam.action_heads import SamplingNoise
 from tests.conftest import record, write_dataset
 
 SMALL = {"batch_size": 16, "flow_steps": 3, "policy_kwargs": {"net_arch": [16, 16]}, "buffer_size": 1000}
@@ -214,7 +215,7 @@ def test_a_loaded_replay_buffer_makes_the_returns_of_the_model(tmp_path: Path):
     single = QAM("FlowPolicy", "Pendulum-v1", **kwargs).learn(10)
     single.save_replay_buffer(tmp_path / "one")
     buffer = other.replay_buffer
-    with pytest.raises(ValueError, match="A ReplayBuffer makes no returns of n_steps=2: load the model with n_steps=1"):
+    with pytest.raises(ValueError, match="A ReplayBuffer gives no sequences of 2 steps: load the model with n_steps=1 and chunk_size=1"):
         other.load_replay_buffer(tmp_path / "one")
     assert other.replay_buffer is buffer
 
@@ -230,7 +231,7 @@ def test_at_inverse_temperature_zero_the_model_is_the_clone(pendulum_dataset, tm
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, seed=0, **SMALL).pretrain(gradient_steps=5)
     model.save(tmp_path / "model")
     clone = QAM.load(tmp_path / "model", inverse_temperature=0.0)
-    observations, noise = th.randn(6, 3), th.randn(6, 1, 1)
+    observations, noise = th.randn(6, 3), SamplingNoise(th.randn(1, 6, 1))
     flows = {
         name: model.policy.sample_actions(observations, noise)
         for name, model.policy.act_with_behavior in {"policy": False, "behavior": True}.items()

@@ -21,7 +21,7 @@ class TransitionBatch(NamedTuple):
     takes part in the batch mean with weight 0. ``masks`` is 0 where a termination fell inside the h steps.
 
     :param observations: s, as SB3's buffers give them
-    :param actions: a in [-1, 1], shape (batch, action_dim)
+    :param actions: a in [-1, 1], those of a chunk one after the other, shape (batch, chunk_size * action_dim)
     :param next_observations: s', the observations after h steps
     :param rewards: R_h, the discounted sum of h rewards, shape (batch,)
     :param discounts: gamma^h, shape (batch,)
@@ -84,7 +84,7 @@ def make_batch(
     Turn gathered h-step sequences into a batch.
 
     :param observations: Observations before the first step
-    :param actions: First actions, shape (batch, action_dim)
+    :param actions: The first actions, shape (batch, chunk_size, action_dim)
     :param next_observations: Observations after the last step
     :param rewards: shape (batch, h)
     :param terminations: shape (batch, h)
@@ -103,7 +103,7 @@ def make_batch(
     returns = np.asarray((rewards * gamma ** np.arange(n_steps)).sum(axis=1))
     return TransitionBatch(
         observations=observation_tensors(observations),
-        actions=to_tensor(actions, device),
+        actions=to_tensor(actions.reshape(len(actions), -1), device),
         next_observations=observation_tensors(next_observations),
         rewards=to_tensor(returns, device),
         discounts=th.full((len(actions),), gamma**n_steps, device=device),
@@ -124,6 +124,7 @@ class OfflineBuffer(BaseBuffer):
     :param device: Device of the batches
     :param n_steps: Number of steps h of the returns
     :param gamma: Discount factor of one step
+    :param chunk_size: How many of the h actions a sample has
     """
 
     def __init__(
@@ -134,17 +135,20 @@ class OfflineBuffer(BaseBuffer):
         device: th.device | str = "auto",
         n_steps: int = 1,
         gamma: float = 0.99,
+        chunk_size: int = 1,
     ) -> None:
         n_transitions, longest = len(episodes.rewards), int(episodes.lengths.max())
         if n_steps > longest:
+            name = "chunk_size" if chunk_size > 1 else "n_steps"
             raise ValueError(
-                f"n_steps={n_steps} is longer than every episode of dataset '{episodes.name}' (at most {longest}): "
-                "there is nothing to train on. Reduce n_steps."
+                f"{name}={n_steps} is longer than every episode of dataset '{episodes.name}' (at most {longest}): "
+                f"there is nothing to train on. Reduce {name}."
             )
         super().__init__(n_transitions, observation_space, action_space, device)
         self.pos, self.full = n_transitions, True
         self.n_steps = n_steps
         self.gamma = gamma
+        self.chunk_size = chunk_size
         self.n_episodes = len(episodes.lengths)
         self.observations = episodes.observations
         self.actions = episodes.actions
@@ -162,7 +166,7 @@ class OfflineBuffer(BaseBuffer):
         steps = np.minimum(steps, last_of_trajectory[:, None])
         return make_batch(
             observations=take_rows(self.observations, self.observation_rows[batch_inds]),
-            actions=self.actions[batch_inds],
+            actions=self.actions[steps[:, : self.chunk_size]],
             next_observations=take_rows(self.observations, self.observation_rows[steps[:, -1]] + 1),
             rewards=self.rewards[steps],
             terminations=self.terminations[steps],
@@ -182,19 +186,21 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     :param n_steps: Number of steps h of the returns
     :param gamma: Discount factor of one step
+    :param chunk_size: How many of the h actions a sample has
     """
 
-    def __init__(self, *args: Any, n_steps: int = 1, gamma: float = 0.99, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, n_steps: int = 1, gamma: float = 0.99, chunk_size: int = 1, **kwargs: Any) -> None:
         if kwargs.get("optimize_memory_usage"):
             raise ValueError(f"{type(self).__name__} does not support optimize_memory_usage=True, leave it False.")
         super().__init__(*args, **kwargs)
         if self.buffer_size < n_steps:
             raise ValueError(
                 f"A replay buffer with room for {self.buffer_size} steps of each of {self.n_envs} environment(s) "
-                f"holds no sequence of n_steps={n_steps}: increase buffer_size."
+                f"holds no sequence of {n_steps} steps: increase buffer_size."
             )
         self.n_steps = n_steps
         self.gamma = gamma
+        self.chunk_size = chunk_size
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
         env_inds = np.random.randint(0, self.n_envs, size=len(batch_inds))
@@ -207,7 +213,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         dones, timeouts = self.dones[steps, of_env], self.timeouts[steps, of_env]
         return make_batch(
             observations=take_rows(self.observations, (batch_inds, env_inds)),
-            actions=self.actions[batch_inds, env_inds],
+            actions=self.actions[steps[:, : self.chunk_size], of_env],
             next_observations=take_rows(self.next_observations, (steps[:, -1], env_inds)),
             rewards=self.rewards[steps, of_env],
             terminations=np.logical_and(dones, np.logical_not(timeouts)),

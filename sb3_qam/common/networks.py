@@ -1,15 +1,16 @@
-"""The networks of QAM: velocity fields and the critic ensemble.
+"""The networks of QAM: velocity fields, the critic ensemble, and what variants put beside or behind the flow.
 
-Both take *features* (what a features extractor made of an observation) instead of observations, so that an update
+All take *features* (what a features extractor made of an observation) instead of observations, so that an update
 extracts them once and not once per flow step.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
@@ -20,6 +21,9 @@ Velocity = Callable[[th.Tensor, th.Tensor | float], th.Tensor]
 
 # Flax's default, which the published numbers were made with; PyTorch's own is 1e-5.
 LAYER_NORM_EPS = 1e-6
+
+# Of an edit, before the tanh
+LOG_STD_RANGE = (-20.0, 2.0)
 
 
 class TanhGELU(nn.GELU):
@@ -89,19 +93,19 @@ def xavier_linear(in_features: int, out_features: int) -> nn.Linear:
 
 def create_mlp(
     input_dim: int,
-    output_dim: int,
+    output_dim: int | None,
     net_arch: list[int],
     activation_fn: Callable[[], nn.Module],
     make_linear: Callable[[int, int], nn.Module],
     make_norm: Callable[[int], nn.Module] | None,
 ) -> nn.Sequential:
     """
-    Hidden layers of Linear -> activation -> normalisation, then one linear layer.
+    Hidden layers of Linear -> activation -> normalisation, then one linear layer where there is an output.
 
     SB3's ``create_mlp`` can only normalise before the activation; the published networks do it after.
 
     :param input_dim: Size of the input
-    :param output_dim: Size of the output
+    :param output_dim: Size of the output; ``None`` for hidden layers alone
     :param net_arch: Sizes of the hidden layers
     :param activation_fn: Makes an activation
     :param make_linear: Makes a linear layer from its input and output sizes
@@ -114,8 +118,46 @@ def create_mlp(
         if make_norm is not None:
             layers.append(make_norm(width))
         input_dim = width
-    layers.append(make_linear(input_dim, output_dim))
+    if output_dim is not None:
+        layers.append(make_linear(input_dim, output_dim))
     return nn.Sequential(*layers)
+
+
+def create_actor_mlp(
+    input_dim: int,
+    output_dim: int | None,
+    net_arch: list[int],
+    activation_fn: Callable[[], nn.Module],
+    layer_norm: bool,
+) -> nn.Sequential:
+    """
+    :func:`create_mlp` as the actors have it: normalisation is an option.
+    """
+    make_norm = (lambda width: nn.LayerNorm(width, eps=LAYER_NORM_EPS)) if layer_norm else None
+    return create_mlp(input_dim, output_dim, net_arch, activation_fn, xavier_linear, make_norm)
+
+
+def broadcast_features(features: th.Tensor, like: th.Tensor) -> th.Tensor:
+    """
+    :param features: Features of the observations, must broadcast against (..., features_dim)
+    :param like: What they are to stand beside, shape (..., any)
+    :return: shape (..., features_dim)
+    """
+    return features.expand(*like.shape[:-1], -1)
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """
+    Inside, the network passes gradients on to its inputs and takes none itself.
+
+    :param network: All of its parameters are trained outside
+    """
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
 
 
 class FeaturesNetwork(BaseModel):
@@ -163,6 +205,7 @@ class VelocityField(FeaturesNetwork):
 
     :param observation_space: Observation space
     :param action_space: Action space
+    :param action_dim: Number of action dimensions, those of a whole chunk where actions are chunked
     :param net_arch: Sizes of the hidden layers
     :param features_extractor: Makes features of observations
     :param features_dim: Number of features
@@ -176,6 +219,7 @@ class VelocityField(FeaturesNetwork):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Box,
+        action_dim: int,
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
@@ -187,15 +231,7 @@ class VelocityField(FeaturesNetwork):
         super().__init__(
             observation_space, action_space, features_extractor, normalize_images, trains_features_extractor
         )
-        action_dim = get_action_dim(action_space)
-        self.mlp = create_mlp(
-            features_dim + action_dim + 1,
-            action_dim,
-            net_arch,
-            activation_fn,
-            xavier_linear,
-            (lambda width: nn.LayerNorm(width, eps=LAYER_NORM_EPS)) if layer_norm else None,
-        )
+        self.mlp = create_actor_mlp(features_dim + action_dim + 1, action_dim, net_arch, activation_fn, layer_norm)
 
     def forward(self, features: th.Tensor, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
         """
@@ -204,9 +240,8 @@ class VelocityField(FeaturesNetwork):
         :param t: Flow time in [0, 1], a number or a tensor that broadcasts against (..., 1)
         :return: The velocity dx/dt, shape (..., action_dim)
         """
-        batch_shape = x.shape[:-1]
         time = th.as_tensor(t, dtype=x.dtype, device=x.device)
-        return self.mlp(th.cat([features.expand(*batch_shape, -1), x, time.expand(*batch_shape, 1)], dim=-1))
+        return self.mlp(th.cat([broadcast_features(features, x), x, time.expand(*x.shape[:-1], 1)], dim=-1))
 
     def given(self, observations: PyTorchObs) -> Velocity:
         """
@@ -219,12 +254,108 @@ class VelocityField(FeaturesNetwork):
         return lambda x, t: self(features, x, t)
 
 
+class OneStepFlow(FeaturesNetwork):
+    """
+    The one-step policy mu(s, z) of QAM-F (from FQL, arXiv 2502.02538): noise to action at once, without flow time.
+
+    Arguments are those of :class:`VelocityField`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        action_dim: int,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: Callable[[], nn.Module] = TanhGELU,
+        layer_norm: bool = False,
+        normalize_images: bool = True,
+        trains_features_extractor: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, features_extractor, normalize_images, trains_features_extractor
+        )
+        self.mlp = create_actor_mlp(features_dim + action_dim, action_dim, net_arch, activation_fn, layer_norm)
+
+    def forward(self, features: th.Tensor, z: th.Tensor) -> th.Tensor:
+        """
+        :param features: Features of the observations, must broadcast against (..., features_dim)
+        :param z: Standard normal noise, shape (..., action_dim)
+        :return: Actions, not clipped, same shape
+        """
+        return self.mlp(th.cat([broadcast_features(features, z), z], dim=-1))
+
+
+class EditPolicy(FeaturesNetwork):
+    """
+    The tanh-Gaussian e(s, a) of QAM-E, which says how to change an action of the flow.
+
+    Arguments are those of :class:`VelocityField`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        action_dim: int,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: Callable[[], nn.Module] = TanhGELU,
+        layer_norm: bool = False,
+        normalize_images: bool = True,
+        trains_features_extractor: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, features_extractor, normalize_images, trains_features_extractor
+        )
+        input_dim = features_dim + action_dim
+        self.mlp = create_actor_mlp(input_dim, None, net_arch, activation_fn, layer_norm)
+        last_width = net_arch[-1] if net_arch else input_dim
+        self.mean = xavier_linear(last_width, action_dim)
+        self.log_std = xavier_linear(last_width, action_dim)
+
+    def forward(self, features: th.Tensor, actions: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param features: Features of the observations, must broadcast against (..., features_dim)
+        :param actions: Actions of the flow, in [-1, 1], shape (..., action_dim)
+        :param noise: Standard normal noise under the tanh, same shape
+        :return: Edits in (-1, 1), same shape, and their log-density, shape (...)
+        """
+        latent = self.mlp(th.cat([broadcast_features(features, actions), actions], dim=-1))
+        log_std = self.log_std(latent).clamp(*LOG_STD_RANGE)
+        raw = self.mean(latent) + log_std.exp() * noise
+        log_density = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
+        # log of d tanh(u) / du = 1 - tanh(u)^2, which would be 0 for large u in this form
+        log_derivative = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+        return raw.tanh(), (log_density - log_derivative).sum(dim=-1)
+
+
+class LearntTemperature(nn.Module):
+    """
+    A positive number that is learnt as its logarithm, beginning at 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_value = nn.Parameter(th.zeros(()))
+
+    def forward(self) -> th.Tensor:
+        """
+        :return: The number, shape ()
+        """
+        return self.log_value.exp()
+
+
 class CriticEnsemble(FeaturesNetwork):
     """
     ``n_critics`` action-value functions Q_i(s, a), evaluated together as one batched network.
 
     :param observation_space: Observation space
     :param action_space: Action space
+    :param action_dim: Number of action dimensions, those of a whole chunk where actions are chunked
     :param net_arch: Sizes of the hidden layers
     :param features_extractor: Makes features of observations
     :param features_dim: Number of features
@@ -237,6 +368,7 @@ class CriticEnsemble(FeaturesNetwork):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Box,
+        action_dim: int,
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
@@ -247,7 +379,7 @@ class CriticEnsemble(FeaturesNetwork):
         super().__init__(observation_space, action_space, features_extractor, normalize_images)
         self.n_critics = n_critics
         self.mlp = create_mlp(
-            features_dim + get_action_dim(action_space),
+            features_dim + action_dim,
             1,
             net_arch,
             activation_fn,
@@ -262,6 +394,6 @@ class CriticEnsemble(FeaturesNetwork):
         :return: One value per critic, shape (n_critics, ...)
         """
         batch_shape = actions.shape[:-1]
-        inputs = th.cat([features.expand(*batch_shape, -1), actions], dim=-1).flatten(end_dim=-2)
+        inputs = th.cat([broadcast_features(features, actions), actions], dim=-1).flatten(end_dim=-2)
         values = self.mlp(inputs.expand(self.n_critics, -1, -1))
         return values.reshape(self.n_critics, *batch_shape)

@@ -29,6 +29,7 @@ from sb3_qam.common.buffers import (
 )
 from sb3_qam.common.callbacks import with_offline_progress_bar
 from sb3_qam.common.checks import check_action_space, check_in_range, check_positive_int
+from sb3_qam.common.chunks import StatefulRollouts
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.normalization import warm_up
 from sb3_qam.common.random_state import get_random_state, set_random_state
@@ -37,17 +38,21 @@ from sb3_qam.datasets.minari import check_dataset_spaces, open_dataset, read_epi
 
 # Gradient steps between two outputs of the logger
 OFFLINE_LOG_INTERVAL = 1000
+# What an offline phase trains: everything, or the behaviour alone
+OBJECTIVES = ("full", "clone")
 
 SelfOfflineToOnline = TypeVar("SelfOfflineToOnline", bound="OfflineToOnlineAlgorithm")
 
 
-class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
+class OfflineToOnlineAlgorithm(StatefulRollouts):
     """
     The base for off-policy algorithms that learn from a fixed dataset, from an environment, or first one and then
-    the other. Offline data lives beside the replay buffer; updates draw from the union of both.
+    the other. Offline data lives beside the replay buffer; updates draw from the union of both, in sequences of
+    steps where returns or actions need them.
 
     Arguments are those of ``OffPolicyAlgorithm``, and:
 
+    :param chunk_size: Number of actions in a chunk, the unit in which the policy acts and learns
     :param offline_dataset: Id of a local Minari dataset, or a ``minari.MinariDataset``. With ``env=None`` the model
         takes its spaces from it. An id is stored with the model; an object has to be given again to ``load()``.
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
@@ -66,6 +71,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | Schedule,
         *args: Any,
+        chunk_size: int = 1,
         offline_dataset: str | MinariDataset | None = None,
         offline_steps: int = 0,
         offline_fraction: float | None = None,
@@ -76,6 +82,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         # The caller's dict stays as it is
         self.policy_kwargs = self.policy_kwargs.copy()
         self.replay_buffer_kwargs = self.replay_buffer_kwargs.copy()
+        self.chunk_size = chunk_size
         self.offline_dataset = offline_dataset
         self.offline_steps = offline_steps
         self.offline_fraction = offline_fraction
@@ -83,6 +90,9 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         # Outlives a MinariDataset object, which is not saved
         self._offline_dataset_id: str | None = None
         self._n_offline_steps_done = 0
+        self._n_clone_steps_done = 0
+        # What the updates train, of OBJECTIVES
+        self._objective = "full"
         self._in_offline_phase = False
         # Set by save() and used up by the first training after load()
         self._random_state: dict[str, Any] | None = None
@@ -101,7 +111,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         """
         :raises ValueError: naming the first argument that is out of range
         """
-        for name in ("buffer_size", "batch_size", "n_steps"):
+        for name in ("buffer_size", "batch_size", "n_steps", "chunk_size"):
             check_positive_int(name, getattr(self, name))
         for name in ("learning_starts", "offline_steps"):
             check_positive_int(name, getattr(self, name), minimum=0)
@@ -113,25 +123,49 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
             self.learning_rate = float(self.learning_rate)
         if self.offline_fraction is not None:
             check_in_range("offline_fraction", self.offline_fraction, 0, 1)
+        if self.chunk_size > 1 and self.n_steps > 1:
+            raise ValueError(
+                f"chunk_size={self.chunk_size} and n_steps={self.n_steps} exclude each other: the return of a chunk is "
+                "that of its own steps. Leave n_steps at 1, or chunk_size."
+            )
 
     def _setup_model(self) -> None:
         self._check_hyperparameters()
         if not hasattr(self, "observation_space"):
             self._take_spaces_from_dataset()
-        if self.n_steps > 1 and self.replay_buffer_class in (None, ReplayBuffer, DictReplayBuffer):
+        if self.sequence_length > 1 and self.replay_buffer_class in (None, ReplayBuffer, DictReplayBuffer):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.replay_buffer_class = DictSequenceReplayBuffer if is_dict else SequenceReplayBuffer
+        if self.chunk_size > 1 and not issubclass(self.replay_buffer_class or ReplayBuffer, SequenceReplayBuffer):
+            raise ValueError(
+                f"chunk_size={self.chunk_size} needs a replay buffer that gives sequences, and "
+                f"{self.replay_buffer_class.__name__} gives single transitions: "  # type: ignore[union-attr]
+                "use chunk_size=1, or leave replay_buffer_class to the algorithm."
+            )
         if self.env is None and issubclass(self.replay_buffer_class or ReplayBuffer, HerReplayBuffer):
             raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
         # Seeding concerns a new model; one that is being loaded goes on where it was
         n_steps, random_state = self.n_steps, self._random_state
         if self.replay_buffer_class in (SequenceReplayBuffer, DictSequenceReplayBuffer):
-            self.replay_buffer_kwargs.update({"n_steps": n_steps, "gamma": self.gamma})
+            self.replay_buffer_kwargs.update(self._sequence_kwargs())
             # This buffer makes the n-step returns; SB3 would warn that it does not know that
             self.n_steps = 1
         super()._setup_model()
         self.n_steps, self._random_state = n_steps, random_state
         self._monitor = UpdateMonitor.for_device(self.device)
+
+    @property
+    def sequence_length(self) -> int:
+        """
+        How many successive steps a sample covers.
+        """
+        return max(self.n_steps, self.chunk_size)
+
+    def _sequence_kwargs(self) -> dict[str, Any]:
+        """
+        :return: What the offline and the online store need to give the same kind of samples
+        """
+        return {"n_steps": self.sequence_length, "gamma": self.gamma, "chunk_size": self.chunk_size}
 
     def _convert_train_freq(self) -> None:
         if not isinstance(self.train_freq, TrainFreq):
@@ -213,8 +247,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
             self.observation_space,
             self.action_space,  # type: ignore[arg-type]
             device=self.device,
-            n_steps=self.n_steps,
-            gamma=self.gamma,
+            **self._sequence_kwargs(),
         )
         self.offline_buffer, self.offline_dataset, self._offline_dataset_id = offline_buffer, dataset, opened.id
 
@@ -263,6 +296,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         progress_bar: bool = False,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
+        objective: str = "full",
     ) -> SelfOfflineToOnline:
         """
         Train on offline data, without an environment. A phase like ``learn()``: callbacks are called once per
@@ -276,12 +310,19 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :param progress_bar: Display a progress bar using tqdm and rich.
         :param tb_log_name: the name of the run for TensorBoard logging, by default the name of the algorithm
         :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
+        :param objective: ``"full"``, or ``"clone"`` to train the behaviour flow alone: the model then acts as a
+            clone of the data, and later training starts its policy from there. Clone steps do not count as
+            ``offline_steps``
         :return: the trained model
-        :raises ValueError: if there is no dataset, it is unusable or does not fit the model's spaces, or
-            ``gradient_steps`` is not positive
+        :raises ValueError: if there is no dataset, it is unusable or does not fit the model's spaces,
+            ``gradient_steps`` is not positive or ``objective`` is unknown
         :raises FileNotFoundError: if the dataset is not in the local Minari cache
         :raises FloatingPointError: if a loss is no longer finite
         """
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(map(repr, OBJECTIVES))}, got {objective!r}.")
+        if gradient_steps is None and objective == "clone":
+            raise ValueError("pretrain(objective='clone') needs gradient_steps=..., the number of updates.")
         if gradient_steps is None:
             gradient_steps = self.offline_steps - self._n_offline_steps_done
             if gradient_steps <= 0:
@@ -300,6 +341,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
                 f"or {type(self).__name__}(..., offline_dataset=...)."
             )
         tb_log_name = tb_log_name or type(self).__name__
+        self._set_objective(objective)
         self._offline_phase(gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
 
@@ -335,6 +377,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         check_in_range("total_timesteps", total_timesteps, 0)
         offline_steps_left = self.offline_steps - self._n_offline_steps_done
         self._require_offline_data(for_offline_phase=offline_steps_left > 0)
+        self._set_objective("full")
         if offline_steps_left > 0:
             if self.offline_buffer is None:
                 raise ValueError(
@@ -395,7 +438,8 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
             while goes_on and self.num_timesteps < total_timesteps:
                 self.train(gradient_steps=1, batch_size=self.batch_size)
                 self.num_timesteps += 1
-                self._n_offline_steps_done += 1
+                self._n_offline_steps_done += self._objective == "full"
+                self._n_clone_steps_done += self._objective == "clone"
                 callback.update_locals(locals())
                 goes_on = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
@@ -406,6 +450,12 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
             callback.on_training_end()
         self._monitor.check()
         return goes_on
+
+    def _set_objective(self, objective: str) -> None:
+        """
+        :param objective: What the coming updates train, one of OBJECTIVES
+        """
+        self._objective = objective
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """
@@ -459,7 +509,8 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         # What was learnt offline is better than random actions
-        return super()._sample_action(0 if self._n_offline_steps_done > 0 else learning_starts, action_noise, n_envs)
+        has_learnt = self._n_offline_steps_done + self._n_clone_steps_done > 0
+        return super()._sample_action(0 if has_learnt else learning_starts, action_noise, n_envs)
 
     # ------------------------------------------------------------------ logging
 
@@ -478,7 +529,7 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         assert self.offline_buffer is not None  # for mypy
         self.logger.record("offline/episodes", self.offline_buffer.n_episodes, exclude="tensorboard")
         self.logger.record("offline/transitions", self.offline_buffer.size(), exclude="tensorboard")
-        self.logger.record("offline/gradient_steps", self._n_offline_steps_done)
+        self.logger.record("offline/gradient_steps", self._n_offline_steps_done + self._n_clone_steps_done)
         # time/fps counts gradient steps here
         self.dump_logs()
 
@@ -491,16 +542,19 @@ class OfflineToOnlineAlgorithm(OffPolicyAlgorithm):
         :param path: Path to the pickled replay buffer.
         :param truncate_last_traj: When using ``HerReplayBuffer``: whether to assume that the last trajectory in the
             replay buffer was finished
-        :raises ValueError: if the buffer makes no n-step returns and the model has ``n_steps`` > 1
+        :raises ValueError: if the buffer gives single transitions and the model has ``n_steps`` or ``chunk_size`` > 1
         """
         current = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
         if isinstance(self.replay_buffer, SequenceReplayBuffer):
             # Those of the model, which may have been loaded with others than it was saved with
-            self.replay_buffer.n_steps, self.replay_buffer.gamma = self.n_steps, self.gamma
-        elif isinstance(current, SequenceReplayBuffer) and self.n_steps > 1:
+            vars(self.replay_buffer).update(self._sequence_kwargs())
+        elif isinstance(current, SequenceReplayBuffer) and self.sequence_length > 1:
             loaded, self.replay_buffer = type(self.replay_buffer).__name__, current
-            raise ValueError(f"A {loaded} makes no returns of n_steps={self.n_steps}: load the model with n_steps=1.")
+            raise ValueError(
+                f"A {loaded} gives no sequences of {self.sequence_length} steps: "
+                "load the model with n_steps=1 and chunk_size=1."
+            )
 
     def save(
         self,

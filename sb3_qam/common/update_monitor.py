@@ -39,9 +39,12 @@ class UpdateMonitor:
         Report one update, before its optimizer step.
 
         :param update: Number of the update
-        :param values: Scalars by name, the same names every time
+        :param values: Scalars by name: those of another phase of training end what was being averaged
         :raises FloatingPointError: where a value of this update, or of one not yet read, is not finite
         """
+        if self._names != list(values):
+            self.check()
+            self._reset()
         stacked = th.stack([value.detach() for value in values.values()])
         finite = th.isfinite(stacked)
         if self._sums is None or self._n_finite is None or self._still_finite is None:

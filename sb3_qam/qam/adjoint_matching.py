@@ -43,7 +43,6 @@ def memoryless_sigma(times: th.Tensor) -> th.Tensor:
     return th.sqrt(2 * (1 - times + step_size) / (times + step_size))
 
 
-@th.no_grad()
 def memoryless_path(
     policy_velocity: Velocity, behavior_velocity: Velocity, x0: th.Tensor, noise: th.Tensor
 ) -> th.Tensor:
@@ -51,6 +50,7 @@ def memoryless_path(
     Roll the policy's memoryless SDE from noise to an action:
     x_{k+1} = x_k + delta (2 v_theta(x_k, t_k) - x_k / (t_k + delta)) + sqrt(delta) sigma_k eps_k.
     The last step follows the behaviour flow without noise, x_N = x_{N-1} + delta v_beta(x_{N-1}, t_{N-1}).
+    Gradients pass; adjoint matching itself wants none.
 
     :param policy_velocity: v_theta
     :param behavior_velocity: v_beta, its Polyak average in training
@@ -111,6 +111,34 @@ def lean_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor) -
         adjoint = adjoint + step_size * vjp
         adjoints.append(adjoint)
     return th.stack(adjoints[::-1])
+
+
+def scalar_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor) -> th.Tensor:
+    """
+    The lean adjoint without the velocity's Jacobian, which has a closed form: g_k = t_k g_N. It costs no
+    vector-Jacobian product, and is exact where the behaviour flow does not depend on x.
+
+    :param behavior_velocity: Not used; the signature is that of :func:`lean_adjoint`
+    :param path: x_0 ... x_N, shape (N + 1, batch, action_dim)
+    :param g_N: the terminal adjoint, shape (batch, action_dim)
+    :return: g_0 ... g_{N-1}, shape (N, batch, action_dim)
+    """
+    return flow_times(len(path) - 1, path.device) * g_N
+
+
+def path_kl(policy_velocity: th.Tensor, behavior_velocity: th.Tensor, sigma: th.Tensor) -> th.Tensor:
+    """
+    KL divergence of the policy's memoryless SDE from the behaviour's, by Girsanov's theorem:
+    E[ sum_k (2 delta / sigma_k^2) || v_theta - v_beta ||^2 ], all taken at (x_k, t_k).
+
+    :param policy_velocity: v_theta(x_k, t_k), shape (N, batch, action_dim)
+    :param behavior_velocity: v_beta(x_k, t_k), same shape
+    :param sigma: sigma_k, shape (N, 1, 1)
+    :return: The divergence in nats, a scalar
+    """
+    step_size = 1 / len(sigma)
+    weighted = 2 * step_size / sigma**2 * (policy_velocity - behavior_velocity) ** 2
+    return weighted.sum(dim=(0, 2)).mean()
 
 
 def matching_loss(

@@ -1,8 +1,9 @@
 """Policies of QAM: they own every network and make actions from noise."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -16,11 +17,23 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_qam.common.buffers import map_observations, take_rows
 from sb3_qam.common.checks import check_positive_int
+from sb3_qam.common.chunks import ChunkState, check_chunk_state
 from sb3_qam.common.flows import check_ode_method, integrate_flow
-from sb3_qam.common.networks import CriticEnsemble, TanhGELU, VelocityField
+from sb3_qam.common.networks import (
+    CriticEnsemble,
+    EditPolicy,
+    FeaturesNetwork,
+    OneStepFlow,
+    TanhGELU,
+    Velocity,
+    VelocityField,
+)
+from sb3_qam.qam.action_heads import EditHead, FlowHead, OneStepHead, SamplingNoise
 
 NetArch = list[int] | dict[str, list[int]]
+SelfNetwork = TypeVar("SelfNetwork", bound=FeaturesNetwork)
 
 # deterministic=True acts by the most typical of this many samples. One fixed noise would do for "same observation,
 # same action", but zero noise may flow between two modes, and any other may be an unlucky one. The sample that the
@@ -57,17 +70,28 @@ def most_typical(samples: th.Tensor) -> th.Tensor:
     """
     Where the samples lie densest: a mode of the policy, never a point between two of them.
 
-    :param samples: shape (batch, n_samples, action_dim)
-    :return: Of each row the sample whose fourth-nearest neighbour is closest, shape (batch, action_dim)
+    :param samples: shape (n_samples, batch, action_dim)
+    :return: Of each observation the sample whose fourth-nearest neighbour is closest, shape (batch, action_dim)
     """
+    of_each = samples.transpose(0, 1)
     # The nearest one is the sample itself
-    radius = th.cdist(samples, samples).kthvalue(N_NEIGHBORS + 1, dim=2).values
-    return samples[th.arange(len(samples), device=samples.device), radius.argmin(dim=1)]
+    radius = th.cdist(of_each, of_each).kthvalue(N_NEIGHBORS + 1, dim=2).values
+    return take_samples(samples, radius.argmin(dim=1))
+
+
+def take_samples(samples: th.Tensor, index: th.Tensor) -> th.Tensor:
+    """
+    :param samples: shape (n_samples, batch, action_dim)
+    :param index: Which sample of each observation, shape (batch,)
+    :return: shape (batch, action_dim)
+    """
+    return samples[index, th.arange(len(index), device=samples.device)]
 
 
 class FlowPolicy(BasePolicy):
     """
-    Policy class of QAM: a behaviour flow, a policy flow and an ensemble of critics.
+    Policy class of QAM: a behaviour flow, a policy flow, an ensemble of critics, and what a variant of QAM puts
+    behind the flow.
 
     Vectors are flattened and Dicts of vectors combined, whichever the observation space is.
 
@@ -82,8 +106,13 @@ class FlowPolicy(BasePolicy):
     :param flow_steps: Number of steps from noise to action of a fixed-step ``ode_method``
     :param ode_method: Any method of ``torchdiffeq.odeint``; ``"euler"`` is the paper's
     :param ode_options: ``rtol`` and ``atol`` of adaptive methods (1e-5 by default) and options of the solver
-    :param act_with_behavior: Act with the behaviour flow instead of the policy flow. QAM sets it where
-        ``inverse_temperature`` is 0.
+    :param act_with_behavior: Act with the behaviour flow instead of the policy flow. This argument and the next five
+        are set by QAM from its own
+    :param chunk_size: Number of actions in a chunk; the flows and the critics take a chunk for one action
+    :param best_of_n: Draw that many actions and take the one that the critics value most
+    :param edit_scale: Scale of the edits of QAM-E, 0 for none
+    :param distill_coef: Distillation coefficient of the one-step policy of QAM-F, 0 for none
+    :param residual: Whether the policy flow is what is added to the behaviour flow's target
     :param features_extractor_class: Features extractor to use. By default ``CombinedExtractor`` for Dict
         observations and ``FlattenExtractor`` for all others
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor
@@ -115,6 +144,11 @@ class FlowPolicy(BasePolicy):
         ode_method: str = "euler",
         ode_options: dict[str, Any] | None = None,
         act_with_behavior: bool = False,
+        chunk_size: int = 1,
+        best_of_n: int = 1,
+        edit_scale: float = 0.0,
+        distill_coef: float = 0.0,
+        residual: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
@@ -140,21 +174,27 @@ class FlowPolicy(BasePolicy):
         )
         self.net_arch: NetArch = [256, 256] if net_arch is None else net_arch
         self.activation_fn = activation_fn
-        self.action_dim = get_action_dim(action_space)
+        self.action_dim = chunk_size * get_action_dim(action_space)
         self.flow_steps = flow_steps
         self.ode_method = ode_method
         self.ode_options = ode_options
         self.act_with_behavior = act_with_behavior
+        self.chunk_size = chunk_size
+        self.best_of_n = best_of_n
+        self.edit_scale = edit_scale
+        self.distill_coef = distill_coef
+        self.residual = residual
         self.share_features_extractor = share_features_extractor
 
         flow_arch, critic_arch = split_net_arch(self.net_arch)
         net_kwargs = {
             "observation_space": observation_space,
             "action_space": action_space,
+            "action_dim": self.action_dim,
             "activation_fn": activation_fn,
             "normalize_images": normalize_images,
         }
-        self.flow_kwargs: dict[str, Any] = {
+        self.actor_kwargs: dict[str, Any] = {
             **net_kwargs,
             "net_arch": flow_arch,
             "layer_norm": flow_layer_norm,
@@ -164,7 +204,8 @@ class FlowPolicy(BasePolicy):
 
         # Its own generator: the samples are the same in every run and leave the global random state alone.
         generator = th.Generator().manual_seed(0)
-        noise = th.randn(N_DETERMINISTIC_SAMPLES, self.action_dim, generator=generator)
+        n_samples = N_DETERMINISTIC_SAMPLES if best_of_n == 1 else best_of_n
+        noise = th.randn(n_samples, self.action_dim, generator=generator)
         self.register_buffer("deterministic_noise", noise)
 
         self._build(lr_schedule)
@@ -177,11 +218,14 @@ class FlowPolicy(BasePolicy):
         """
         self.critic = self.make_critic()
         shared_extractor = self.critic.features_extractor if self.share_features_extractor else None
-        self.behavior_flow = self.make_flow(shared_extractor)
-        self.policy_flow = self.make_flow(shared_extractor)
+        self.behavior_flow = self.make_actor(VelocityField, shared_extractor)
+        self.policy_flow = self.make_actor(VelocityField, shared_extractor)
+        if self.residual:
+            self._zero_policy_flow()
+        self.head = self.make_head(shared_extractor)
 
         self.critic_target = self.make_critic()
-        self.behavior_flow_target = self.make_flow()
+        self.behavior_flow_target = self.make_actor(VelocityField)
         for target, source in self.target_pairs():
             target.load_state_dict(source.state_dict())
             target.requires_grad_(False)
@@ -189,8 +233,8 @@ class FlowPolicy(BasePolicy):
             target.set_training_mode(False)
 
         # One step for all networks (the gradients are clipped together); a set would lose the order.
-        trained = [self.behavior_flow, self.policy_flow, self.critic]
-        parameters = list(dict.fromkeys(parameter for network in trained for parameter in network.parameters()))
+        networks = self.trained_networks()
+        parameters = list(dict.fromkeys(parameter for network in networks for parameter in network.parameters()))
         self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def target_pairs(self) -> list[tuple[VelocityField | CriticEnsemble, VelocityField | CriticEnsemble]]:
@@ -199,12 +243,33 @@ class FlowPolicy(BasePolicy):
         """
         return [(self.behavior_flow_target, self.behavior_flow), (self.critic_target, self.critic)]
 
-    def make_flow(self, features_extractor: BaseFeaturesExtractor | None = None) -> VelocityField:
+    def trained_networks(self) -> list[nn.Module]:
         """
+        :return: All that the optimizer trains
+        """
+        return [self.behavior_flow, self.policy_flow, self.critic, self.head]
+
+    def make_actor(
+        self, network_class: type[SelfNetwork], features_extractor: BaseFeaturesExtractor | None = None
+    ) -> SelfNetwork:
+        """
+        :param network_class: VelocityField, OneStepFlow or EditPolicy
         :param features_extractor: Extractor to share; by default the network gets its own
-        :return: A new velocity field
+        :return: A new network
         """
-        return VelocityField(**self._update_features_extractor(self.flow_kwargs, features_extractor)).to(self.device)
+        return network_class(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
+
+    def make_head(self, features_extractor: BaseFeaturesExtractor | None = None) -> FlowHead:
+        """
+        :param features_extractor: Extractor to share; by default its network gets its own
+        :return: What makes actions of noise and the flow
+        """
+        head = FlowHead()
+        if self.edit_scale > 0:
+            head = EditHead(self.make_actor(EditPolicy, features_extractor), self.action_dim, self.edit_scale)
+        elif self.distill_coef > 0:
+            head = OneStepHead(self.make_actor(OneStepFlow, features_extractor), self.distill_coef)
+        return head.to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CriticEnsemble:
         """
@@ -220,11 +285,16 @@ class FlowPolicy(BasePolicy):
                 net_arch=self.net_arch,
                 activation_fn=self.activation_fn,
                 n_critics=self.critic_kwargs["n_critics"],
-                flow_layer_norm=self.flow_kwargs["layer_norm"],
+                flow_layer_norm=self.actor_kwargs["layer_norm"],
                 flow_steps=self.flow_steps,
                 ode_method=self.ode_method,
                 ode_options=self.ode_options,
                 act_with_behavior=self.act_with_behavior,
+                chunk_size=self.chunk_size,
+                best_of_n=self.best_of_n,
+                edit_scale=self.edit_scale,
+                distill_coef=self.distill_coef,
+                residual=self.residual,
                 lr_schedule=self._dummy_schedule,  # dummy lr schedule, not needed for loading policy alone
                 features_extractor_class=self.features_extractor_class,
                 features_extractor_kwargs=self.features_extractor_kwargs,
@@ -235,20 +305,75 @@ class FlowPolicy(BasePolicy):
         )
         return data
 
-    def sample_actions(self, observations: PyTorchObs, noise: th.Tensor) -> th.Tensor:
+    def start_from_behavior(self) -> None:
         """
-        Make actions from noise. Acting, evaluation and the critic's target all come here.
+        Make the policy flow what the behaviour flow is.
+        """
+        if self.residual:
+            self.behavior_flow_target.load_state_dict(self.behavior_flow.state_dict())
+            self._zero_policy_flow()
+        else:
+            self.policy_flow.load_state_dict(self.behavior_flow.state_dict())
+
+    @th.no_grad()
+    def _zero_policy_flow(self) -> None:
+        for parameter in self.policy_flow.mlp[-1].parameters():
+            parameter.zero_()
+
+    def policy_velocity(self, observations: PyTorchObs) -> Velocity:
+        """
+        :param observations: A batch of observations
+        :return: v_theta as a function of x, shape (..., batch, action_dim), and of t
+        """
+        velocity = self.policy_flow.given(observations)
+        if not self.residual:
+            return velocity
+        behavior_velocity = self.behavior_flow_target.given(observations)
+        return lambda x, t: behavior_velocity(x, t) + velocity(x, t)
+
+    @th.no_grad()
+    def flow_actions(self, observations: PyTorchObs, x0: th.Tensor) -> th.Tensor:
+        """
+        Follow the flow that acts from noise to its end.
 
         :param observations: A batch of observations
-        :param noise: Standard normal noise, shape (batch, n_samples, action_dim)
+        :param x0: Standard normal noise, shape (..., batch, action_dim)
         :return: Actions in [-1, 1], same shape
         """
-        flow = self.behavior_flow if self.act_with_behavior else self.policy_flow
-        features = flow.features(observations).unsqueeze(1)
-        actions = integrate_flow(
-            lambda x, t: flow(features, x, t), noise, self.flow_steps, self.ode_method, self.ode_options
+        velocity = (
+            self.behavior_flow.given(observations) if self.act_with_behavior else self.policy_velocity(observations)
         )
-        return actions.clamp(-1, 1)
+        return integrate_flow(velocity, x0, self.flow_steps, self.ode_method, self.ode_options).clamp(-1, 1)
+
+    def draw_noise(self, batch_size: int) -> SamplingNoise:
+        """
+        :param batch_size: Number of observations
+        :return: Noise for :meth:`sample_actions`, shape (best_of_n, batch, action_dim)
+        """
+        return self.head.draw_noise(self.best_of_n, batch_size, self.action_dim, device=self.device)
+
+    def candidate_actions(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
+        """
+        :param observations: A batch of observations
+        :param noise: Noise of shape (n_samples, batch, action_dim)
+        :return: An action in [-1, 1] of each noise, same shape
+        """
+        return self.head(observations, lambda x0: self.flow_actions(observations, x0), noise)
+
+    def sample_actions(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
+        """
+        Make actions from noise: the best of the candidates by the mean of the critics, where there are several.
+        Acting, evaluation and the critic's target all come here.
+
+        :param observations: A batch of observations
+        :param noise: Noise of shape (n_samples, batch, action_dim)
+        :return: Actions in [-1, 1], those of a chunk one after the other, shape (batch, action_dim)
+        """
+        candidates = self.candidate_actions(observations, noise)
+        if len(candidates) == 1:
+            return candidates[0]
+        q_values = self.critic(self.critic.features(observations), candidates).mean(dim=0)
+        return take_samples(candidates, q_values.argmax(dim=0))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
@@ -256,9 +381,52 @@ class FlowPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         first_part = next(iter(observation.values())) if isinstance(observation, dict) else observation
         batch_size = len(first_part)
-        if deterministic:
-            return most_typical(self.sample_actions(observation, self.deterministic_noise.expand(batch_size, -1, -1)))
-        return self.sample_actions(observation, th.randn(batch_size, 1, self.action_dim, device=self.device)).squeeze(1)
+        if not deterministic:
+            return self.sample_actions(observation, self.draw_noise(batch_size))
+        noise = self.head.fixed_noise(self.deterministic_noise.unsqueeze(1).expand(-1, batch_size, -1))
+        if self.best_of_n > 1:
+            return self.sample_actions(observation, noise)
+        return most_typical(self.candidate_actions(observation, noise))
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Get the policy action from an observation. With chunks, the rest of each environment's chunk is the state:
+        give it back, as to a recurrent policy, and the chunk is executed open loop; without it a new one begins.
+
+        :param observation: the input observation
+        :param state: what the last call returned
+        :param episode_start: whether each environment has just been reset, shape (n_envs,): a new chunk begins
+        :param deterministic: Whether or not to return deterministic actions.
+        :return: the model's action and the next state, ``None`` where actions are not chunked
+        :raises ValueError: if the state is not one of as many environments
+        """
+        # SB3 explains the mistake of passing what env.reset() returns
+        if self.chunk_size == 1 or isinstance(observation, tuple):
+            return super().predict(observation, state, episode_start, deterministic)
+        is_vectorized = self.is_vectorized_observation(observation)
+        if not is_vectorized:
+            observation = map_observations(lambda part: np.asarray(part)[None], observation)
+        n_envs = len(next(iter(observation.values()))) if isinstance(observation, dict) else len(observation)
+        shape = (self.chunk_size, *self.action_space.shape)  # type: ignore[misc]
+        actions, position = (
+            ChunkState.used_up(n_envs, shape) if state is None else check_chunk_state(state, n_envs, shape)
+        )
+        if episode_start is not None:
+            position[np.asarray(episode_start, dtype=bool)] = self.chunk_size
+
+        needs_chunk = np.flatnonzero(position == self.chunk_size)
+        if len(needs_chunk) > 0:
+            new_actions, _ = super().predict(take_rows(observation, needs_chunk), deterministic=deterministic)
+            actions[needs_chunk] = new_actions.reshape(len(needs_chunk), *shape)
+            position[needs_chunk] = 0
+        action = actions[np.arange(n_envs), position]
+        return action if is_vectorized else action[0], ChunkState(actions, position + 1)
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -267,8 +435,8 @@ class FlowPolicy(BasePolicy):
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """
-        for network in (self.behavior_flow, self.policy_flow, self.critic):
-            network.set_training_mode(mode)
+        for network in self.trained_networks():
+            network.train(mode)
         self.training = mode
 
 

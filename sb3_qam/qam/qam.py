@@ -1,6 +1,8 @@
 """Q-learning with Adjoint Matching: the algorithm, in reading order."""
 
+import io
 import math
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch as th
@@ -8,43 +10,43 @@ from minari import MinariDataset
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.checks import check_in_range, check_positive_int
 from sb3_qam.common.flows import flow_matching_loss
-from sb3_qam.common.networks import CriticEnsemble, Velocity, VelocityField
+from sb3_qam.common.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
-from sb3_qam.qam.adjoint_matching import (
-    flow_times,
-    lean_adjoint,
-    matching_loss,
-    memoryless_path,
-    memoryless_sigma,
-    terminal_adjoint,
-)
+from sb3_qam.qam.action_heads import SamplingNoise
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
+from sb3_qam.qam.policy_objectives import POLICY_OBJECTIVES, AdjointMatching, Backpropagation, PolicyProblem
+from sb3_qam.qam.trust_region import FixedTemperature, TrustRegion
 
 SelfQAM = TypeVar("SelfQAM", bound="QAM")
+
+DEFAULT_INVERSE_TEMPERATURE = 3.0
 
 
 class UpdateNoise(NamedTuple):
     """
-    Every random draw of one update; A is the action dimension, N the number of flow steps.
+    Every random draw of one update; A is the action dimension (of a chunk), N the number of flow steps.
 
-    :param next_action_x0: Standard normal, where next actions start, shape (batch, 1, A)
+    :param next_action: What next actions are made from, shape (best_of_n, batch, A)
     :param bc_x0: Standard normal, the noise end of cloning, shape (batch, A)
     :param bc_t: Uniform in [0, 1], flow times of cloning, shape (batch, 1)
     :param sde_x0: Standard normal, where the SDE starts, shape (batch, A)
     :param sde_noise: Standard normal, the SDE's noise, shape (N, batch, A)
+    :param head: What the losses of QAM-E or QAM-F take, shape (batch, A)
     """
 
-    next_action_x0: th.Tensor
+    next_action: SamplingNoise
     bc_x0: th.Tensor
     bc_t: th.Tensor
     sde_x0: th.Tensor
     sde_noise: th.Tensor
+    head: SamplingNoise | None = None
 
 
 class QAM(OfflineToOnlineAlgorithm):
@@ -84,7 +86,18 @@ class QAM(OfflineToOnlineAlgorithm):
     :param n_steps: Number of steps of the returns (1 by default). Samples whose steps would cross the end of a
         trajectory have no weight. A ``replay_buffer_class`` of one's own gives the returns it gives
     :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
-        scale of the returns. At 0, here or at loading, the policy is the behaviour policy: a clone of the data
+        scale of the returns. At 0, here or at loading, the flow that acts is the behaviour's: a clone of the data.
+        By default 3, and 1 where ``kl_budget`` is given, which allows no other
+    :param chunk_size: Number h of actions in a chunk. The flow acts on whole chunks, which are executed open loop
+        and have the return of their own h steps (Q-chunking, https://arxiv.org/abs/2507.07969)
+    :param best_of_n: Draw that many actions, in acting and in the target, and take the one of the highest mean value
+    :param edit_scale: c > 0 for QAM-E: a learnt edit changes each dimension of the flow's action by at most c
+    :param distill_coef: alpha > 0 for QAM-F: a one-step policy that is distilled from the flow acts in its place
+    :param residual: Learn the policy flow as an addition to the behaviour flow's target, beginning at 0
+    :param adjoint: What the policy flow learns from: ``"lean"``, the paper's; ``"scalar"``, without the velocity's
+        Jacobian, cheaper; ``"bptt"``, back-propagation through the SDE, for comparison
+    :param kl_budget: epsilon > 0 for TRQAM (https://arxiv.org/abs/2605.27079): the temperature is learnt so that the
+        policy's SDE diverges from the behaviour's by that many nats per environment step
     :param flow_steps: Number of steps N from noise to action
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
     :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
@@ -103,8 +116,8 @@ class QAM(OfflineToOnlineAlgorithm):
     :param device: Device (cpu, cuda, ...) on which the code should be run.
         Setting it to auto, the code will be run on the GPU if possible.
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
-    :raises ValueError: if an argument is out of range, the action space is not a bounded Box, or the dataset is
-        unusable or does not fit the environment
+    :raises ValueError: if an argument is out of range, two arguments exclude each other, the action space is not a
+        bounded Box, or the dataset is unusable or does not fit the environment
     :raises FileNotFoundError: if the dataset is not in the local Minari cache
     """
 
@@ -115,6 +128,8 @@ class QAM(OfflineToOnlineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: FlowPolicy
+    policy_objective: AdjointMatching | Backpropagation
+    trust_region: FixedTemperature
     actor: VelocityField
     critic: CriticEnsemble
     critic_target: CriticEnsemble
@@ -136,7 +151,14 @@ class QAM(OfflineToOnlineAlgorithm):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        inverse_temperature: float = 3.0,
+        inverse_temperature: float | None = None,
+        chunk_size: int = 1,
+        best_of_n: int = 1,
+        edit_scale: float = 0.0,
+        distill_coef: float = 0.0,
+        residual: bool = False,
+        adjoint: str = "lean",
+        kl_budget: float | None = None,
         flow_steps: int = 10,
         pessimism: float = 0.5,
         max_grad_norm: float = 1.0,
@@ -167,6 +189,7 @@ class QAM(OfflineToOnlineAlgorithm):
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
+            chunk_size=chunk_size,
             offline_dataset=offline_dataset,
             offline_steps=offline_steps,
             offline_fraction=offline_fraction,
@@ -177,7 +200,15 @@ class QAM(OfflineToOnlineAlgorithm):
             device=device,
             seed=seed,
         )
+        if inverse_temperature is None:
+            inverse_temperature = DEFAULT_INVERSE_TEMPERATURE if kl_budget is None else 1.0
         self.inverse_temperature = inverse_temperature
+        self.best_of_n = best_of_n
+        self.edit_scale = edit_scale
+        self.distill_coef = distill_coef
+        self.residual = residual
+        self.adjoint = adjoint
+        self.kl_budget = kl_budget
         self.flow_steps = flow_steps
         self.pessimism = pessimism
         self.max_grad_norm = max_grad_norm
@@ -188,31 +219,76 @@ class QAM(OfflineToOnlineAlgorithm):
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
-        check_positive_int("flow_steps", self.flow_steps)
+        for name in ("flow_steps", "best_of_n"):
+            check_positive_int(name, getattr(self, name))
         check_in_range("inverse_temperature", self.inverse_temperature, 0)
         check_in_range("pessimism", self.pessimism, 0)
         if self.max_grad_norm != math.inf:
             check_in_range("max_grad_norm", self.max_grad_norm, 0, low_excluded=True)
+        # Scaled actions lie in [-1, 1]: an edit of 2 reaches everything
+        check_in_range("edit_scale", self.edit_scale, 0, 2)
+        check_in_range("distill_coef", self.distill_coef, 0)
+        if self.kl_budget is not None:
+            check_in_range("kl_budget", self.kl_budget, 0, low_excluded=True)
+        if self.adjoint not in POLICY_OBJECTIVES:
+            raise ValueError(f"adjoint must be one of {', '.join(map(repr, POLICY_OBJECTIVES))}, got {self.adjoint!r}.")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """
+        :raises ValueError: if two variants exclude each other
+        """
+        if self.edit_scale > 0 and self.distill_coef > 0:
+            raise ValueError(
+                f"edit_scale={self.edit_scale} (QAM-E) and distill_coef={self.distill_coef} (QAM-F) exclude each "
+                "other: each puts its own network behind the flow. Leave one of them at 0."
+            )
+        if self.kl_budget is not None and self.inverse_temperature != 1:
+            raise ValueError(
+                f"kl_budget={self.kl_budget} (TRQAM) learns the temperature itself, beside inverse_temperature=1, "
+                f"got inverse_temperature={self.inverse_temperature}. Leave it out, or pass 1."
+            )
+        if self.kl_budget is not None and self.adjoint == "bptt":
+            raise ValueError(
+                f"kl_budget={self.kl_budget} (TRQAM) scales the noise of the matching loss, which adjoint='bptt' does "
+                "not have: use adjoint='lean' or 'scalar'."
+            )
 
     def _setup_model(self) -> None:
         # Arguments of the algorithm that the policy needs to act on its own
-        acting = {"flow_steps": self.flow_steps, "act_with_behavior": self.inverse_temperature == 0}
+        acting = {
+            "flow_steps": self.flow_steps,
+            "act_with_behavior": self._acts_with_behavior,
+            "chunk_size": self.chunk_size,
+            "best_of_n": self.best_of_n,
+            "edit_scale": self.edit_scale,
+            "distill_coef": self.distill_coef,
+            "residual": self.residual,
+        }
         policy_kwargs = self.policy_kwargs
         if acting.keys() & policy_kwargs.keys():
             raise ValueError(
                 f"policy_kwargs={policy_kwargs} sets what QAM sets itself ({', '.join(acting)}): "
-                "pass flow_steps and inverse_temperature to QAM."
+                "pass these, and inverse_temperature=0 to act with the behaviour flow, to QAM."
             )
         self.policy_kwargs = {**policy_kwargs, **acting}
         super()._setup_model()
         # The user's own again, as load(policy_kwargs=...) compares them
         self.policy_kwargs = policy_kwargs
         self._create_aliases()
+        self.policy_objective = POLICY_OBJECTIVES[self.adjoint]
+        self.trust_region = (
+            FixedTemperature(self.device) if self.kl_budget is None else TrustRegion(self.device, self.kl_budget)
+        )
         # Running mean and running var of batch normalisation
         self.batch_norm_stats, self.batch_norm_stats_target = [], []
         for target, source in self.policy.target_pairs():
             self.batch_norm_stats += get_parameters_by_name(source, ["running_"])
             self.batch_norm_stats_target += get_parameters_by_name(target, ["running_"])
+
+    @property
+    def _acts_with_behavior(self) -> bool:
+        return self.inverse_temperature == 0 or self._objective == "clone"
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.policy_flow
@@ -221,7 +297,7 @@ class QAM(OfflineToOnlineAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """
-        Update every network ``gradient_steps`` times: each time all losses are taken at the same parameters and
+        Update the networks ``gradient_steps`` times: each time all losses are taken at the same parameters and
         one optimizer step follows.
 
         :param gradient_steps: Number of updates
@@ -233,40 +309,58 @@ class QAM(OfflineToOnlineAlgorithm):
         # Update learning rate according to lr schedule
         self._update_learning_rate(self.policy.optimizer)
 
+        update = {"full": self._update, "clone": self._update_clone}[self._objective]
         for _ in range(gradient_steps):
-            batch = self._sample_batch(batch_size)
-            noise = self._sample_noise(batch_size)
-
-            # Critic: regress Q_i(s, a) on the pessimistic value of what the policy does next
-            target = self._td_target(batch, noise)
-            q_values = self.critic(self.critic.features(batch.observations), batch.actions)
-            critic_loss = (batch.valid * (q_values - target) ** 2).mean()
-
-            # Behaviour: clone the data by conditional flow matching
-            bc_loss = flow_matching_loss(
-                self.policy.behavior_flow.given(batch.observations), batch.actions, noise.bc_x0, noise.bc_t, batch.valid
-            )
-
-            # Policy: match the velocity that the lean adjoint asks for, along the policy's own memoryless SDE
-            v_theta = self.policy.policy_flow.given(batch.observations)
-            v_beta = self.policy.behavior_flow_target.given(batch.observations)
-            path, adjoints = self._adjoint_path(v_theta, v_beta, batch, noise)
-            times = flow_times(self.flow_steps, self.device)
-            policy_velocity, behavior_velocity = v_theta(path[:-1], times), v_beta(path[:-1], times)
-            adjoint_loss = matching_loss(policy_velocity, behavior_velocity, memoryless_sigma(times), adjoints)
-
-            self._optimize(
-                {"critic_loss": critic_loss, "bc_loss": bc_loss, "adjoint_loss": adjoint_loss},
-                {
-                    "q_mean": q_values.mean(),
-                    "q_std": q_values.std(dim=0, correction=0).mean(),
-                    "adjoint_norm": adjoints.norm(dim=-1).mean(),
-                    "policy_shift": (policy_velocity - behavior_velocity).norm(dim=-1).mean(),
-                },
-            )
+            update(self._sample_batch(batch_size), self._sample_noise(batch_size))
 
         # The losses follow in dump_logs(): reading them here would make every update wait for a GPU
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _update(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
+        """
+        One update of QAM.
+        """
+        # Critic: regress Q_i(s, a) on the pessimistic value of what the policy does next
+        target = self._td_target(batch, noise)
+        critic_features = self.critic.features(batch.observations)
+        q_values = self.critic(critic_features, batch.actions)
+        critic_loss = (batch.valid * (q_values - target) ** 2).mean()
+
+        # Behaviour: clone the data by conditional flow matching
+        bc_loss = self._bc_loss(batch, noise)
+
+        # Policy: match the velocity that the adjoint of w Q asks for, along the policy's own memoryless SDE
+        policy_loss = self.policy_objective(self._policy_problem(batch, noise))
+        kl_per_step = policy_loss.path_kl / self.chunk_size
+
+        # What stands behind the flow, if anything: it climbs the critics, which take no gradient from it
+        def q_value(actions: th.Tensor) -> th.Tensor:
+            with frozen(self.critic):
+                return self.critic(critic_features.detach(), actions).mean(dim=0)
+
+        def flow(x0: th.Tensor) -> th.Tensor:
+            return self.policy.flow_actions(batch.observations, x0)
+
+        head = self.policy.head.losses(batch.observations, flow, q_value, noise.head)
+
+        self._optimize(
+            {"critic_loss": critic_loss, "bc_loss": bc_loss, "adjoint_loss": policy_loss.loss, **head.losses},
+            {
+                "q_mean": q_values.mean(),
+                "q_std": q_values.std(dim=0, correction=0).mean(),
+                "path_kl": kl_per_step,
+                **policy_loss.diagnostics,
+                **head.diagnostics,
+                **self.trust_region.diagnostics(),
+            },
+        )
+        self.trust_region.update(kl_per_step)
+
+    def _update_clone(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
+        """
+        One update of the behaviour flow alone.
+        """
+        self._optimize({"bc_loss": self._bc_loss(batch, noise)}, {})
 
     def _sample_noise(self, batch_size: int) -> UpdateNoise:
         """
@@ -275,11 +369,12 @@ class QAM(OfflineToOnlineAlgorithm):
         """
         action_dim = self.policy.action_dim
         return UpdateNoise(
-            next_action_x0=th.randn(batch_size, 1, action_dim, device=self.device),
+            next_action=self.policy.draw_noise(batch_size),
             bc_x0=th.randn(batch_size, action_dim, device=self.device),
             bc_t=th.rand(batch_size, 1, device=self.device),
             sde_x0=th.randn(batch_size, action_dim, device=self.device),
             sde_noise=th.randn(self.flow_steps, batch_size, action_dim, device=self.device),
+            head=self.policy.head.draw_training_noise(batch_size, action_dim, device=self.device),
         )
 
     @th.no_grad()
@@ -289,26 +384,29 @@ class QAM(OfflineToOnlineAlgorithm):
 
         :return: y, shape (batch,)
         """
-        next_actions = self.policy.sample_actions(batch.next_observations, noise.next_action_x0).squeeze(1)
+        next_actions = self.policy.sample_actions(batch.next_observations, noise.next_action)
         next_q_values = self.critic_target(self.critic_target.features(batch.next_observations), next_actions)
         next_value = next_q_values.mean(dim=0) - self.pessimism * next_q_values.std(dim=0, correction=0)
         return batch.rewards + batch.discounts * batch.masks * next_value
 
-    def _adjoint_path(
-        self, v_theta: Velocity, v_beta: Velocity, batch: TransitionBatch, noise: UpdateNoise
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """
-        The policy's memoryless SDE and, back along it, the lean adjoint of w Q. No gradient reaches any parameter.
+    def _bc_loss(self, batch: TransitionBatch, noise: UpdateNoise) -> th.Tensor:
+        velocity = self.policy.behavior_flow.given(batch.observations)
+        return flow_matching_loss(velocity, batch.actions, noise.bc_x0, noise.bc_t, batch.valid)
 
-        :return: x_0 ... x_N, shape (N + 1, batch, A), and g_0 ... g_{N-1}, shape (N, batch, A)
+    def _policy_problem(self, batch: TransitionBatch, noise: UpdateNoise) -> PolicyProblem:
         """
-        with th.no_grad():
-            path = memoryless_path(v_theta, v_beta, noise.sde_x0, noise.sde_noise)
-            features = self.critic_target.features(batch.observations)
-            g_N = terminal_adjoint(
-                lambda action: self.critic_target(features, action).mean(dim=0), path[-1], self.inverse_temperature
-            )
-            return path, lean_adjoint(v_beta, path, g_N)
+        :return: What the policy flow is to solve, with target networks for all that is not being trained
+        """
+        features = self.critic_target.features(batch.observations)
+        return PolicyProblem(
+            policy_velocity=self.policy.policy_velocity(batch.observations),
+            behavior_velocity=self.policy.behavior_flow_target.given(batch.observations),
+            q_value=lambda actions: self.critic_target(features, actions).mean(dim=0),
+            inverse_temperature=self.inverse_temperature,
+            scale_sigma=self.trust_region.scale_sigma,
+            x0=noise.sde_x0,
+            noise=noise.sde_noise,
+        )
 
     def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
         """
@@ -325,7 +423,8 @@ class QAM(OfflineToOnlineAlgorithm):
 
         # Before the step, as the published implementation does: the targets lag by one update more
         for target, source in self.policy.target_pairs():
-            polyak_update(source.parameters(), target.parameters(), self.tau)
+            if any(parameter.grad is not None for parameter in source.parameters()):
+                polyak_update(source.parameters(), target.parameters(), self.tau)
         # Copy running stats, see https://github.com/DLR-RM/stable-baselines3/issues/996
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
         optimizer.step()
@@ -337,6 +436,39 @@ class QAM(OfflineToOnlineAlgorithm):
         """
         parameters = [parameter for group in self.policy.optimizer.param_groups for parameter in group["params"]]
         return th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+
+    def _set_objective(self, objective: str) -> None:
+        if self._objective == "clone" and objective == "full":
+            self.policy.start_from_behavior()
+        super()._set_objective(objective)
+        self.policy.act_with_behavior = self._acts_with_behavior
+
+    def load_behavior(self, source: "QAM | str | Path | io.BufferedIOBase") -> None:
+        """
+        Take over the behaviour flow of another model, whatever its variant: this one then acts as that clone, and
+        its policy starts from there when training goes on.
+
+        :param source: A model, or the path or file of a saved one, with velocity fields of the same sizes
+        :raises ValueError: if the flows differ in size; nothing has been loaded then
+        """
+        if isinstance(source, QAM):
+            parameters: dict[str, Any] = source.policy.state_dict()
+        else:
+            _, saved, _ = load_from_zip_file(source, device=self.device, load_data=False)
+            parameters = saved["policy"]  # type: ignore[assignment]
+        own = self.policy.state_dict()
+        behavior = {name: value for name, value in parameters.items() if name.startswith("behavior_flow")}
+        of_own = {name: value.shape for name, value in own.items() if name.startswith("behavior_flow")}
+        of_source = {name: value.shape for name, value in behavior.items()}
+        if of_own != of_source:
+            differing = sorted(name for name in of_own | of_source if of_own.get(name) != of_source.get(name))
+            raise ValueError(
+                f"The behaviour flow of {source!r} does not fit this model: {differing[0]} has shape "
+                f"{of_source.get(differing[0])} there and {of_own.get(differing[0])} here. Use the same spaces, "
+                "chunk_size and policy_kwargs."
+            )
+        self.policy.load_state_dict({**own, **behavior})
+        self._set_objective("clone")
 
     def learn(
         self: SelfQAM,
@@ -361,6 +493,8 @@ class QAM(OfflineToOnlineAlgorithm):
         return [
             *super()._excluded_save_params(),
             "actor",
+            "policy_objective",
+            "trust_region",
             "critic",
             "critic_target",
             "batch_norm_stats",
@@ -368,4 +502,5 @@ class QAM(OfflineToOnlineAlgorithm):
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.optimizer"], []
+        dual_variables = [] if self.kl_budget is None else ["trust_region.kl_lambda", "trust_region.kl_average"]
+        return ["policy", "policy.optimizer"], dual_variables

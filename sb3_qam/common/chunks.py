@@ -1,0 +1,113 @@
+"""Action chunks, executed open loop: the rest of a chunk is the state of a policy, and of a rollout."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+
+
+class ChunkState(NamedTuple):
+    """
+    The chunk that each environment is in.
+
+    :param actions: Whole chunks in the bounds of the action space, shape (n_envs, chunk_size, *action_shape)
+    :param position: How many of its actions each environment has executed, shape (n_envs,)
+    """
+
+    actions: np.ndarray
+    position: np.ndarray
+
+    @classmethod
+    def used_up(cls, n_envs: int, chunk_shape: tuple[int, ...]) -> "ChunkState":
+        """
+        :param n_envs: Number of environments
+        :param chunk_shape: (chunk_size, *action_shape)
+        :return: The state in which every environment needs a new chunk
+        """
+        return cls(np.zeros((n_envs, *chunk_shape), np.float32), np.full(n_envs, chunk_shape[0]))
+
+
+def check_chunk_state(state: Any, n_envs: int, chunk_shape: tuple[int, ...]) -> ChunkState:
+    """
+    :param state: What a caller of predict() gave
+    :param n_envs: Number of observations
+    :param chunk_shape: (chunk_size, *action_shape)
+    :return: A copy
+    :raises ValueError: if it is not the state that predict() returned for as many environments
+    """
+    expected = [(n_envs, *chunk_shape), (n_envs,)]
+    is_pair = isinstance(state, (tuple, list)) and len(state) == 2
+    shapes = [np.shape(part) for part in state] if is_pair else state
+    if shapes != expected:
+        raise ValueError(
+            f"state must be what predict() returned for the same {n_envs} environment(s), arrays of the shapes "
+            f"{expected[0]} and {expected[1]}, got {shapes!r}. Pass state=None to begin new chunks."
+        )
+    return ChunkState(*(np.array(part) for part in state))
+
+
+class StatefulRollouts(OffPolicyAlgorithm):
+    """
+    Off-policy rollouts of a policy with a state: what its ``predict()`` returns goes into the next call, and
+    environments that were reset begin anew. The state is saved with the model.
+    """
+
+    _rollout_state: tuple[np.ndarray, ...] | None = None
+    _in_rollout = False
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        if not self._in_rollout:
+            return super().predict(observation, state, episode_start, deterministic)
+        actions, self._rollout_state = super().predict(
+            observation, self._rollout_state, self._last_episode_starts, deterministic
+        )
+        return actions, self._rollout_state
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self._in_rollout = True
+        try:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        finally:
+            self._in_rollout = False
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._last_episode_starts = dones
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:
+            # The environments are about to be reset
+            self._rollout_state = None
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        super().set_env(env, force_reset)
+        if force_reset:
+            self._rollout_state = None

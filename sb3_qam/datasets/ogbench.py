@@ -1,0 +1,104 @@
+"""OGBench's data for its single-task environments, as Minari datasets with the rewards of the task."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import minari
+import numpy as np
+from minari import MinariDataset
+from minari.data_collector import EpisodeBuffer
+
+SINGLE_TASK = "singletask"
+
+
+def split_task_id(task_id: str) -> tuple[str, str]:
+    """
+    :param task_id: Such as ``cube-single-play-singletask-task2-v0``
+    :return: The ids of the environment and of the file, ``cube-single-singletask-task2-v0`` and
+        ``cube-single-play-v0``
+    :raises ValueError: if it is not the id of a single task
+    """
+    parts = task_id.split("-")
+    if SINGLE_TASK not in parts[2:]:
+        raise ValueError(
+            f"'{task_id}' is not the id of an OGBench single task: expected one with the name of the data set before "
+            f"and the task after '{SINGLE_TASK}', such as 'cube-single-play-singletask-task2-v0'."
+        )
+    position = parts.index(SINGLE_TASK)
+    return "-".join(parts[: position - 1] + parts[position:]), "-".join([*parts[:position], parts[-1]])
+
+
+def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str | None = None) -> MinariDataset:
+    """
+    Write OGBench's data into the local Minari cache, with the rewards and terminations of one task, and with the
+    task's environment, which ``recover_environment()`` then gives. What is there already is opened.
+
+    OGBench rewards a state and not what leads there, so a termination can fall into the middle of a trajectory, which
+    goes on after it.
+
+    :param task_id: Id of a single task, such as ``cube-single-play-singletask-task2-v0``
+    :param path: OGBench's npz file; downloaded by ``ogbench`` to its own folder where it is ``None``
+    :param dataset_id: Id of the Minari dataset, by default ``ogbench/`` and the id of the task
+    :return: The dataset
+    :raises ImportError: if the package ``ogbench`` is not installed
+    :raises ValueError: if the id is not that of a single task
+    :raises FileNotFoundError: if there is no such file
+    """
+    try:
+        import ogbench
+        from ogbench.relabel_utils import relabel_dataset
+        from ogbench.utils import DEFAULT_DATASET_DIR, download_datasets, load_dataset
+    except ImportError as error:
+        raise ImportError("OGBench's data needs its package: pip install 'sb3-qam[ogbench]'.") from error
+    env_id, file_id = split_task_id(task_id)
+    dataset_id = dataset_id or f"ogbench/{task_id}"
+    if dataset_id in minari.list_local_datasets():
+        return minari.load_dataset(dataset_id)
+    if path is None:
+        download_datasets([file_id])
+        path = Path(DEFAULT_DATASET_DIR).expanduser() / f"{file_id}.npz"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}: leave path out to download the data of {task_id}.")
+
+    env = ogbench.make_env_and_datasets(task_id, env_only=True)
+    try:
+        dtype = env.observation_space.dtype
+        ob_dtype = np.uint8 if dtype == np.uint8 else np.float32
+        rows = load_dataset(path, ob_dtype=ob_dtype, add_info=True)
+        relabel_dataset(env_id, env, rows)
+        ends = (np.flatnonzero(rows["terminals"]) + 1).tolist()
+        return minari.create_dataset_from_buffers(
+            dataset_id,
+            [_episode(rows, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)],
+            env=env.spec,
+            eval_env=env.spec,
+            observation_space=gym.spaces.Box(-np.inf, np.inf, rows["observations"].shape[1:])
+            if ob_dtype == np.float32
+            else env.observation_space,
+            action_space=env.action_space,
+            algorithm_name="OGBench",
+            author="OGBench",
+            author_email="none",
+            code_permalink="https://github.com/seohongpark/ogbench",
+            description=f"OGBench's {file_id} with the rewards of {task_id}.",
+        )
+    finally:
+        env.close()
+
+
+def _episode(rows: dict[str, np.ndarray], start: int, end: int) -> EpisodeBuffer:
+    """
+    :param rows: OGBench's data, relabelled
+    :param start: First transition of the trajectory
+    :param end: One past its last transition
+    :return: The trajectory
+    """
+    truncations = np.zeros(end - start, dtype=bool)
+    truncations[-1] = True
+    return EpisodeBuffer(
+        observations=np.concatenate([rows["observations"][start:end], rows["next_observations"][end - 1 : end]]),
+        actions=rows["actions"][start:end],
+        rewards=rows["rewards"][start:end],
+        terminations=rows["masks"][start:end] == 0,
+        truncations=truncations,
+    )

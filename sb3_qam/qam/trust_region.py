@@ -1,0 +1,72 @@
+"""How far the policy may go from the behaviour: by a fixed temperature, or by a budget (TRQAM, arXiv 2605.27079)."""
+
+import torch as th
+
+# As in the published TRQAM
+LAMBDA_SCALE = 3.0
+LAMBDA_RANGE = (0.01, 100.0)
+LAMBDA_STEP = 0.01
+KL_AVERAGE_RATE = 0.1
+# A single KL counts as no more than this many budgets
+KL_CLIP = 2.0
+
+
+class FixedTemperature:
+    """
+    No trust region: the inverse temperature alone says how far the policy goes.
+
+    :param device: Device of the networks
+    """
+
+    def __init__(self, device: th.device) -> None:
+        self.kl_lambda = th.ones((), device=device)
+        self.kl_average = th.zeros((), device=device)
+
+    def scale_sigma(self, sigma: th.Tensor) -> th.Tensor:
+        """
+        :param sigma: Noise levels of the SDE, shape (N, 1, 1)
+        :return: What the matching loss takes for them
+        """
+        return sigma
+
+    def update(self, path_kl: th.Tensor) -> None:
+        """
+        :param path_kl: KL divergence between the paths of policy and behaviour, shape ()
+        """
+
+    def diagnostics(self) -> dict[str, th.Tensor]:
+        """
+        :return: Scalars for the log
+        """
+        return {}
+
+
+class TrustRegion(FixedTemperature):
+    r"""
+    The dual variable :math:`\lambda` of a KL budget :math:`\epsilon`: sigma is divided by
+    :math:`\sqrt{3 \lambda}` in the matching loss, and after each update, D being the running mean of the KL,
+
+    .. math::
+        D &\leftarrow 0.9 D + 0.1 \min(KL, 2 \epsilon) \\
+        \lambda &\leftarrow \mathrm{clip}(\lambda + 0.01 (D - \epsilon), 0.01, 100)
+
+    All of it stays on the device.
+
+    :param device: Device of the networks
+    :param kl_budget: The budget, in nats per step of the environment
+    """
+
+    def __init__(self, device: th.device, kl_budget: float) -> None:
+        super().__init__(device)
+        self.kl_budget = kl_budget
+
+    def scale_sigma(self, sigma: th.Tensor) -> th.Tensor:
+        return sigma / (LAMBDA_SCALE * self.kl_lambda).sqrt()
+
+    def update(self, path_kl: th.Tensor) -> None:
+        clipped = path_kl.detach().clamp(max=KL_CLIP * self.kl_budget)
+        self.kl_average = (1 - KL_AVERAGE_RATE) * self.kl_average + KL_AVERAGE_RATE * clipped
+        self.kl_lambda = (self.kl_lambda + LAMBDA_STEP * (self.kl_average - self.kl_budget)).clamp(*LAMBDA_RANGE)
+
+    def diagnostics(self) -> dict[str, th.Tensor]:
+        return {"kl_lambda": self.kl_lambda, "kl_average": self.kl_average}
