@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clone": {},
     "QAM": {},
     "QAM-E": {"edit_scale": 0.1},
-    "QAM-F": {"distill_coef": 30.0},
+    "QAM-F": {"distill_coef": 300.0},
     "TRQAM": {"kl_budget": 1.0},
     "scalar adjoint": {"adjoint": "scalar"},
     "BPTT": {"adjoint": "bptt"},

@@ -3,14 +3,18 @@
 import pytest
 import torch as th
 
+from sb3_qam.common.networks import TanhGELU
 from sb3_qam.qam.adjoint_matching import (
     flow_times,
     lean_adjoint,
     matching_loss,
     memoryless_path,
     memoryless_sigma,
+    path_kl,
+    scalar_adjoint,
     terminal_adjoint,
 )
+from sb3_qam.qam.policy_objectives import Backpropagation, PolicyProblem
 
 BATCH, DIM = 4, 3
 
@@ -105,3 +109,72 @@ def test_matching_loss_has_a_gradient_for_the_policy_alone():
     assert policy.grad is not None
     assert behavior.grad is None
     assert adjoints.grad is None
+
+
+def test_scalar_adjoint_is_the_lean_one_where_the_velocity_does_not_depend_on_x():
+    flow_steps = 6
+    path, g_N = th.randn(flow_steps + 1, BATCH, DIM), th.randn(BATCH, DIM)
+    lean = lean_adjoint(lambda x, t: 0 * x + th.as_tensor(t), path, g_N)
+    scalar = scalar_adjoint(nonlinear_velocity, path, g_N)
+    th.testing.assert_close(scalar, lean, atol=1e-6, rtol=1e-5)
+    for k in range(flow_steps):
+        th.testing.assert_close(scalar[k], k / flow_steps * g_N)
+
+
+def test_path_kl_is_the_divergence_between_the_gaussian_steps():
+    flow_steps = 4
+    policy, behavior = th.randn(2, flow_steps, BATCH, DIM)
+    sigma = memoryless_sigma(flow_times(flow_steps))
+    step = 1 / flow_steps
+    expected = th.zeros(BATCH)
+    for k in range(flow_steps):
+        # one step of either SDE from the same x: N(x + step * 2 v + ..., step * sigma^2)
+        scale = (step**0.5 * sigma[k]).expand(BATCH, DIM)
+        steps = [th.distributions.Normal(step * 2 * velocity[k], scale) for velocity in (policy, behavior)]
+        expected += th.distributions.kl_divergence(*steps).sum(dim=1)
+    th.testing.assert_close(path_kl(policy, behavior, sigma), expected.mean())
+
+
+def test_back_propagation_gives_the_gradient_of_matching_with_the_full_adjoint():
+    flow_steps, w = 5, 1.7
+    net = th.nn.Sequential(th.nn.Linear(DIM + 1, 8), TanhGELU(), th.nn.Linear(8, DIM)).double()
+
+    def v_theta(x: th.Tensor, t) -> th.Tensor:
+        return net(th.cat([x, th.as_tensor(t, dtype=x.dtype).expand(*x.shape[:-1], 1)], dim=-1))
+
+    def v_beta(x: th.Tensor, t) -> th.Tensor:
+        return th.tanh(x) * (1 + th.as_tensor(t))
+
+    def q_value(a: th.Tensor) -> th.Tensor:
+        return -((a - 0.3) ** 2).sum(dim=-1)
+
+    x0, noise = 0.3 * th.randn(BATCH, DIM).double(), 0.1 * th.randn(flow_steps, BATCH, DIM).double()
+    problem = PolicyProblem(v_theta, v_beta, q_value, w, lambda sigma: sigma, x0, noise)
+    backpropagated = th.autograd.grad(Backpropagation()(problem).loss, list(net.parameters()))
+
+    # The full adjoint a_{k+1} = d cost-to-go / d x_{k+1}, step by step
+    step, times = 1 / flow_steps, flow_times(flow_steps).double()
+    sigma = memoryless_sigma(times)
+    with th.no_grad():
+        path = memoryless_path(v_theta, v_beta, x0, noise)
+
+    def running_cost(x: th.Tensor, k: int) -> th.Tensor:
+        return step / 2 * ((2 * (v_theta(x, times[k]) - v_beta(x, times[k])) / sigma[k]) ** 2).sum(dim=-1)
+
+    def cost_to_go(x: th.Tensor, k: int) -> th.Tensor:
+        if k == flow_steps:
+            return -w * q_value(x.clamp(-1, 1))
+        if k == flow_steps - 1:
+            x_next = x + step * v_beta(x, times[k])
+        else:
+            x_next = x + step * (2 * v_theta(x, times[k]) - x / (times[k] + step)) + step**0.5 * sigma[k] * noise[k]
+        return running_cost(x, k) + cost_to_go(x_next, k + 1)
+
+    adjoints = th.zeros(flow_steps, BATCH, DIM).double()
+    # the last step follows the behaviour flow: the policy does not reach x_N by it
+    for k in range(flow_steps - 1):
+        x = path[k + 1].clone().requires_grad_()
+        (adjoints[k],) = th.autograd.grad(cost_to_go(x, k + 1).sum(), x)
+    loss = matching_loss(v_theta(path[:-1], times), v_beta(path[:-1], times), sigma, adjoints)
+    for ours, expected in zip(backpropagated, th.autograd.grad(loss, list(net.parameters())), strict=True):
+        th.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)

@@ -60,7 +60,11 @@ def test_action_spaces_a_flow_cannot_act_in(action_space: spaces.Space, message:
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        *[(name, value) for name in ("buffer_size", "batch_size", "flow_steps", "n_steps") for value in (0, -1, 2.5)],
+        *[
+            (name, value)
+            for name in ("buffer_size", "batch_size", "flow_steps", "n_steps", "chunk_size", "best_of_n")
+            for value in (0, -1, 2.5)
+        ],
         ("offline_steps", -1),
         ("learning_starts", -1),
         ("gradient_steps", -2),
@@ -72,6 +76,12 @@ def test_action_spaces_a_flow_cannot_act_in(action_space: spaces.Space, message:
         ("inverse_temperature", -1.0),
         ("inverse_temperature", float("inf")),
         ("pessimism", -0.5),
+        ("edit_scale", -0.1),
+        ("edit_scale", 2.5),
+        ("distill_coef", -1.0),
+        ("kl_budget", 0.0),
+        ("adjoint", "full"),
+        ("adjoint", None),
         ("max_grad_norm", 0.0),
         ("train_freq", 0),
         ("train_freq", 2.5),

@@ -48,9 +48,11 @@ def make_episodes(lengths: list[int], terminations: np.ndarray | None = None) ->
     )
 
 
-def check_sample(batch: TransitionBatch, row: int, transitions: list[dict[str, Any]], n_steps: int) -> None:
-    """Compare one row with the sequence that begins at the transition its action numbers."""
-    start = round(batch.actions[row].item() * 1000)
+def check_sample(
+    batch: TransitionBatch, row: int, transitions: list[dict[str, Any]], n_steps: int, chunk_size: int
+) -> None:
+    """Compare one row with the sequence that begins at the transition its first action numbers."""
+    start = round(batch.actions[row, 0].item() * 1000)
     sequence = transitions[start : start + n_steps]
     np.testing.assert_array_equal(batch.observations[row], transitions[start]["obs"])
     assert batch.discounts[row].item() == pytest.approx(GAMMA**n_steps)
@@ -61,6 +63,8 @@ def check_sample(batch: TransitionBatch, row: int, transitions: list[dict[str, A
         assert batch.rewards[row].item() == pytest.approx(expected_return, rel=1e-5)
         assert bool(batch.masks[row]) == (not any(each["terminated"] for each in sequence))
         np.testing.assert_array_equal(batch.next_observations[row], sequence[-1]["next_obs"])
+        numbers = [round(action * 1000) for action in batch.actions[row].tolist()]
+        assert numbers == list(range(start, start + chunk_size))
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,10 +72,11 @@ def check_sample(batch: TransitionBatch, row: int, transitions: list[dict[str, A
 def test_offline_sequences_equal_a_naive_loop(data: st.DataObject):
     lengths = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=6))
     n_steps = data.draw(st.integers(1, min(5, max(lengths))))
+    chunk_size = data.draw(st.sampled_from([1, n_steps]))
     n = sum(lengths)
     terminations = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     buffer = OfflineBuffer(
-        make_episodes(lengths, terminations), OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_steps=n_steps, gamma=GAMMA
+        make_episodes(lengths, terminations), OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_steps, GAMMA, chunk_size
     )
     transitions = [
         {"obs": (e, t), "next_obs": (e, t + 1), "trajectory": e, "reward": None, "terminated": None}
@@ -85,8 +90,8 @@ def test_offline_sequences_equal_a_naive_loop(data: st.DataObject):
     # every transition, not a random choice
     batch = buffer._get_samples(np.arange(n))
     for row in range(n):
-        assert round(batch.actions[row].item() * 1000) == row
-        check_sample(batch, row, transitions, n_steps)
+        assert round(batch.actions[row, 0].item() * 1000) == row
+        check_sample(batch, row, transitions, n_steps, chunk_size)
 
 
 @settings(max_examples=100, deadline=None)
@@ -95,11 +100,13 @@ def test_online_sequences_equal_a_naive_loop(data: st.DataObject):
     n_envs = data.draw(st.integers(1, 3))
     buffer_size = data.draw(st.integers(1, 12)) * n_envs
     n_steps = data.draw(st.integers(1, min(5, buffer_size // n_envs)))
+    chunk_size = data.draw(st.sampled_from([1, n_steps]))
     n_added = data.draw(st.integers(1, 30))
     is_dict = data.draw(st.booleans())
     buffer_class = DictSequenceReplayBuffer if is_dict else SequenceReplayBuffer
     space = spaces.Dict({"a": OBSERVATION_SPACE}) if is_dict else OBSERVATION_SPACE
-    buffer = buffer_class(buffer_size, space, ACTION_SPACE, "cpu", n_envs=n_envs, n_steps=n_steps, gamma=GAMMA)
+    sequences = {"n_steps": n_steps, "gamma": GAMMA, "chunk_size": chunk_size}
+    buffer = buffer_class(buffer_size, space, ACTION_SPACE, "cpu", n_envs=n_envs, **sequences)
 
     def stacked(observations: list[tuple[float, float]]) -> np.ndarray | dict[str, np.ndarray]:
         array = np.array(observations, dtype=np.float32)
@@ -143,8 +150,8 @@ def test_online_sequences_equal_a_naive_loop(data: st.DataObject):
             batch = batch._replace(observations=batch.observations["a"], next_observations=batch.next_observations["a"])
         for row in range(20):
             env = int(batch.observations[row, 0])
-            assert round(batch.actions[row].item() * 1000) >= oldest
-            check_sample(batch, row, kept[env], n_steps)
+            assert round(batch.actions[row, 0].item() * 1000) >= oldest
+            check_sample(batch, row, kept[env], n_steps, chunk_size)
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
@@ -246,7 +253,11 @@ def test_hindsight_replay_is_never_asked_for_a_single_sample():
 def test_sequences_that_fit_nowhere_are_refused():
     with pytest.raises(ValueError, match=r"n_steps=4 is longer than every episode of dataset 'test' \(at most 3"):
         OfflineBuffer(make_episodes([3, 2]), OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_steps=4)
-    with pytest.raises(ValueError, match=r"room for 2 steps of each of 3 environment.*n_steps=4: increase buffer_size"):
+    with pytest.raises(ValueError, match=r"chunk_size=4 is longer than every episode of dataset 'test'"):
+        OfflineBuffer(make_episodes([3, 2]), OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_steps=4, chunk_size=4)
+    with pytest.raises(
+        ValueError, match=r"room for 2 steps of each of 3 environment.*sequence of 4 steps: increase buffer_size"
+    ):
         SequenceReplayBuffer(7, OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_envs=3, n_steps=4)
 
 

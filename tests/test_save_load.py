@@ -28,6 +28,8 @@ def assert_same(first: QAM, second: QAM) -> None:
             for index, state in parameters["state"].items():
                 for key, value in state.items():
                     assert th.equal(value, other["state"][index][key]), (index, key)
+    assert first.trust_region.kl_lambda == second.trust_region.kl_lambda
+    assert first.trust_region.kl_average == second.trust_region.kl_average
 
 
 def disturb() -> None:
@@ -114,13 +116,25 @@ def test_policy_kwargs_are_compared_as_the_user_gave_them(tmp_path: Path):
         QAM.load(tmp_path / "model", policy_kwargs={"net_arch": [8]})
 
 
-@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"n_steps": 3},
+        # 70 steps: a chunk is in flight when the run is interrupted
+        {"chunk_size": 4},
+        {"chunk_size": 3, "kl_budget": 0.1},
+        {"edit_scale": 0.2, "best_of_n": 3},
+        {"distill_coef": 10.0, "residual": True},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("with_offline_data", [False, True])
-def test_online_learning_goes_on_bit_by_bit(n_steps: int, with_offline_data: bool, pendulum_dataset, tmp_path: Path):
+def test_online_learning_goes_on_bit_by_bit(variant: dict, with_offline_data: bool, pendulum_dataset, tmp_path: Path):
     def run(interrupted: bool) -> QAM:
         disturb()
         env = make_vec_env("Pendulum-v1", seed=5)
-        model = QAM("FlowPolicy", env, seed=1, n_steps=n_steps, learning_starts=20, **SMALL)
+        model = QAM("FlowPolicy", env, seed=1, learning_starts=20, **variant, **SMALL)
         if with_offline_data:
             model.pretrain(pendulum_dataset, gradient_steps=5)
         model.learn(70)
@@ -215,7 +229,9 @@ def test_a_loaded_replay_buffer_makes_the_returns_of_the_model(tmp_path: Path):
     single = QAM("FlowPolicy", "Pendulum-v1", **kwargs).learn(10)
     single.save_replay_buffer(tmp_path / "one")
     buffer = other.replay_buffer
-    with pytest.raises(ValueError, match="A ReplayBuffer gives no sequences of 2 steps: load the model with n_steps=1 and chunk_size=1"):
+    with pytest.raises(
+        ValueError, match="A ReplayBuffer gives no sequences of 2 steps: load the model with n_steps=1 and chunk_size=1"
+    ):
         other.load_replay_buffer(tmp_path / "one")
     assert other.replay_buffer is buffer
 

@@ -40,12 +40,11 @@ def check_chunk_state(state: Any, n_envs: int, chunk_shape: tuple[int, ...]) -> 
     :raises ValueError: if it is not the state that predict() returned for as many environments
     """
     expected = [(n_envs, *chunk_shape), (n_envs,)]
-    is_pair = isinstance(state, (tuple, list)) and len(state) == 2
-    shapes = [np.shape(part) for part in state] if is_pair else state
+    shapes = [np.shape(part) for part in state] if isinstance(state, (tuple, list)) else type(state).__name__
     if shapes != expected:
         raise ValueError(
             f"state must be what predict() returned for the same {n_envs} environment(s), arrays of the shapes "
-            f"{expected[0]} and {expected[1]}, got {shapes!r}. Pass state=None to begin new chunks."
+            f"{expected[0]} and {expected[1]}, got {shapes}. Pass state=None to begin new chunks."
         )
     return ChunkState(*(np.array(part) for part in state))
 

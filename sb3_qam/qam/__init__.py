@@ -1,4 +1,5 @@
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
+from sb3_qam.qam.presets import preset
 from sb3_qam.qam.qam import QAM
 
-__all__ = ["QAM", "CnnPolicy", "FlowPolicy", "MlpPolicy", "MultiInputPolicy"]
+__all__ = ["QAM", "CnnPolicy", "FlowPolicy", "MlpPolicy", "MultiInputPolicy", "preset"]

@@ -1,0 +1,313 @@
+"""Each variant is what the design says it is."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_qam import QAM
+from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.qam.action_heads import SamplingNoise
+from sb3_qam.qam.trust_region import TrustRegion
+
+SMALL = {"batch_size": 32, "flow_steps": 4, "buffer_size": 1000, "seed": 0, "policy_kwargs": {"net_arch": [16, 16]}}
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"chunk_size": 3},
+    {"n_steps": 3},
+    {"best_of_n": 4},
+    {"edit_scale": 0.2},
+    {"distill_coef": 10.0},
+    {"residual": True},
+    {"kl_budget": 0.5},
+    {"adjoint": "scalar"},
+    {"adjoint": "bptt"},
+    {"inverse_temperature": 0.0},
+    {"chunk_size": 3, "best_of_n": 2, "edit_scale": 0.2, "residual": True, "kl_budget": 0.5, "adjoint": "scalar"},
+]
+
+
+def parameters_of(module: th.nn.Module) -> dict[str, th.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def moved(before: dict[str, th.Tensor], module: th.nn.Module) -> set[str]:
+    """The networks (first part of the name) with a parameter that is no longer what it was."""
+    return {
+        name.split(".")[0] for name, parameter in module.named_parameters() if not th.equal(before[name], parameter)
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_every_variant_learns_offline_and_online_and_comes_back_from_a_file(variant, pendulum_dataset, tmp_path: Path):
+    model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, **variant, **SMALL)
+    before = parameters_of(model.policy)
+    model.pretrain(gradient_steps=5)
+    model.learn(20, reset_num_timesteps=False)
+    expected = {"behavior_flow", "behavior_flow_target", "critic", "critic_target", "policy_flow"}
+    if variant.get("edit_scale") or variant.get("distill_coef"):
+        expected.add("head")
+    assert moved(before, model.policy) == expected
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model")
+    observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    for deterministic in (True, False):
+        th.manual_seed(0)
+        first, _ = model.predict(observations, deterministic=deterministic)
+        th.manual_seed(0)
+        np.testing.assert_array_equal(first, loaded.predict(observations, deterministic=deterministic)[0])
+    assert first.shape == (5, 1)
+    assert (np.abs(first) <= 2).all()
+
+
+class OneLossQAM(QAM):
+    kept_losses: tuple[str, ...]
+
+    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
+        super()._optimize({name: loss * (name in self.kept_losses) for name, loss in losses.items()}, diagnostics)
+
+
+@pytest.mark.parametrize(
+    ("variant", "losses"),
+    [
+        ({"edit_scale": 0.2}, ("edit_q_loss", "edit_entropy_loss", "edit_alpha_loss")),
+        ({"distill_coef": 10.0}, ("fql_loss",)),
+    ],
+)
+def test_what_stands_behind_the_flow_learns_alone(variant: dict, losses: tuple[str, ...], pendulum_dataset):
+    model = OneLossQAM("FlowPolicy", offline_dataset=pendulum_dataset, tau=0.0, **variant, **SMALL)
+    model.kept_losses = losses
+    before = parameters_of(model.policy)
+    model.pretrain(gradient_steps=3)
+    assert moved(before, model.policy) == {"head"}
+    assert all(parameter.requires_grad for parameter in model.policy.critic.parameters())
+
+
+def test_the_best_of_n_is_the_candidate_that_the_online_critics_value_most():
+    model = QAM("FlowPolicy", "Pendulum-v1", best_of_n=6, **SMALL)
+    policy = model.policy
+    with th.no_grad():
+        for parameter in policy.critic_target.parameters():
+            parameter.normal_()
+    observations = th.randn(20, 3)
+    noise = policy.draw_noise(20)
+    assert noise.x0.shape == (6, 20, 1)
+    with th.no_grad():
+        chosen = policy.sample_actions(observations, noise)
+        candidates = th.stack([policy.sample_actions(observations, SamplingNoise(x0[None])) for x0 in noise.x0])
+        values = th.stack([policy.critic(observations, candidate).mean(dim=0) for candidate in candidates])
+    for row in range(20):
+        assert chosen[row] == candidates[values[:, row].argmax(), row]
+
+
+def test_an_edit_changes_the_flows_action_by_at_most_its_scale():
+    plain = QAM("FlowPolicy", "Pendulum-v1", **SMALL).policy
+    policy = QAM("FlowPolicy", "Pendulum-v1", edit_scale=0.25, **SMALL).policy
+    policy.policy_flow.load_state_dict(plain.policy_flow.state_dict())
+    observations = th.randn(500, 3)
+    noise = policy.draw_noise(500)
+    with th.no_grad():
+        edited = policy.sample_actions(observations, noise)
+        flow = plain.sample_actions(observations, SamplingNoise(noise.x0))
+    difference = (edited - flow).abs()
+    assert 0.1 < difference.max() <= 0.25 + 1e-6
+    assert (edited.abs() <= 1).all()
+
+
+def test_the_log_density_of_edits_is_that_of_a_transformed_gaussian():
+    policy = QAM("FlowPolicy", "Pendulum-v1", edit_scale=0.25, chunk_size=3, **SMALL).policy
+    edit_policy = policy.head.edit_policy
+    features, actions, noise = th.randn(50, 3), th.rand(50, 3) * 2 - 1, th.randn(50, 3)
+    with th.no_grad():
+        edits, log_density = edit_policy(features, actions, noise)
+        latent = edit_policy.mlp(th.cat([features, actions], dim=1))
+        mean, std = edit_policy.mean(latent), edit_policy.log_std(latent).clamp(-20, 2).exp()
+    gaussian = th.distributions.Normal(mean, std)
+    squashed = th.distributions.TransformedDistribution(gaussian, [th.distributions.TanhTransform(cache_size=1)])
+    raw = mean + std * noise
+    th.testing.assert_close(edits, raw.tanh())
+    th.testing.assert_close(log_density, squashed.log_prob(raw.tanh()).sum(dim=1), rtol=1e-3, atol=1e-3)
+
+
+def test_the_one_step_policy_acts_without_the_flow():
+    policy = QAM("FlowPolicy", "Pendulum-v1", distill_coef=10.0, **SMALL).policy
+    observations, noise = th.randn(6, 3), th.randn(1, 6, 1)
+    with th.no_grad():
+        expected = policy.head.one_step_flow(observations, noise[0]).clamp(-1, 1)
+        policy.policy_flow.mlp[-1].bias.fill_(100.0)
+        th.testing.assert_close(policy.sample_actions(observations, SamplingNoise(noise)), expected)
+
+
+def test_a_residual_policy_begins_as_the_behaviour():
+    policy = QAM("FlowPolicy", "Pendulum-v1", residual=True, **SMALL).policy
+    observations, noise = th.randn(6, 3), SamplingNoise(th.randn(1, 6, 1))
+    first = policy.sample_actions(observations, noise)
+    policy.act_with_behavior = True
+    th.testing.assert_close(policy.sample_actions(observations, noise), first)
+    policy.act_with_behavior = False
+    with th.no_grad():
+        policy.policy_flow.mlp[-1].bias.fill_(0.05)
+    x = th.randn(6, 1)
+    added = policy.policy_velocity(observations)(x, 0.3) - policy.behavior_flow_target.given(observations)(x, 0.3)
+    th.testing.assert_close(added, th.full((6, 1), 0.05))
+
+
+def test_the_dual_variable_rises_above_the_budget_and_falls_below():
+    trust_region = TrustRegion(th.device("cpu"), kl_budget=0.5)
+    assert (trust_region.kl_lambda, trust_region.kl_average) == (1, 0)
+    averages, lambdas = [0.0], [1.0]
+    for kl in [5.0] * 30 + [0.1] * 60:
+        trust_region.update(th.tensor(kl))
+        averages.append(0.9 * averages[-1] + 0.1 * min(kl, 1.0))
+        lambdas.append(lambdas[-1] + 0.01 * (averages[-1] - 0.5))
+        assert trust_region.kl_average.item() == pytest.approx(averages[-1], rel=1e-4)
+        assert trust_region.kl_lambda.item() == pytest.approx(lambdas[-1], rel=1e-4)
+    assert lambdas[30] > lambdas[6] < 1.0
+    assert lambdas[90] < lambdas[32]
+    for kl, bound in ((0.0, 0.01), (1e9, 100.0)):
+        for _ in range(30_000):
+            trust_region.update(th.tensor(kl))
+        assert trust_region.kl_lambda.item() == pytest.approx(bound)
+
+
+def test_the_dual_variable_is_logged_and_saved(pendulum_dataset, tmp_path: Path):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, kl_budget=0.5, **SMALL)
+    assert model.inverse_temperature == 1.0
+    model.pretrain(gradient_steps=20)
+    logged = model.logger.name_to_value if model.logger.name_to_value else {}
+    assert "train/kl_lambda" not in logged  # written and cleared at the end of the phase
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model")
+    assert model.trust_region.kl_lambda != 1
+    assert loaded.trust_region.kl_lambda == model.trust_region.kl_lambda
+    assert loaded.trust_region.kl_average == model.trust_region.kl_average
+    # a plain model takes no notice of it
+    plain = QAM.load(tmp_path / "model", kl_budget=None, inverse_temperature=3.0)
+    assert plain.trust_region.diagnostics() == {}
+    plain.pretrain(pendulum_dataset, gradient_steps=1)
+
+
+def test_a_wide_budget_lets_the_policy_go_further_than_a_narrow_one(pendulum_dataset):
+    def path_kl(budget: float) -> float:
+        values: list[float] = []
+
+        class KeepsKL(QAM):
+            def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
+                super()._optimize(losses, diagnostics)
+                values.append(diagnostics["path_kl"].item())
+
+        kwargs = SMALL | {"learning_rate": 3e-3}
+        KeepsKL("FlowPolicy", offline_dataset=pendulum_dataset, kl_budget=budget, **kwargs).pretrain(gradient_steps=800)
+        return float(np.mean(values[-100:]))
+
+    narrow, wide = path_kl(0.05), path_kl(2.0)
+    assert narrow < wide
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"edit_scale": 0.1, "distill_coef": 10.0},
+            r"edit_scale=0.1 \(QAM-E\) and distill_coef=10.0 \(QAM-F\) exclude",
+        ),
+        ({"kl_budget": 0.5, "inverse_temperature": 3.0}, "kl_budget=0.5.*got inverse_temperature=3.0. Leave it out"),
+        ({"kl_budget": 0.5, "inverse_temperature": 0.0}, "kl_budget=0.5.*got inverse_temperature=0.0"),
+        ({"kl_budget": 0.5, "adjoint": "bptt"}, "kl_budget=0.5.*adjoint='bptt'"),
+        ({"chunk_size": 3, "n_steps": 3}, "chunk_size=3 and n_steps=3 exclude each other"),
+    ],
+)
+def test_impossible_combinations_are_refused(arguments: dict, message: str):
+    env = SpacesOnlyEnv(spaces.Box(-1.0, 1.0, (2,)), spaces.Box(-1.0, 1.0, (2,)))
+    with pytest.raises(ValueError, match=message):
+        QAM("FlowPolicy", env, **arguments)
+
+
+# ---------------------------------------------------------------------- behaviour first
+
+
+def behavior_action(model: QAM, observations: th.Tensor, x0: th.Tensor) -> th.Tensor:
+    """What the behaviour flow would do, without anything behind it."""
+    reference = QAM("FlowPolicy", "Pendulum-v1", inverse_temperature=0.0, chunk_size=model.chunk_size, **SMALL).policy
+    reference.behavior_flow.load_state_dict(model.policy.behavior_flow.state_dict())
+    return reference.sample_actions(observations, SamplingNoise(x0))
+
+
+@pytest.mark.parametrize(
+    "variant", [{}, {"kl_budget": 0.5}, {"residual": True}, {"best_of_n": 3, "chunk_size": 2}], ids=str
+)
+def test_cloning_trains_the_behaviour_flow_alone_and_acts_with_it(variant: dict, pendulum_dataset, tmp_path: Path):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **variant, **SMALL)
+    before = parameters_of(model.policy)
+    model.pretrain(gradient_steps=5, objective="clone")
+    assert moved(before, model.policy) == {"behavior_flow", "behavior_flow_target"}
+    model.save(tmp_path / "clone")
+    observations, x0 = th.randn(6, 3), th.randn(1, 6, model.policy.action_dim)
+    for clone in (model, QAM.load(tmp_path / "clone")):
+        th.testing.assert_close(
+            clone.policy.sample_actions(observations, SamplingNoise(x0)), behavior_action(clone, observations, x0)
+        )
+    model.pretrain(gradient_steps=1)
+    assert not model.policy.act_with_behavior
+
+
+@pytest.mark.parametrize("variant", [{}, {"residual": True}], ids=str)
+def test_training_after_cloning_starts_the_policy_where_the_clone_is(variant: dict, pendulum_dataset):
+    class KeepsFirst(QAM):
+        first = None
+
+        def _sample_batch(self, batch_size: int) -> Any:
+            if self._objective == "full" and self.first is None:
+                self.first = self.policy.sample_actions(observations, noise)
+            return super()._sample_batch(batch_size)
+
+    observations, noise = th.randn(6, 3), SamplingNoise(th.randn(1, 6, 1))
+    model = KeepsFirst("FlowPolicy", offline_dataset=pendulum_dataset, **variant, **SMALL)
+    model.pretrain(gradient_steps=5, objective="clone")
+    clone = model.policy.sample_actions(observations, noise)
+    model.pretrain(gradient_steps=1)
+    th.testing.assert_close(model.first, clone)
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize("variant", [{}, {"edit_scale": 0.2}, {"distill_coef": 10.0}, {"kl_budget": 0.5}], ids=str)
+def test_a_clone_starts_a_run_of_any_variant(variant: dict, from_file: bool, pendulum_dataset, tmp_path: Path):
+    clone = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL)
+    clone.pretrain(gradient_steps=5, objective="clone").save(tmp_path / "clone")
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **variant, **{**SMALL, "seed": 1})
+    model.load_behavior(tmp_path / "clone" if from_file else clone)
+    for name, value in clone.policy.state_dict().items():
+        if name.startswith("behavior_flow"):
+            assert th.equal(value, model.policy.state_dict()[name])
+    model.pretrain(gradient_steps=2)
+    assert model._n_offline_steps_done == 2
+
+
+def test_a_clone_of_another_size_is_refused_and_nothing_is_loaded(pendulum_dataset):
+    clone = QAM("FlowPolicy", offline_dataset=pendulum_dataset, chunk_size=2, **SMALL)
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL)
+    before = parameters_of(model.policy)
+    with pytest.raises(ValueError, match=r"does not fit this model: behavior_flow.mlp.0.weight has shape.*chunk_size"):
+        model.load_behavior(clone)
+    assert not moved(before, model.policy)
+    assert not model.policy.act_with_behavior
+
+
+def test_clone_steps_are_counted_apart_and_end_the_random_warm_up(pendulum_dataset):
+    model = QAM("FlowPolicy", "Pendulum-v1", offline_steps=3, learning_starts=100, **SMALL)
+    model.pretrain(pendulum_dataset, gradient_steps=4, objective="clone")
+    assert model.num_timesteps == 4
+    model.learn(5, reset_num_timesteps=False)
+    assert model.num_timesteps == 4 + 3 + 5
+    assert model._n_offline_steps_done == 3
+
+
+def test_unknown_objectives_and_clones_without_steps_are_refused(pendulum_dataset):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_steps=5, **SMALL)
+    with pytest.raises(ValueError, match="objective must be one of 'full', 'clone', got 'bc'"):
+        model.pretrain(gradient_steps=1, objective="bc")
+    with pytest.raises(ValueError, match="needs gradient_steps"):
+        model.pretrain(objective="clone")
