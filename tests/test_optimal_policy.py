@@ -98,9 +98,9 @@ def test_two_modes_both_survive_with_the_right_weights():
         {"objective": "clone"},
         {"inverse_temperature": 0.0},
         {"edit_scale": 0.1},
-        {"distill_coef": 30.0},
+        {"distill_coef": 1000.0},
         {"residual": True},
-        {"kl_budget": 0.5},
+        {"kl_budget": 0.05},
         {"adjoint": "scalar"},
         {"adjoint": "bptt"},
         {"chunk_size": 2},
@@ -120,4 +120,5 @@ def test_two_modes_of_equal_value_both_survive(variant: dict):
     assert 0.35 < right.mean() < 0.65
     assert np.median(sample[right]) == pytest.approx(0.5, abs=0.1)
     assert np.median(sample[~right]) == pytest.approx(-0.5, abs=0.1)
-    assert (np.abs(sample) < 0.2).mean() < 0.1
+    # a Gaussian of the same mean and variance has 0.3 of its actions there
+    assert (np.abs(sample) < 0.2).mean() < 0.15

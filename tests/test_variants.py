@@ -1,5 +1,6 @@
 """Each variant is what the design says it is."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.logger import configure
 
 from sb3_qam import QAM
 from sb3_qam.common.envs import SpacesOnlyEnv
@@ -176,9 +178,13 @@ def test_the_dual_variable_rises_above_the_budget_and_falls_below():
 def test_the_dual_variable_is_logged_and_saved(pendulum_dataset, tmp_path: Path):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, kl_budget=0.5, **SMALL)
     assert model.inverse_temperature == 1.0
-    model.pretrain(gradient_steps=20)
-    logged = model.logger.name_to_value if model.logger.name_to_value else {}
-    assert "train/kl_lambda" not in logged  # written and cleared at the end of the phase
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.pretrain(gradient_steps=20, log_interval=5)
+    with (tmp_path / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    lambdas = [float(row["train/kl_lambda"]) for row in rows]
+    assert len(set(lambdas)) == 4
+    assert all(float(row["train/path_kl"]) > 0 and float(row["train/kl_average"]) >= 0 for row in rows)
     model.save(tmp_path / "model")
     loaded = QAM.load(tmp_path / "model")
     assert model.trust_region.kl_lambda != 1

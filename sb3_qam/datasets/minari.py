@@ -191,7 +191,8 @@ def _scaled(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:
     """
     :return: Actions in [-1, 1], as ``BasePolicy.scale_action`` makes them, which needs a policy
     """
-    low, high = action_space.low, action_space.high
+    # In float64, actions that are in [-1, 1] already stay what they are
+    low, high = action_space.low.astype(np.float64), action_space.high.astype(np.float64)
     return 2.0 * ((actions - low) / (high - low)) - 1.0
 
 

@@ -1,0 +1,71 @@
+"""OGBench's data arrives as OGBench itself gives it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sb3_qam import QAM
+from sb3_qam.datasets.minari import read_episodes
+from sb3_qam.datasets.ogbench import import_ogbench, split_task_id
+
+ogbench = pytest.importorskip("ogbench")
+# Two of the 200 trajectories of real data, both of which pass the goal of task 1
+DATA = Path(__file__).parent / "data" / "ogbench" / "pointmaze-medium-navigate-v0.npz"
+TASK = "pointmaze-medium-navigate-singletask-task1-v0"
+
+
+@pytest.mark.parametrize("task", [1, 3])
+def test_every_transition_equals_ogbenchs(task: int, tmp_path: Path):
+    task_id = f"pointmaze-medium-navigate-singletask-task{task}-v0"
+    for name in ("data.npz", "data-val.npz"):
+        shutil.copy(DATA, tmp_path / name)
+    _, expected, _ = ogbench.make_env_and_datasets(task_id, dataset_path=str(tmp_path / "data.npz"))
+
+    episodes = read_episodes(import_ogbench(task_id, DATA))
+    assert episodes.lengths.tolist() == [1000, 1000]
+    is_last = np.zeros(2002, dtype=bool)
+    is_last[[1000, 2001]] = True
+    np.testing.assert_array_equal(episodes.observations[~is_last], expected["observations"])
+    np.testing.assert_array_equal(episodes.observations[~np.roll(is_last, 1)], expected["next_observations"])
+    np.testing.assert_array_equal(episodes.actions, expected["actions"])
+    np.testing.assert_array_equal(episodes.rewards, expected["rewards"])
+    np.testing.assert_array_equal(episodes.terminations, expected["masks"] == 0)
+    if task == 1:
+        assert episodes.terminations.any()
+
+
+def test_the_environment_of_the_task_comes_with_the_data():
+    dataset = import_ogbench(TASK, DATA)
+    env = dataset.recover_environment()
+    assert env.spec.id == "pointmaze-medium-singletask-task1-v0"
+    assert env.spec.max_episode_steps == 1000
+    assert env.unwrapped._reward_task_id == 1
+    model = QAM("FlowPolicy", env, offline_dataset=dataset, chunk_size=5, batch_size=16, flow_steps=2)
+    model.pretrain(gradient_steps=2)
+    model.learn(10, reset_num_timesteps=False)
+    assert model.replay_buffer.pos == 10
+
+
+def test_what_is_in_the_cache_is_opened():
+    first = import_ogbench(TASK, DATA)
+    assert first.id == f"ogbench/{TASK}"
+    assert import_ogbench(TASK).id == first.id
+    assert import_ogbench(TASK, DATA, dataset_id="mine/maze-v3").id == "mine/maze-v3"
+
+
+def test_ids():
+    assert split_task_id("cube-single-play-singletask-task2-v0") == (
+        "cube-single-singletask-task2-v0",
+        "cube-single-play-v0",
+    )
+    assert split_task_id(TASK) == ("pointmaze-medium-singletask-task1-v0", "pointmaze-medium-navigate-v0")
+    for not_a_task in ("pointmaze-medium-navigate-v0", "Pendulum-v1", "singletask-v0"):
+        with pytest.raises(ValueError, match=f"'{not_a_task}' is not the id of an OGBench single task"):
+            import_ogbench(not_a_task)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*nothing\.npz: leave path out to download"):
+        import_ogbench(TASK, tmp_path / "nothing.npz")
