@@ -243,7 +243,16 @@ def behavior_action(model: QAM, observations: th.Tensor, x0: th.Tensor) -> th.Te
 
 
 @pytest.mark.parametrize(
-    "variant", [{}, {"kl_budget": 0.5}, {"residual": True}, {"best_of_n": 3, "chunk_size": 2}], ids=str
+    "variant",
+    [
+        {},
+        {"kl_budget": 0.5},
+        {"residual": True},
+        {"best_of_n": 3, "chunk_size": 2},
+        {"edit_scale": 0.5},
+        {"distill_coef": 1.0},
+    ],
+    ids=str,
 )
 def test_cloning_trains_the_behaviour_flow_alone_and_acts_with_it(variant: dict, pendulum_dataset, tmp_path: Path):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **variant, **SMALL)
@@ -256,8 +265,10 @@ def test_cloning_trains_the_behaviour_flow_alone_and_acts_with_it(variant: dict,
         th.testing.assert_close(
             clone.policy.sample_actions(observations, SamplingNoise(x0)), behavior_action(clone, observations, x0)
         )
+        assert clone.predict(observations.numpy(), deterministic=True)[0].shape == (6, 1)
+        assert len(clone.policy.draw_noise(4).x0) == 1
     model.pretrain(gradient_steps=1)
-    assert not model.policy.act_with_behavior
+    assert not model.policy.act_as_clone
 
 
 @pytest.mark.parametrize("variant", [{}, {"residual": True}], ids=str)
@@ -299,7 +310,7 @@ def test_a_clone_of_another_size_is_refused_and_nothing_is_loaded(pendulum_datas
     with pytest.raises(ValueError, match=r"does not fit this model: behavior_flow.mlp.0.weight has shape.*chunk_size"):
         model.load_behavior(clone)
     assert not moved(before, model.policy)
-    assert not model.policy.act_with_behavior
+    assert not model.policy.act_as_clone
 
 
 def test_clone_steps_are_counted_apart_and_end_the_random_warm_up(pendulum_dataset):

@@ -151,13 +151,16 @@ def frozen(network: nn.Module) -> Iterator[None]:
     """
     Inside, the network passes gradients on to its inputs and takes none itself.
 
-    :param network: All of its parameters are trained outside
+    :param network: A network that is trained outside, as a whole or in part
     """
-    network.requires_grad_(False)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        network.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 class FeaturesNetwork(BaseModel):

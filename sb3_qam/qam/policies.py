@@ -1,7 +1,7 @@
 """Policies of QAM: they own every network and make actions from noise."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch as th
@@ -88,6 +88,20 @@ def take_samples(samples: th.Tensor, index: th.Tensor) -> th.Tensor:
     return samples[index, th.arange(len(index), device=samples.device)]
 
 
+class Acting(NamedTuple):
+    """
+    How actions are made of noise.
+
+    :param velocity: Gives the velocity of the flow that acts, observations given
+    :param head: What stands behind the flow
+    :param n_candidates: Of how many actions the best is taken
+    """
+
+    velocity: Callable[[PyTorchObs], Velocity]
+    head: FlowHead
+    n_candidates: int
+
+
 class FlowPolicy(BasePolicy):
     """
     Policy class of QAM: a behaviour flow, a policy flow, an ensemble of critics, and what a variant of QAM puts
@@ -106,8 +120,9 @@ class FlowPolicy(BasePolicy):
     :param flow_steps: Number of steps from noise to action of a fixed-step ``ode_method``
     :param ode_method: Any method of ``torchdiffeq.odeint``; ``"euler"`` is the paper's
     :param ode_options: ``rtol`` and ``atol`` of adaptive methods (1e-5 by default) and options of the solver
-    :param act_with_behavior: Act with the behaviour flow instead of the policy flow. This argument and the next five
+    :param act_with_behavior: Act with the behaviour flow instead of the policy flow. This argument and the next six
         are set by QAM from its own
+    :param act_as_clone: Act with the behaviour flow alone, whatever stands behind it
     :param chunk_size: Number of actions in a chunk; the flows and the critics take a chunk for one action
     :param best_of_n: Draw that many actions and take the one that the critics value most
     :param edit_scale: Scale of the edits of QAM-E, 0 for none
@@ -144,6 +159,7 @@ class FlowPolicy(BasePolicy):
         ode_method: str = "euler",
         ode_options: dict[str, Any] | None = None,
         act_with_behavior: bool = False,
+        act_as_clone: bool = False,
         chunk_size: int = 1,
         best_of_n: int = 1,
         edit_scale: float = 0.0,
@@ -179,6 +195,7 @@ class FlowPolicy(BasePolicy):
         self.ode_method = ode_method
         self.ode_options = ode_options
         self.act_with_behavior = act_with_behavior
+        self.act_as_clone = act_as_clone
         self.chunk_size = chunk_size
         self.best_of_n = best_of_n
         self.edit_scale = edit_scale
@@ -204,8 +221,7 @@ class FlowPolicy(BasePolicy):
 
         # Its own generator: the samples are the same in every run and leave the global random state alone.
         generator = th.Generator().manual_seed(0)
-        n_samples = N_DETERMINISTIC_SAMPLES if best_of_n == 1 else best_of_n
-        noise = th.randn(n_samples, self.action_dim, generator=generator)
+        noise = th.randn(max(N_DETERMINISTIC_SAMPLES, best_of_n), self.action_dim, generator=generator)
         self.register_buffer("deterministic_noise", noise)
 
         self._build(lr_schedule)
@@ -290,6 +306,7 @@ class FlowPolicy(BasePolicy):
                 ode_method=self.ode_method,
                 ode_options=self.ode_options,
                 act_with_behavior=self.act_with_behavior,
+                act_as_clone=self.act_as_clone,
                 chunk_size=self.chunk_size,
                 best_of_n=self.best_of_n,
                 edit_scale=self.edit_scale,
@@ -331,6 +348,16 @@ class FlowPolicy(BasePolicy):
         behavior_velocity = self.behavior_flow_target.given(observations)
         return lambda x, t: behavior_velocity(x, t) + velocity(x, t)
 
+    @property
+    def acting(self) -> Acting:
+        """
+        Which flow acts, what stands behind it, and of how many candidates the best is taken.
+        """
+        if self.act_as_clone:
+            return Acting(self.behavior_flow.given, FlowHead(), 1)
+        velocity = self.behavior_flow.given if self.act_with_behavior else self.policy_velocity
+        return Acting(velocity, self.head, self.best_of_n)
+
     @th.no_grad()
     def flow_actions(self, observations: PyTorchObs, x0: th.Tensor) -> th.Tensor:
         """
@@ -340,17 +367,16 @@ class FlowPolicy(BasePolicy):
         :param x0: Standard normal noise, shape (..., batch, action_dim)
         :return: Actions in [-1, 1], same shape
         """
-        velocity = (
-            self.behavior_flow.given(observations) if self.act_with_behavior else self.policy_velocity(observations)
-        )
+        velocity = self.acting.velocity(observations)
         return integrate_flow(velocity, x0, self.flow_steps, self.ode_method, self.ode_options).clamp(-1, 1)
 
     def draw_noise(self, batch_size: int) -> SamplingNoise:
         """
         :param batch_size: Number of observations
-        :return: Noise for :meth:`sample_actions`, shape (best_of_n, batch, action_dim)
+        :return: Noise for :meth:`sample_actions`, shape (n_candidates, batch, action_dim)
         """
-        return self.head.draw_noise(self.best_of_n, batch_size, self.action_dim, device=self.device)
+        acting = self.acting
+        return acting.head.draw_noise(acting.n_candidates, batch_size, self.action_dim, device=self.device)
 
     def candidate_actions(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
         """
@@ -358,7 +384,7 @@ class FlowPolicy(BasePolicy):
         :param noise: Noise of shape (n_samples, batch, action_dim)
         :return: An action in [-1, 1] of each noise, same shape
         """
-        return self.head(observations, lambda x0: self.flow_actions(observations, x0), noise)
+        return self.acting.head(observations, lambda x0: self.flow_actions(observations, x0), noise)
 
     def sample_actions(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
         """
@@ -383,10 +409,11 @@ class FlowPolicy(BasePolicy):
         batch_size = len(first_part)
         if not deterministic:
             return self.sample_actions(observation, self.draw_noise(batch_size))
-        noise = self.head.fixed_noise(self.deterministic_noise.unsqueeze(1).expand(-1, batch_size, -1))
-        if self.best_of_n > 1:
-            return self.sample_actions(observation, noise)
-        return most_typical(self.candidate_actions(observation, noise))
+        _, head, n_candidates = self.acting
+        x0 = self.deterministic_noise.unsqueeze(1).expand(-1, batch_size, -1)
+        if n_candidates > 1:
+            return self.sample_actions(observation, head.fixed_noise(x0[:n_candidates]))
+        return most_typical(self.candidate_actions(observation, head.fixed_noise(x0)))
 
     def predict(
         self,

@@ -258,7 +258,8 @@ class QAM(OfflineToOnlineAlgorithm):
         # Arguments of the algorithm that the policy needs to act on its own
         acting = {
             "flow_steps": self.flow_steps,
-            "act_with_behavior": self._acts_with_behavior,
+            "act_with_behavior": self.inverse_temperature == 0,
+            "act_as_clone": self._objective == "clone",
             "chunk_size": self.chunk_size,
             "best_of_n": self.best_of_n,
             "edit_scale": self.edit_scale,
@@ -285,10 +286,6 @@ class QAM(OfflineToOnlineAlgorithm):
         for target, source in self.policy.target_pairs():
             self.batch_norm_stats += get_parameters_by_name(source, ["running_"])
             self.batch_norm_stats_target += get_parameters_by_name(target, ["running_"])
-
-    @property
-    def _acts_with_behavior(self) -> bool:
-        return self.inverse_temperature == 0 or self._objective == "clone"
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.policy_flow
@@ -441,7 +438,7 @@ class QAM(OfflineToOnlineAlgorithm):
         if self._objective == "clone" and objective == "full":
             self.policy.start_from_behavior()
         super()._set_objective(objective)
-        self.policy.act_with_behavior = self._acts_with_behavior
+        self.policy.act_as_clone = objective == "clone"
 
     def load_behavior(self, source: "QAM | str | Path | io.BufferedIOBase") -> None:
         """
