@@ -82,6 +82,8 @@ def test_action_spaces_a_flow_cannot_act_in(action_space: spaces.Space, message:
         ("kl_budget", 0.0),
         ("adjoint", "full"),
         ("adjoint", None),
+        ("adjoint", ["lean"]),
+        ("residual", "yes"),
         ("max_grad_norm", 0.0),
         ("train_freq", 0),
         ("train_freq", 2.5),

@@ -12,6 +12,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_qam import QAM, FlowPolicy
+from sb3_qam.common.buffers import SequenceReplayBuffer
+from sb3_qam.common.envs import SpacesOnlyEnv
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,))
 ACTIONS = spaces.Box(np.array([0.0, -5.0], np.float32), np.array([10.0, 5.0], np.float32))
@@ -98,7 +100,18 @@ def test_the_state_of_a_single_observation_is_that_of_one_environment():
     np.testing.assert_array_equal(second, state.actions[0, 1])
 
 
-@pytest.mark.parametrize("state", [(np.zeros((2, H, 2)), np.zeros(2)), np.zeros(3), (np.zeros((3, 2)),), "rest"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        (np.zeros((2, H, 2)), np.zeros(2)),
+        np.zeros(3),
+        (np.zeros((3, 2)),),
+        "rest",
+        (np.zeros((3, H, 2)), np.full(3, H + 1)),
+        (np.zeros((3, H, 2)), np.full(3, -1)),
+        (np.zeros((3, H, 2)), np.full(3, 0.5)),
+    ],
+)
 def test_a_state_of_something_else_is_refused(state: Any):
     with pytest.raises(ValueError, match=r"state must be what predict\(\) returned for the same 3 environment"):
         make_policy().predict(observe(3), state)
@@ -166,17 +179,68 @@ def test_training_executes_whole_chunks_and_stores_single_transitions(n_envs: in
 
 
 def test_predicting_in_a_callback_leaves_the_chunk_of_the_rollout_alone():
-    def learn(callback: Any) -> np.ndarray:
-        model = QAM("FlowPolicy", Walk(), chunk_size=H, learning_starts=0, gradient_steps=0, seed=0, **SMALL)
-        model.learn(3)
-        first = model._rollout_state
-        if callback is not None:
-            model.predict(observe(1), deterministic=True)
-        model.learn(1, reset_num_timesteps=False)
-        np.testing.assert_array_equal(first.actions, model._rollout_state.actions)
-        return model.replay_buffer.actions[:4].copy()
+    def learn(predicts: bool) -> np.ndarray:
+        def callback(locals_: dict[str, Any], _: dict[str, Any]) -> bool:
+            if predicts:
+                locals_["self"].predict(observe(1), deterministic=True)
+            return True
 
-    np.testing.assert_array_equal(learn(None), learn("predicts"))
+        model = QAM("FlowPolicy", Walk(), chunk_size=H, learning_starts=0, gradient_steps=0, seed=0, **SMALL)
+        model.learn(10, callback=callback)
+        return model.replay_buffer.actions[:10].copy()
+
+    np.testing.assert_array_equal(learn(predicts=False), learn(predicts=True))
+
+
+@pytest.mark.parametrize("stop_at", [3, 6, 8])
+def test_a_step_that_a_callback_cut_short_leaves_no_gap(stop_at: int):
+    # the first episode has 6 steps; SB3 does not store the step at which a callback stops it
+    model = QAM("FlowPolicy", Walk(), chunk_size=H, learning_starts=0, gradient_steps=0, seed=0, **SMALL)
+    model.learn(50, callback=lambda locals_, _: locals_["self"].num_timesteps < stop_at)
+    model.learn(6, reset_num_timesteps=False)
+    buffer = model.replay_buffer
+    assert buffer.pos == stop_at - 1 + 6
+    # the chunk that was cut short is not gone on with
+    assert model._rollout_state.position.tolist() == [2]
+    goes_on = [
+        buffer.dones[row] or np.array_equal(buffer.next_observations[row], buffer.observations[row + 1])
+        for row in range(buffer.pos - 1)
+    ]
+    assert all(goes_on)
+    batch = buffer._get_samples(np.arange(buffer.pos))
+    across = [row for row in range(buffer.pos) if row <= stop_at - 2 < row + H - 1]
+    assert not batch.valid[across].any()
+
+
+def test_chunks_that_are_longer_than_every_episode_are_reported():
+    class Short(Walk):
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+            observation, reward, _, _, info = super().step(action)
+            return observation, reward, self.step_number == 3, False, info
+
+    model = QAM("FlowPolicy", Short(), chunk_size=H, learning_starts=8, seed=0, **SMALL)
+    with pytest.warns(UserWarning, match=r"episodes in the replay buffer has the 4 steps of a sequence \(at most 3\)"):
+        model.learn(20)
+
+
+def test_replay_buffers_of_ones_own_give_chunks_if_they_give_sequences():
+    class Own(SequenceReplayBuffer):
+        pass
+
+    model = QAM("FlowPolicy", Walk(), chunk_size=H, replay_buffer_class=Own, learning_starts=5, **SMALL)
+    model.learn(10)
+    assert (model.replay_buffer.n_steps, model.replay_buffer.chunk_size) == (H, H)
+    dict_env = SpacesOnlyEnv(spaces.Dict(a=OBSERVATIONS), ACTIONS)
+    with pytest.raises(ValueError, match=r"does not hold observations of Dict.*DictSequenceReplayBuffer"):
+        QAM("MultiInputPolicy", dict_env, chunk_size=H, replay_buffer_class=SequenceReplayBuffer)
+
+
+def test_what_predict_takes_without_chunks_it_takes_with_them():
+    policy = make_policy()
+    from_list, _ = policy.predict(observe(2).tolist(), deterministic=True)
+    np.testing.assert_array_equal(from_list, policy.predict(observe(2), deterministic=True)[0])
+    with pytest.raises(ValueError, match=r"episode_start must have one entry for each of 2 environment"):
+        policy.predict(observe(2), episode_start=np.ones(3, bool))
 
 
 def test_a_reset_between_two_calls_of_learn_ends_the_chunk():

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import minari
 import numpy as np
 import pytest
 
@@ -53,6 +54,27 @@ def test_what_is_in_the_cache_is_opened():
     assert first.id == f"ogbench/{TASK}"
     assert import_ogbench(TASK).id == first.id
     assert import_ogbench(TASK, DATA, dataset_id="mine/maze-v3").id == "mine/maze-v3"
+
+
+def test_a_cached_dataset_of_another_task_is_refused():
+    import_ogbench(TASK, DATA, dataset_id="mine/maze-v0")
+    with pytest.raises(
+        ValueError, match=r"'mine/maze-v0' in the Minari cache is of pointmaze.*task1-v0, not of.*task3"
+    ):
+        import_ogbench(TASK.replace("task1", "task3"), DATA, dataset_id="mine/maze-v0")
+
+
+def test_what_is_not_the_file_of_the_task_is_refused_and_nothing_is_written(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"has observations of shape \(2,\), and the environment of the task \(28,\)"):
+        import_ogbench("cube-single-play-singletask-task2-v0", DATA)
+    np.savez(tmp_path / "other.npz", observations=np.zeros((4, 2)))
+    with pytest.raises(ValueError, match=r"other.npz is not one of OGBench's files: actions"):
+        import_ogbench(TASK, tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="OGBench has no environment 'pointmaze-medium-singletask-task9-v0'"):
+        import_ogbench(TASK.replace("task1", "task9"), DATA)
+    with pytest.raises(ValueError, match="'bad id' is not a Minari dataset id"):
+        import_ogbench(TASK, DATA, dataset_id="bad id")
+    assert minari.list_local_datasets() == {}
 
 
 def test_ids():

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from sb3_qam import QAM
+from sb3_qam import QAM, FlowPolicy
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.qam.action_heads import SamplingNoise
 from sb3_qam.qam.trust_region import TrustRegion
@@ -65,6 +67,18 @@ def test_every_variant_learns_offline_and_online_and_comes_back_from_a_file(vari
     assert (np.abs(first) <= 2).all()
 
 
+class LinearExtractor(FlattenExtractor):
+    """Features with parameters, one of which is frozen."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.linear = th.nn.Linear(self.features_dim, self.features_dim)
+        self.linear.bias.requires_grad_(False)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.linear(super().forward(observations))
+
+
 class OneLossQAM(QAM):
     kept_losses: tuple[str, ...]
 
@@ -80,12 +94,16 @@ class OneLossQAM(QAM):
     ],
 )
 def test_what_stands_behind_the_flow_learns_alone(variant: dict, losses: tuple[str, ...], pendulum_dataset):
-    model = OneLossQAM("FlowPolicy", offline_dataset=pendulum_dataset, tau=0.0, **variant, **SMALL)
+    kwargs = SMALL | {"policy_kwargs": {"net_arch": [16], "features_extractor_class": LinearExtractor}}
+    model = OneLossQAM("FlowPolicy", offline_dataset=pendulum_dataset, tau=0.0, **variant, **kwargs)
     model.kept_losses = losses
     before = parameters_of(model.policy)
+    trained = {name for name, parameter in model.policy.critic.named_parameters() if parameter.requires_grad}
     model.pretrain(gradient_steps=3)
     assert moved(before, model.policy) == {"head"}
-    assert all(parameter.requires_grad for parameter in model.policy.critic.parameters())
+    # what was frozen before is so again, and nothing else
+    assert "features_extractor.linear.bias" not in trained
+    assert trained == {name for name, parameter in model.policy.critic.named_parameters() if parameter.requires_grad}
 
 
 def test_the_best_of_n_is_the_candidate_that_the_online_critics_value_most():
@@ -220,10 +238,15 @@ def test_a_wide_budget_lets_the_policy_go_further_than_a_narrow_one(pendulum_dat
             {"edit_scale": 0.1, "distill_coef": 10.0},
             r"edit_scale=0.1 \(QAM-E\) and distill_coef=10.0 \(QAM-F\) exclude",
         ),
-        ({"kl_budget": 0.5, "inverse_temperature": 3.0}, "kl_budget=0.5.*got inverse_temperature=3.0. Leave it out"),
+        (
+            {"kl_budget": 0.5, "inverse_temperature": 3.0},
+            "kl_budget=0.5.*got inverse_temperature=3.0. Pass inverse_temperature=None",
+        ),
         ({"kl_budget": 0.5, "inverse_temperature": 0.0}, "kl_budget=0.5.*got inverse_temperature=0.0"),
         ({"kl_budget": 0.5, "adjoint": "bptt"}, "kl_budget=0.5.*adjoint='bptt'"),
         ({"chunk_size": 3, "n_steps": 3}, "chunk_size=3 and n_steps=3 exclude each other"),
+        ({"flow_steps": 1, "adjoint": "scalar"}, "flow_steps=1 adjoint='scalar' never shows the critic"),
+        ({"flow_steps": 1, "adjoint": "bptt"}, "flow_steps=1 adjoint='bptt' never shows the critic"),
     ],
 )
 def test_impossible_combinations_are_refused(arguments: dict, message: str):
@@ -307,19 +330,149 @@ def test_a_clone_of_another_size_is_refused_and_nothing_is_loaded(pendulum_datas
     clone = QAM("FlowPolicy", offline_dataset=pendulum_dataset, chunk_size=2, **SMALL)
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL)
     before = parameters_of(model.policy)
-    with pytest.raises(ValueError, match=r"does not fit this model: behavior_flow.mlp.0.weight has shape.*chunk_size"):
+    with pytest.raises(
+        ValueError, match=r"The behaviour flow of the given QAM does not fit this model: chunk_size is 2"
+    ):
         model.load_behavior(clone)
     assert not moved(before, model.policy)
     assert not model.policy.act_as_clone
 
 
-def test_clone_steps_are_counted_apart_and_end_the_random_warm_up(pendulum_dataset):
-    model = QAM("FlowPolicy", "Pendulum-v1", offline_steps=3, learning_starts=100, **SMALL)
+def test_clone_steps_are_not_offline_steps(pendulum_dataset):
+    model = QAM("FlowPolicy", "Pendulum-v1", offline_steps=3, **SMALL)
     model.pretrain(pendulum_dataset, gradient_steps=4, objective="clone")
     assert model.num_timesteps == 4
     model.learn(5, reset_num_timesteps=False)
     assert model.num_timesteps == 4 + 3 + 5
     assert model._n_offline_steps_done == 3
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_clone_acts_from_the_first_online_step(loaded: bool, pendulum_dataset, monkeypatch):
+    def no_random_action(*args: Any) -> None:
+        raise AssertionError("a random action was taken")
+
+    model = QAM("FlowPolicy", "Pendulum-v1", learning_starts=100, offline_fraction=0.0, **SMALL)
+    model.pretrain(pendulum_dataset, gradient_steps=4, objective="clone")
+    if loaded:
+        clone, model = model, QAM("FlowPolicy", "Pendulum-v1", learning_starts=100, **SMALL)
+        model.load_behavior(clone)
+    monkeypatch.setattr(spaces.Box, "sample", no_random_action)
+    model.learn(10)
+    assert model.replay_buffer.pos == 10
+
+
+def test_a_clone_is_saved_for_deployment(pendulum_dataset, tmp_path: Path):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, edit_scale=0.5, best_of_n=20, **SMALL)
+    model.pretrain(gradient_steps=2, objective="clone")
+    model.policy.save(tmp_path / "policy.pt")
+    observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    loaded = FlowPolicy.load(tmp_path / "policy.pt", device="cpu")
+    np.testing.assert_array_equal(
+        loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0]
+    )
+    assert loaded.act_as_clone
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_cloning_trains_the_extractor_of_its_flow_also_where_it_is_shared(share: bool, pendulum_dataset):
+    extractor = {"features_extractor_class": LinearExtractor, "share_features_extractor": share}
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL | {"policy_kwargs": extractor})
+    before = model.policy.behavior_flow.features_extractor.linear.weight.clone()
+    model.pretrain(gradient_steps=2, objective="clone")
+    cloned = model.policy.behavior_flow.features_extractor.linear.weight.clone()
+    assert not th.equal(before, cloned)
+    model.pretrain(gradient_steps=1)
+    assert model.policy.behavior_flow.trains_features_extractor is not share
+
+
+def test_cloning_again_gives_up_the_policy_and_all_that_belongs_to_it(pendulum_dataset):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, kl_budget=0.5, **SMALL).pretrain(gradient_steps=3)
+    assert model.trust_region.kl_lambda != 1
+    model.pretrain(gradient_steps=1, objective="clone")
+    model._set_objective("full")
+    assert model.trust_region.kl_lambda == 1
+    states = model.policy.optimizer.state
+    assert not any(parameter in states for parameter in model.policy.policy_flow.mlp.parameters())
+    assert all(parameter in states for parameter in model.policy.behavior_flow.mlp.parameters())
+
+
+def test_what_fails_leaves_policy_and_clone_as_they_were(pendulum_dataset):
+    model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, **SMALL).pretrain(gradient_steps=3)
+    with pytest.raises(TypeError, match=r"callback must be an SB3 callback.*got 'no callback'"):
+        model.pretrain(gradient_steps=3, objective="clone", callback="no callback")
+    assert not model.policy.act_as_clone
+    before = parameters_of(model.policy)
+    model.pretrain(gradient_steps=1)
+    assert "policy_flow" in moved(before, model.policy)
+
+    clone = QAM("FlowPolicy", "Pendulum-v1", offline_steps=5, **SMALL)
+    clone.load_behavior(model)
+    before = parameters_of(clone.policy)
+    with pytest.raises(ValueError, match="offline_steps=5 needs offline data"):
+        clone.learn(5)
+    assert not moved(before, clone.policy)
+    assert clone.policy.act_as_clone
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action_space": spaces.Box(-50.0, 50.0, (1,))}, r"action_space is Box\(-2.0, 2.0"),
+        ({"policy_kwargs": {"net_arch": [16, 16], "activation_fn": th.nn.Tanh}}, "activation_fn is .*TanhGELU"),
+        ({"policy_kwargs": {"net_arch": [8, 8]}}, r"the shape of behavior_flow.mlp.0.bias is \(16,\) there and \(8,\)"),
+        ({"chunk_size": 2}, "chunk_size is 1 there and 2 here"),
+    ],
+)
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_clone_that_does_not_fit_is_refused(change: dict, message: str, from_file: bool, tmp_path: Path):
+    clone = QAM("FlowPolicy", "Pendulum-v1", **SMALL)
+    clone.save(tmp_path / "clone")
+    action_space = change.pop("action_space", clone.action_space)
+    model = QAM("FlowPolicy", SpacesOnlyEnv(clone.observation_space, action_space), **{**SMALL, **change})
+    before = parameters_of(model.policy)
+    with pytest.raises(ValueError, match=message):
+        model.load_behavior(tmp_path / "clone" if from_file else clone)
+    assert not moved(before, model.policy)
+    assert not model.policy.act_as_clone
+    change["action_space"] = action_space
+
+
+def test_what_is_no_model_gives_no_clone(tmp_path: Path):
+    model = QAM("FlowPolicy", "Pendulum-v1", **SMALL)
+    with pytest.raises(TypeError, match="Expected a QAM model or the path of a saved one, got int"):
+        model.load_behavior(3)
+    with pytest.raises(TypeError, match="got FlowPolicy"):
+        model.load_behavior(model.policy)
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "sac")
+    with pytest.raises(ValueError, match=r"sac' is not a saved QAM model, as QAM.save\(\) writes it"):
+        model.load_behavior(tmp_path / "sac")
+    with pytest.raises(FileNotFoundError):
+        model.load_behavior(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded", "message"),
+    [
+        ({"residual": True}, {"residual": False}, "saved with residual=True and cannot be loaded with residual=False"),
+        ({}, {"chunk_size": 2}, r"saved with chunk_size=1 .* chunk_size=2.*load_behavior\(path\)"),
+        ({}, {"edit_scale": 0.1}, "saved with edit_scale=0 and cannot be loaded with edit_scale=positive"),
+        ({"distill_coef": 1.0}, {"distill_coef": 0.0}, "saved with distill_coef=positive"),
+    ],
+)
+def test_a_file_with_other_networks_is_refused(saved: dict, loaded: dict, message: str, tmp_path: Path):
+    QAM("FlowPolicy", "Pendulum-v1", **saved, **SMALL).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        QAM.load(tmp_path / "model", **loaded)
+
+
+def test_arguments_that_ask_for_the_same_networks_may_change_at_loading(tmp_path: Path):
+    QAM("FlowPolicy", "Pendulum-v1", edit_scale=0.1, **SMALL).save(tmp_path / "model")
+    changed = {"edit_scale": 0.2, "best_of_n": 20, "adjoint": "scalar", "inverse_temperature": None, "kl_budget": 0.5}
+    model = QAM.load(tmp_path / "model", **changed)
+    assert model.policy.head.edit_scale == 0.2
+    assert model.inverse_temperature == 1.0
+    assert model.predict(np.zeros(3, np.float32), deterministic=True)[0].shape == (1,)
 
 
 def test_unknown_objectives_and_clones_without_steps_are_refused(pendulum_dataset):

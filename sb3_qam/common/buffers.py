@@ -60,6 +60,14 @@ def map_observations(function: Callable[..., Any], *observations: Any) -> Any:
     return function(*observations)
 
 
+def n_rows(observations: Any) -> int:
+    """
+    :param observations: An array or a tensor, or a dict of such
+    :return: The number of observations
+    """
+    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+
+
 def take_rows(observations: Observations, rows: Any) -> Observations:
     """
     :param observations: An array, or a dict of arrays
@@ -210,6 +218,9 @@ class SequenceReplayBuffer(ReplayBuffer):
         age_of_first = (batch_inds - oldest) % self.buffer_size
         crosses_write_position = age_of_first + self.n_steps > self.size()
         crosses_end = self.dones[steps[:, :-1], of_env].any(axis=1)
+        valid = ~(crosses_write_position | crosses_end)
+        if not valid.any():
+            self._warn_if_nothing_is_valid()
         dones, timeouts = self.dones[steps, of_env], self.timeouts[steps, of_env]
         return make_batch(
             observations=take_rows(self.observations, (batch_inds, env_inds)),
@@ -217,11 +228,23 @@ class SequenceReplayBuffer(ReplayBuffer):
             next_observations=take_rows(self.next_observations, (steps[:, -1], env_inds)),
             rewards=self.rewards[steps, of_env],
             terminations=np.logical_and(dones, np.logical_not(timeouts)),
-            valid=~(crosses_write_position | crosses_end),
+            valid=valid,
             gamma=self.gamma,
             device=self.device,
             env=env,
         )
+
+    def _warn_if_nothing_is_valid(self) -> None:
+        """
+        A batch may be without a valid sample by chance, or because no episode has as many steps as a sequence.
+        """
+        lengths = np.diff(np.flatnonzero(np.append(True, self.dones[: self.size()].ravel(order="F") > 0)))
+        if len(lengths) > 0 and lengths.max() < self.n_steps:
+            warnings.warn(
+                f"None of the {len(lengths)} episodes in the replay buffer has the {self.n_steps} steps of a sequence "
+                f"(at most {lengths.max()}): the updates learn nothing from online experience. Reduce chunk_size or "
+                "n_steps.",
+            )
 
 
 class DictSequenceReplayBuffer(SequenceReplayBuffer, DictReplayBuffer):  # type: ignore[misc]

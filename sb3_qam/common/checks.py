@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 
 
 def check_positive_int(name: str, value: Any, minimum: int = 1) -> None:
@@ -33,6 +34,19 @@ def check_in_range(name: str, value: Any, low: float, high: float = math.inf, *,
         above = f"greater than {low}" if low_excluded else f"at least {low}"
         below = "" if math.isinf(high) else f" and at most {high}"
         raise ValueError(f"{name} must be a finite number {above}{below}, got {value!r}.")
+
+
+def check_callback(callback: Any) -> None:
+    """
+    SB3 would find out at the first step.
+
+    :param callback: What ``learn()`` was given
+    :raises TypeError: if it is not what ``learn()`` takes
+    """
+    callbacks = callback if isinstance(callback, list) else [callback]
+    for each in callbacks:
+        if each is not None and not isinstance(each, BaseCallback) and not callable(each):
+            raise TypeError(f"callback must be an SB3 callback, a list of them or a function, got {each!r}.")
 
 
 def check_action_space(action_space: spaces.Space) -> None:

@@ -41,22 +41,41 @@ def check_chunk_state(state: Any, n_envs: int, chunk_shape: tuple[int, ...]) -> 
     """
     expected = [(n_envs, *chunk_shape), (n_envs,)]
     shapes = [np.shape(part) for part in state] if isinstance(state, (tuple, list)) else type(state).__name__
-    if shapes != expected:
+    if shapes != expected or not np.isin(state[1], np.arange(chunk_shape[0] + 1)).all():
         raise ValueError(
             f"state must be what predict() returned for the same {n_envs} environment(s), arrays of the shapes "
-            f"{expected[0]} and {expected[1]}, got {shapes}. Pass state=None to begin new chunks."
+            f"{expected[0]} and {expected[1]}, the second one counting from 0 to {chunk_shape[0]}, got "
+            f"{shapes if shapes != expected else state[1]}. Pass state=None to begin new chunks."
         )
-    return ChunkState(*(np.array(part) for part in state))
+    return ChunkState(np.array(state[0]), np.array(state[1], dtype=int))
+
+
+def check_episode_start(episode_start: Any, n_envs: int) -> np.ndarray:
+    """
+    :param episode_start: What a caller of predict() gave
+    :param n_envs: Number of observations
+    :return: Whether each environment has just been reset, shape (n_envs,)
+    :raises ValueError: if it does not say so of each environment
+    """
+    if np.shape(episode_start) != (n_envs,):
+        raise ValueError(
+            f"episode_start must have one entry for each of {n_envs} environment(s), got {episode_start!r}."
+        )
+    return np.asarray(episode_start, dtype=bool)
 
 
 class StatefulRollouts(OffPolicyAlgorithm):
     """
     Off-policy rollouts of a policy with a state: what its ``predict()`` returns goes into the next call, and
     environments that were reset begin anew. The state is saved with the model.
+
+    A step that a callback or Ctrl-C cuts short is never stored by SB3: where training goes on after one, the
+    environments are reset first, so that no trajectory has a gap.
     """
 
     _rollout_state: tuple[np.ndarray, ...] | None = None
     _in_rollout = False
+    _step_pending = False
 
     def predict(
         self,
@@ -77,6 +96,7 @@ class StatefulRollouts(OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         self._in_rollout = True
         try:
+            self._step_pending = True
             return super()._sample_action(learning_starts, action_noise, n_envs)
         finally:
             self._in_rollout = False
@@ -92,6 +112,7 @@ class StatefulRollouts(OffPolicyAlgorithm):
     ) -> None:
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self._last_episode_starts = dones
+        self._step_pending = False
 
     def _setup_learn(
         self,
@@ -101,10 +122,17 @@ class StatefulRollouts(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self._step_pending:
+            self._last_obs, self._step_pending = None, False
         if reset_num_timesteps or self._last_obs is None:
-            # The environments are about to be reset
-            self._rollout_state = None
+            self._before_reset()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _before_reset(self) -> None:
+        """
+        What ends when training is about to reset the environments.
+        """
+        self._rollout_state = None
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)

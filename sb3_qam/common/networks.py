@@ -123,20 +123,6 @@ def create_mlp(
     return nn.Sequential(*layers)
 
 
-def create_actor_mlp(
-    input_dim: int,
-    output_dim: int | None,
-    net_arch: list[int],
-    activation_fn: Callable[[], nn.Module],
-    layer_norm: bool,
-) -> nn.Sequential:
-    """
-    :func:`create_mlp` as the actors have it: normalisation is an option.
-    """
-    make_norm = (lambda width: nn.LayerNorm(width, eps=LAYER_NORM_EPS)) if layer_norm else None
-    return create_mlp(input_dim, output_dim, net_arch, activation_fn, xavier_linear, make_norm)
-
-
 def broadcast_features(features: th.Tensor, like: th.Tensor) -> th.Tensor:
     """
     :param features: Features of the observations, must broadcast against (..., features_dim)
@@ -202,9 +188,9 @@ class FeaturesNetwork(BaseModel):
             return self.extract_features(observations, self.features_extractor)
 
 
-class VelocityField(FeaturesNetwork):
+class ActorNetwork(FeaturesNetwork):
     """
-    The velocity v(s, x, t) of a flow from noise (t = 0) to an action (t = 1).
+    The base of what makes or changes actions.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -234,7 +220,31 @@ class VelocityField(FeaturesNetwork):
         super().__init__(
             observation_space, action_space, features_extractor, normalize_images, trains_features_extractor
         )
-        self.mlp = create_actor_mlp(features_dim + action_dim + 1, action_dim, net_arch, activation_fn, layer_norm)
+        make_norm = (lambda width: nn.LayerNorm(width, eps=LAYER_NORM_EPS)) if layer_norm else None
+        self._build(
+            features_dim,
+            action_dim,
+            lambda n_in, n_out: create_mlp(n_in, n_out, net_arch, activation_fn, xavier_linear, make_norm),
+        )
+
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], nn.Sequential]) -> None:
+        """
+        Create the layers.
+
+        :param features_dim: Number of features
+        :param action_dim: Number of action dimensions
+        :param make_mlp: Makes the hidden layers, and an output where a size for it is given
+        """
+        raise NotImplementedError
+
+
+class VelocityField(ActorNetwork):
+    """
+    The velocity v(s, x, t) of a flow from noise (t = 0) to an action (t = 1).
+    """
+
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], nn.Sequential]) -> None:
+        self.mlp = make_mlp(features_dim + action_dim + 1, action_dim)
 
     def forward(self, features: th.Tensor, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
         """
@@ -257,30 +267,13 @@ class VelocityField(FeaturesNetwork):
         return lambda x, t: self(features, x, t)
 
 
-class OneStepFlow(FeaturesNetwork):
+class OneStepFlow(ActorNetwork):
     """
     The one-step policy mu(s, z) of QAM-F (from FQL, arXiv 2502.02538): noise to action at once, without flow time.
-
-    Arguments are those of :class:`VelocityField`.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        action_dim: int,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: Callable[[], nn.Module] = TanhGELU,
-        layer_norm: bool = False,
-        normalize_images: bool = True,
-        trains_features_extractor: bool = True,
-    ) -> None:
-        super().__init__(
-            observation_space, action_space, features_extractor, normalize_images, trains_features_extractor
-        )
-        self.mlp = create_actor_mlp(features_dim + action_dim, action_dim, net_arch, activation_fn, layer_norm)
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], nn.Sequential]) -> None:
+        self.mlp = make_mlp(features_dim + action_dim, action_dim)
 
     def forward(self, features: th.Tensor, z: th.Tensor) -> th.Tensor:
         """
@@ -291,32 +284,17 @@ class OneStepFlow(FeaturesNetwork):
         return self.mlp(th.cat([broadcast_features(features, z), z], dim=-1))
 
 
-class EditPolicy(FeaturesNetwork):
+class EditPolicy(ActorNetwork):
     """
     The tanh-Gaussian e(s, a) of QAM-E, which says how to change an action of the flow.
-
-    Arguments are those of :class:`VelocityField`.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        action_dim: int,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: Callable[[], nn.Module] = TanhGELU,
-        layer_norm: bool = False,
-        normalize_images: bool = True,
-        trains_features_extractor: bool = True,
-    ) -> None:
-        super().__init__(
-            observation_space, action_space, features_extractor, normalize_images, trains_features_extractor
-        )
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], nn.Sequential]) -> None:
         input_dim = features_dim + action_dim
-        self.mlp = create_actor_mlp(input_dim, None, net_arch, activation_fn, layer_norm)
-        last_width = net_arch[-1] if net_arch else input_dim
+        self.mlp = make_mlp(input_dim, None)
+        last_width = next(
+            (layer.out_features for layer in reversed(self.mlp) if hasattr(layer, "out_features")), input_dim
+        )
         self.mean = xavier_linear(last_width, action_dim)
         self.log_std = xavier_linear(last_width, action_dim)
 

@@ -28,7 +28,7 @@ from sb3_qam.common.buffers import (
     sample_union,
 )
 from sb3_qam.common.callbacks import with_offline_progress_bar
-from sb3_qam.common.checks import check_action_space, check_in_range, check_positive_int
+from sb3_qam.common.checks import check_action_space, check_callback, check_in_range, check_positive_int
 from sb3_qam.common.chunks import StatefulRollouts
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.normalization import warm_up
@@ -91,8 +91,11 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self._offline_dataset_id: str | None = None
         self._n_offline_steps_done = 0
         self._n_clone_steps_done = 0
-        # What the updates train, of OBJECTIVES
+        # Whether the policy knows more than random actions do before it has any experience
+        self._has_learnt = False
+        # What the updates train, of OBJECTIVES: those of the last phase, and those of the coming one
         self._objective = "full"
+        self._phase_objective = "full"
         self._in_offline_phase = False
         # Set by save() and used up by the first training after load()
         self._random_state: dict[str, Any] | None = None
@@ -146,7 +149,13 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
         # Seeding concerns a new model; one that is being loaded goes on where it was
         n_steps, random_state = self.n_steps, self._random_state
-        if self.replay_buffer_class in (SequenceReplayBuffer, DictSequenceReplayBuffer):
+        if issubclass(self.replay_buffer_class or ReplayBuffer, SequenceReplayBuffer):
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            if is_dict != issubclass(self.replay_buffer_class, DictReplayBuffer):  # type: ignore[arg-type]
+                raise ValueError(
+                    f"replay_buffer_class={self.replay_buffer_class.__name__} does not hold observations of "  # type: ignore[union-attr]
+                    f"{self.observation_space}: use {'Dict' if is_dict else ''}SequenceReplayBuffer, or leave it out."
+                )
             self.replay_buffer_kwargs.update(self._sequence_kwargs())
             # This buffer makes the n-step returns; SB3 would warn that it does not know that
             self.n_steps = 1
@@ -341,8 +350,13 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 f"or {type(self).__name__}(..., offline_dataset=...)."
             )
         tb_log_name = tb_log_name or type(self).__name__
-        self._set_objective(objective)
-        self._offline_phase(gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._phase_objective = objective
+        try:
+            self._offline_phase(
+                gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+            )
+        finally:
+            self._phase_objective = "full"
         return self
 
     def learn(
@@ -377,7 +391,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         check_in_range("total_timesteps", total_timesteps, 0)
         offline_steps_left = self.offline_steps - self._n_offline_steps_done
         self._require_offline_data(for_offline_phase=offline_steps_left > 0)
-        self._set_objective("full")
         if offline_steps_left > 0:
             if self.offline_buffer is None:
                 raise ValueError(
@@ -440,6 +453,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 self.num_timesteps += 1
                 self._n_offline_steps_done += self._objective == "full"
                 self._n_clone_steps_done += self._objective == "clone"
+                self._has_learnt = True
                 callback.update_locals(locals())
                 goes_on = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
@@ -491,9 +505,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:
-            # The environments are about to be reset
-            end_trajectories(self.replay_buffer)
+        check_callback(callback)
         if self.offline_buffer is not None and self._vec_normalize_env is not None:
             warm_up(self._vec_normalize_env, self.offline_buffer)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
@@ -503,14 +515,19 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         if self._random_state is not None and self._random_state["seed"] == self.seed:
             set_random_state(self._random_state, self.action_space, self.device)
         self._random_state = None
+        # Last: what fails before leaves the model as it was
+        self._set_objective(self._phase_objective)
         return result
+
+    def _before_reset(self) -> None:
+        super()._before_reset()
+        end_trajectories(self.replay_buffer)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         # What was learnt offline is better than random actions
-        has_learnt = self._n_offline_steps_done + self._n_clone_steps_done > 0
-        return super()._sample_action(0 if has_learnt else learning_starts, action_noise, n_envs)
+        return super()._sample_action(0 if self._has_learnt else learning_starts, action_noise, n_envs)
 
     # ------------------------------------------------------------------ logging
 
@@ -581,5 +598,11 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             self._random_state = pending
 
     def _excluded_save_params(self) -> list[str]:
-        excluded = [*super()._excluded_save_params(), "offline_buffer", "_monitor", "_in_offline_phase"]
+        excluded = [
+            *super()._excluded_save_params(),
+            "offline_buffer",
+            "_monitor",
+            "_in_offline_phase",
+            "_phase_objective",
+        ]
         return excluded if isinstance(self.offline_dataset, str) else [*excluded, "offline_dataset"]

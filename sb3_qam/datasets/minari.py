@@ -46,12 +46,20 @@ def open_dataset(dataset: str | MinariDataset) -> MinariDataset:
     return dataset
 
 
-def _open_local(dataset_id: str) -> MinariDataset:
+def check_dataset_id(dataset_id: str) -> None:
+    """
+    :param dataset_id: Id of a dataset
+    :raises ValueError: if Minari does not take it for one
+    """
     if DATASET_ID_RE.fullmatch(dataset_id) is None:
         raise ValueError(
             f"'{dataset_id}' is not a Minari dataset id: expected (namespace/)name-v(version), "
             "such as 'D4RL/pointmaze/umaze-v2'."
         )
+
+
+def _open_local(dataset_id: str) -> MinariDataset:
+    check_dataset_id(dataset_id)
     try:
         return minari.load_dataset(dataset_id)
     except ValueError as error:

@@ -8,6 +8,8 @@ import numpy as np
 from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 
+from sb3_qam.datasets.minari import check_dataset_id
+
 SINGLE_TASK = "singletask"
 
 
@@ -41,7 +43,8 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     :param dataset_id: Id of the Minari dataset, by default ``ogbench/`` and the id of the task
     :return: The dataset
     :raises ImportError: if the package ``ogbench`` is not installed
-    :raises ValueError: if the id is not that of a single task
+    :raises ValueError: if an id is not one, the cached dataset is of another task, or the file is not of the task's
+        environment
     :raises FileNotFoundError: if there is no such file
     """
     try:
@@ -52,19 +55,27 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
         raise ImportError("OGBench's data needs its package: pip install 'sb3-qam[ogbench]'.") from error
     env_id, file_id = split_task_id(task_id)
     dataset_id = dataset_id or f"ogbench/{task_id}"
+    # Minari finds out when the dataset lies in its cache already, and fails at every dataset from then on
+    check_dataset_id(dataset_id)
     if dataset_id in minari.list_local_datasets():
-        return minari.load_dataset(dataset_id)
+        return _open_cached(dataset_id, env_id)
     if path is None:
         download_datasets([file_id])
         path = Path(DEFAULT_DATASET_DIR).expanduser() / f"{file_id}.npz"
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}: leave path out to download the data of {task_id}.")
 
-    env = ogbench.make_env_and_datasets(task_id, env_only=True)
     try:
-        dtype = env.observation_space.dtype
-        ob_dtype = np.uint8 if dtype == np.uint8 else np.float32
-        rows = load_dataset(path, ob_dtype=ob_dtype, add_info=True)
+        env = ogbench.make_env_and_datasets(task_id, env_only=True)
+    except gym.error.Error as error:
+        raise ValueError(f"OGBench has no environment '{env_id}' for '{task_id}': {error}") from error
+    try:
+        ob_dtype = np.uint8 if env.observation_space.dtype == np.uint8 else np.float32
+        try:
+            rows = load_dataset(path, ob_dtype=ob_dtype, add_info=True)
+        except KeyError as error:
+            raise ValueError(f"{path} is not one of OGBench's files: {error.args[0]}") from error
+        _check_shapes(rows, env, path)
         relabel_dataset(env_id, env, rows)
         ends = (np.flatnonzero(rows["terminals"]) + 1).tolist()
         return minari.create_dataset_from_buffers(
@@ -84,6 +95,32 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
         )
     finally:
         env.close()
+
+
+def _open_cached(dataset_id: str, env_id: str) -> MinariDataset:
+    """
+    :raises ValueError: if the dataset in the cache is of another environment
+    """
+    dataset = minari.load_dataset(dataset_id)
+    spec = dataset.env_spec
+    if spec is None or spec.id != env_id:
+        raise ValueError(
+            f"Dataset '{dataset_id}' in the Minari cache is of {spec.id if spec else 'no environment'}, not of "
+            f"'{env_id}': choose another dataset_id, or remove it with `minari delete {dataset_id}`."
+        )
+    return dataset
+
+
+def _check_shapes(rows: dict[str, np.ndarray], env: gym.Env, path: str | Path) -> None:
+    """
+    :raises ValueError: if the file was not recorded in this environment
+    """
+    for name, space in {"observations": env.observation_space, "actions": env.action_space}.items():
+        if rows[name].shape[1:] != space.shape:
+            raise ValueError(
+                f"{path} has {name} of shape {rows[name].shape[1:]}, and the environment of the task {space.shape}: "
+                "it is the file of another environment."
+            )
 
 
 def _episode(rows: dict[str, np.ndarray], start: int, end: int) -> EpisodeBuffer:

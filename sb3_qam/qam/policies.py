@@ -17,9 +17,9 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_qam.common.buffers import map_observations, take_rows
+from sb3_qam.common.buffers import map_observations, n_rows, take_rows
 from sb3_qam.common.checks import check_positive_int
-from sb3_qam.common.chunks import ChunkState, check_chunk_state
+from sb3_qam.common.chunks import ChunkState, check_chunk_state, check_episode_start
 from sb3_qam.common.flows import check_ode_method, integrate_flow
 from sb3_qam.common.networks import (
     CriticEnsemble,
@@ -175,8 +175,9 @@ class FlowPolicy(BasePolicy):
         if features_extractor_class is None:
             is_dict = isinstance(observation_space, spaces.Dict)
             features_extractor_class = CombinedExtractor if is_dict else FlattenExtractor
-        check_positive_int("n_critics", n_critics)
-        check_positive_int("flow_steps", flow_steps)
+        sizes = {"n_critics": n_critics, "flow_steps": flow_steps, "chunk_size": chunk_size, "best_of_n": best_of_n}
+        for name, size in sizes.items():
+            check_positive_int(name, size)
         check_ode_method(ode_method, ode_options)
         super().__init__(
             observation_space,
@@ -222,7 +223,7 @@ class FlowPolicy(BasePolicy):
         # Its own generator: the samples are the same in every run and leave the global random state alone.
         generator = th.Generator().manual_seed(0)
         noise = th.randn(max(N_DETERMINISTIC_SAMPLES, best_of_n), self.action_dim, generator=generator)
-        self.register_buffer("deterministic_noise", noise)
+        self.register_buffer("deterministic_noise", noise, persistent=False)
 
         self._build(lr_schedule)
 
@@ -238,6 +239,7 @@ class FlowPolicy(BasePolicy):
         self.policy_flow = self.make_actor(VelocityField, shared_extractor)
         if self.residual:
             self._zero_policy_flow()
+        self.set_clone_mode(self.act_as_clone)
         self.head = self.make_head(shared_extractor)
 
         self.critic_target = self.make_critic()
@@ -322,10 +324,20 @@ class FlowPolicy(BasePolicy):
         )
         return data
 
+    def set_clone_mode(self, mode: bool) -> None:
+        """
+        :param mode: If true, the behaviour flow acts alone, and its loss trains a shared features extractor, which
+            no other would
+        """
+        self.act_as_clone = mode
+        self.behavior_flow.trains_features_extractor = mode or not self.share_features_extractor
+
     def start_from_behavior(self) -> None:
         """
-        Make the policy flow what the behaviour flow is.
+        Make the policy flow what the behaviour flow is, and forget how it was optimized.
         """
+        for parameter in self.policy_flow.mlp.parameters():
+            self.optimizer.state.pop(parameter, None)
         if self.residual:
             self.behavior_flow_target.load_state_dict(self.behavior_flow.state_dict())
             self._zero_policy_flow()
@@ -405,8 +417,7 @@ class FlowPolicy(BasePolicy):
         return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        first_part = next(iter(observation.values())) if isinstance(observation, dict) else observation
-        batch_size = len(first_part)
+        batch_size = n_rows(observation)
         if not deterministic:
             return self.sample_actions(observation, self.draw_noise(batch_size))
         _, head, n_candidates = self.acting
@@ -436,16 +447,17 @@ class FlowPolicy(BasePolicy):
         # SB3 explains the mistake of passing what env.reset() returns
         if self.chunk_size == 1 or isinstance(observation, tuple):
             return super().predict(observation, state, episode_start, deterministic)
+        observation = map_observations(np.asarray, observation)
         is_vectorized = self.is_vectorized_observation(observation)
         if not is_vectorized:
-            observation = map_observations(lambda part: np.asarray(part)[None], observation)
-        n_envs = len(next(iter(observation.values()))) if isinstance(observation, dict) else len(observation)
+            observation = map_observations(lambda part: part[None], observation)
+        n_envs = n_rows(observation)
         shape = (self.chunk_size, *self.action_space.shape)  # type: ignore[misc]
         actions, position = (
             ChunkState.used_up(n_envs, shape) if state is None else check_chunk_state(state, n_envs, shape)
         )
         if episode_start is not None:
-            position[np.asarray(episode_start, dtype=bool)] = self.chunk_size
+            position[check_episode_start(episode_start, n_envs)] = self.chunk_size
 
         needs_chunk = np.flatnonzero(position == self.chunk_size)
         if len(needs_chunk) > 0:

@@ -82,7 +82,7 @@ def preset(task: str, variant: str = "QAM") -> Preset:
     :return: The run
     :raises ValueError: if nothing is published for the task, or the variant is unknown
     """
-    name = next((name for name in DOMAINS if task == name or task.startswith(f"{name}-")), None)
+    name = next((name for name in DOMAINS if f"{task}-".startswith(f"{name}-")), None)
     if name is None:
         raise ValueError(f"Nothing is published for '{task}': expected an id that begins with {', '.join(DOMAINS)}.")
     if variant not in VARIANTS:

@@ -10,7 +10,6 @@ from minari import MinariDataset
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
@@ -20,6 +19,7 @@ from sb3_qam.common.flows import flow_matching_loss
 from sb3_qam.common.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.qam.action_heads import SamplingNoise
+from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
 from sb3_qam.qam.policy_objectives import POLICY_OBJECTIVES, AdjointMatching, Backpropagation, PolicyProblem
 from sb3_qam.qam.trust_region import FixedTemperature, TrustRegion
@@ -200,9 +200,8 @@ class QAM(OfflineToOnlineAlgorithm):
             device=device,
             seed=seed,
         )
-        if inverse_temperature is None:
-            inverse_temperature = DEFAULT_INVERSE_TEMPERATURE if kl_budget is None else 1.0
-        self.inverse_temperature = inverse_temperature
+        # None is resolved in _check_hyperparameters(), also after load(path, inverse_temperature=None)
+        self.inverse_temperature: float = inverse_temperature  # type: ignore[assignment]
         self.best_of_n = best_of_n
         self.edit_scale = edit_scale
         self.distill_coef = distill_coef
@@ -212,6 +211,8 @@ class QAM(OfflineToOnlineAlgorithm):
         self.flow_steps = flow_steps
         self.pessimism = pessimism
         self.max_grad_norm = max_grad_norm
+        # What the networks were made for, to compare at loading
+        self._structure: dict[str, Any] | None = None
 
         if _init_setup_model:
             self._setup_model()
@@ -219,6 +220,8 @@ class QAM(OfflineToOnlineAlgorithm):
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
+        if self.inverse_temperature is None:
+            self.inverse_temperature = DEFAULT_INVERSE_TEMPERATURE if self.kl_budget is None else 1.0
         for name in ("flow_steps", "best_of_n"):
             check_positive_int(name, getattr(self, name))
         check_in_range("inverse_temperature", self.inverse_temperature, 0)
@@ -230,7 +233,9 @@ class QAM(OfflineToOnlineAlgorithm):
         check_in_range("distill_coef", self.distill_coef, 0)
         if self.kl_budget is not None:
             check_in_range("kl_budget", self.kl_budget, 0, low_excluded=True)
-        if self.adjoint not in POLICY_OBJECTIVES:
+        if not isinstance(self.residual, bool):
+            raise ValueError(f"residual must be True or False, got {self.residual!r}.")
+        if self.adjoint not in list(POLICY_OBJECTIVES):
             raise ValueError(f"adjoint must be one of {', '.join(map(repr, POLICY_OBJECTIVES))}, got {self.adjoint!r}.")
         self._check_combinations()
 
@@ -246,15 +251,41 @@ class QAM(OfflineToOnlineAlgorithm):
         if self.kl_budget is not None and self.inverse_temperature != 1:
             raise ValueError(
                 f"kl_budget={self.kl_budget} (TRQAM) learns the temperature itself, beside inverse_temperature=1, "
-                f"got inverse_temperature={self.inverse_temperature}. Leave it out, or pass 1."
+                f"got inverse_temperature={self.inverse_temperature}. Pass inverse_temperature=None, also to load(), "
+                "or kl_budget=None for a temperature of your own."
             )
         if self.kl_budget is not None and self.adjoint == "bptt":
             raise ValueError(
                 f"kl_budget={self.kl_budget} (TRQAM) scales the noise of the matching loss, which adjoint='bptt' does "
                 "not have: use adjoint='lean' or 'scalar'."
             )
+        if self.flow_steps == 1 and self.adjoint != "lean":
+            raise ValueError(
+                f"With flow_steps=1 adjoint={self.adjoint!r} never shows the critic to the policy: its first step has "
+                "weight 0. Use more flow steps, or adjoint='lean'."
+            )
+
+    def _check_structure(self) -> None:
+        """
+        :raises ValueError: if a loaded model was saved with other networks than its arguments now ask for
+        """
+        structure = {
+            "chunk_size": self.chunk_size,
+            "edit_scale": "positive" if self.edit_scale > 0 else 0,
+            "distill_coef": "positive" if self.distill_coef > 0 else 0,
+            "residual": self.residual,
+        }
+        for name, value in structure.items():
+            saved = (self._structure or structure)[name]
+            if saved != value:
+                raise ValueError(
+                    f"The model was saved with {name}={saved} and cannot be loaded with {name}={value}: its networks "
+                    "are others. Make a new model, and let load_behavior(path) start it from the saved clone."
+                )
+        self._structure = structure
 
     def _setup_model(self) -> None:
+        self._check_structure()
         # Arguments of the algorithm that the policy needs to act on its own
         acting = {
             "flow_steps": self.flow_steps,
@@ -437,34 +468,24 @@ class QAM(OfflineToOnlineAlgorithm):
     def _set_objective(self, objective: str) -> None:
         if self._objective == "clone" and objective == "full":
             self.policy.start_from_behavior()
+            self.trust_region.reset()
         super()._set_objective(objective)
-        self.policy.act_as_clone = objective == "clone"
+        self.policy.set_clone_mode(objective == "clone")
 
     def load_behavior(self, source: "QAM | str | Path | io.BufferedIOBase") -> None:
         """
         Take over the behaviour flow of another model, whatever its variant: this one then acts as that clone, and
         its policy starts from there when training goes on.
 
-        :param source: A model, or the path or file of a saved one, with velocity fields of the same sizes
-        :raises ValueError: if the flows differ in size; nothing has been loaded then
+        :param source: A model, or the path or file of a saved one, with the same spaces, ``chunk_size``, and sizes,
+            activation and features extractor of the velocity fields
+        :raises ValueError: if the flow does not fit; nothing has been loaded then
+        :raises TypeError: if it is neither a model nor a path or file
         """
-        if isinstance(source, QAM):
-            parameters: dict[str, Any] = source.policy.state_dict()
-        else:
-            _, saved, _ = load_from_zip_file(source, device=self.device, load_data=False)
-            parameters = saved["policy"]  # type: ignore[assignment]
-        own = self.policy.state_dict()
-        behavior = {name: value for name, value in parameters.items() if name.startswith("behavior_flow")}
-        of_own = {name: value.shape for name, value in own.items() if name.startswith("behavior_flow")}
-        of_source = {name: value.shape for name, value in behavior.items()}
-        if of_own != of_source:
-            differing = sorted(name for name in of_own | of_source if of_own.get(name) != of_source.get(name))
-            raise ValueError(
-                f"The behaviour flow of {source!r} does not fit this model: {differing[0]} has shape "
-                f"{of_source.get(differing[0])} there and {of_own.get(differing[0])} here. Use the same spaces, "
-                "chunk_size and policy_kwargs."
-            )
-        self.policy.load_state_dict({**own, **behavior})
+        behavior = read_behavior(source, self.device)
+        behavior.check_fits(read_behavior(self, self.device))
+        self.policy.load_state_dict({**self.policy.state_dict(), **behavior.parameters})
+        self._has_learnt = True
         self._set_objective("clone")
 
     def learn(

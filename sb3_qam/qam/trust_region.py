@@ -19,8 +19,15 @@ class FixedTemperature:
     """
 
     def __init__(self, device: th.device) -> None:
-        self.kl_lambda = th.ones((), device=device)
-        self.kl_average = th.zeros((), device=device)
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """
+        Begin anew, with lambda = 1 and no divergence so far.
+        """
+        self.kl_lambda = th.ones((), device=self.device)
+        self.kl_average = th.zeros((), device=self.device)
 
     def scale_sigma(self, sigma: th.Tensor) -> th.Tensor:
         """

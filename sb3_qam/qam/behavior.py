@@ -1,0 +1,83 @@
+"""The behaviour flow of a model, as another model takes it over."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from sb3_qam.common.networks import TanhGELU
+
+if TYPE_CHECKING:
+    from sb3_qam.qam.qam import QAM
+
+PREFIX = "behavior_flow"
+# What makes of the same parameters another function, beside the spaces, and what it is by default
+POLICY_KWARGS: dict[str, Any] = {
+    "activation_fn": TanhGELU,
+    "features_extractor_class": None,
+    "features_extractor_kwargs": None,
+    "normalize_images": True,
+}
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """
+    A behaviour flow.
+
+    :param name: Names the model in errors
+    :param parameters: Of the flow and its target, by their names in the policy
+    :param context: What else the flow depends on, by name
+    """
+
+    name: str
+    parameters: dict[str, th.Tensor]
+    context: dict[str, Any]
+
+    def check_fits(self, other: "Behavior") -> None:
+        """
+        :param other: The behaviour flow whose place this one is to take
+        :raises ValueError: naming the first thing in which they differ
+        """
+        for what, value in self.context.items():
+            if value != other.context[what]:
+                raise self._misfit(what, value, other.context[what])
+        shapes, other_shapes = ({name: tuple(p.shape) for name, p in b.parameters.items()} for b in (self, other))
+        for name in sorted(shapes | other_shapes):
+            if shapes.get(name) != other_shapes.get(name):
+                raise self._misfit(f"the shape of {name}", shapes.get(name), other_shapes.get(name))
+
+    def _misfit(self, what: str, here: Any, there: Any) -> ValueError:
+        return ValueError(
+            f"The behaviour flow of {self.name} does not fit this model: {what} is {here} there and {there} here. "
+            "Use the same spaces, chunk_size and policy_kwargs of the flows."
+        )
+
+
+def read_behavior(source: "QAM | str | Path | io.BufferedIOBase", device: th.device) -> Behavior:
+    """
+    :param source: A model, or the path or file of a saved one
+    :param device: Where to put the parameters
+    :return: Its behaviour flow
+    :raises ValueError: if the file is not a saved model with a behaviour flow
+    :raises TypeError: if it is neither a model nor a path or file
+    """
+    if isinstance(source, (str, Path, io.IOBase)):
+        name = f"'{source}'"
+        data, parameters, _ = load_from_zip_file(source, device=device)
+        attributes: dict[str, Any] = data or {}
+        policy_parameters: dict[str, Any] = parameters.get("policy", {})  # type: ignore[assignment]
+    elif hasattr(source, "policy") and hasattr(source, "policy_kwargs"):
+        name = f"the given {type(source).__name__}"
+        attributes, policy_parameters = vars(source), source.policy.state_dict()
+    else:
+        raise TypeError(f"Expected a QAM model or the path of a saved one, got {type(source).__name__}.")
+    behavior = {key: value for key, value in policy_parameters.items() if key.startswith(PREFIX)}
+    if not behavior or "policy_kwargs" not in attributes:
+        raise ValueError(f"{name} is not a saved QAM model, as QAM.save() writes it: it has no behaviour flow.")
+    context = {key: attributes[key] for key in ("observation_space", "action_space", "chunk_size")}
+    context |= {key: attributes["policy_kwargs"].get(key, default) for key, default in POLICY_KWARGS.items()}
+    return Behavior(name, behavior, context)
