@@ -220,6 +220,7 @@ class ActorNetwork(FeaturesNetwork):
         super().__init__(
             observation_space, action_space, features_extractor, normalize_images, trains_features_extractor
         )
+        self.net_arch = net_arch
         make_norm = (lambda width: nn.LayerNorm(width, eps=LAYER_NORM_EPS)) if layer_norm else None
         self._build(
             features_dim,
@@ -292,9 +293,7 @@ class EditPolicy(ActorNetwork):
     def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], nn.Sequential]) -> None:
         input_dim = features_dim + action_dim
         self.mlp = make_mlp(input_dim, None)
-        last_width = next(
-            (layer.out_features for layer in reversed(self.mlp) if hasattr(layer, "out_features")), input_dim
-        )
+        last_width = [input_dim, *self.net_arch][-1]
         self.mean = xavier_linear(last_width, action_dim)
         self.log_std = xavier_linear(last_width, action_dim)
 
