@@ -56,7 +56,7 @@ class SuccessCurve(BaseCallback):
     def __init__(self, task_id: str, interval: int, n_episodes: int, path: Path, settings: dict[str, Any]) -> None:
         super().__init__()
         dataset = import_ogbench(task_id)
-        self.env = DummyVecEnv([dataset.recover_environment for _ in range(n_episodes)])
+        self.env = DummyVecEnv([dataset.recover_environment for _ in range(min(n_episodes, 10))])
         self.interval, self.n_episodes, self.path = interval, n_episodes, path
         self.result: dict[str, Any] = {**settings, "curve": []}
 
