@@ -197,13 +197,13 @@ def test_unknown_datasets_say_what_there_is(pendulum_dataset):
         FileNotFoundError, match=rf"'nobody/knows-v0'.*{pendulum_dataset.id}.*minari download nobody/knows-v0"
     ):
         QAM("FlowPolicy", offline_dataset="nobody/knows-v0")
-    with pytest.raises(TypeError, match=r"id \(str\) or a minari\.MinariDataset, got int: 3"):
+    with pytest.raises(TypeError, match=r"a minari\.MinariDataset, or a list of these, got int: 3"):
         QAM("FlowPolicy", offline_dataset=3)
 
 
 @pytest.mark.parametrize("dataset_id", ["", "two words-v0", "/tmp/somewhere"])
 def test_malformed_dataset_ids(dataset_id: str):
-    with pytest.raises(ValueError, match=r"is not a Minari dataset id: expected \(namespace/\)name-v\(version\)"):
+    with pytest.raises(ValueError, match=r"is not a Minari dataset id, nor a folder: expected \(namespace/\)name-v\(version\)"):
         QAM("FlowPolicy", env_with(), offline_dataset=dataset_id)
 
 

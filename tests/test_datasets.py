@@ -7,7 +7,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 
 from sb3_qam import QAM
-from sb3_qam.datasets.minari import open_dataset, read_episodes, training_spaces
+from sb3_qam.datasets.minari import read_episodes, training_spaces
+from sb3_qam.datasets.sources import open_dataset
 from tests.conftest import record, write_dataset
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float64)

@@ -72,7 +72,7 @@ def test_what_is_not_the_file_of_the_task_is_refused_and_nothing_is_written(tmp_
         import_ogbench(TASK, tmp_path / "other.npz")
     with pytest.raises(ValueError, match="OGBench has no environment 'pointmaze-medium-singletask-task9-v0'"):
         import_ogbench(TASK.replace("task1", "task9"), DATA)
-    with pytest.raises(ValueError, match="'bad id' is not a Minari dataset id"):
+    with pytest.raises(ValueError, match="'bad id' is not a Minari dataset id, nor"):
         import_ogbench(TASK, DATA, dataset_id="bad id")
     assert minari.list_local_datasets() == {}
 

@@ -34,7 +34,8 @@ from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.normalization import warm_up
 from sb3_qam.common.random_state import get_random_state, set_random_state
 from sb3_qam.common.update_monitor import UpdateMonitor
-from sb3_qam.datasets.minari import check_dataset_spaces, open_dataset, read_episodes, training_spaces
+from sb3_qam.datasets.minari import check_dataset_spaces, read_episodes, training_spaces
+from sb3_qam.datasets.sources import OfflineDataset, is_storable, open_datasets, recover_environment
 
 # Gradient steps between two outputs of the logger
 OFFLINE_LOG_INTERVAL = 1000
@@ -53,8 +54,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
     Arguments are those of ``OffPolicyAlgorithm``, and:
 
     :param chunk_size: Number of actions in a chunk, the unit in which the policy acts and learns
-    :param offline_dataset: Id of a local Minari dataset, or a ``minari.MinariDataset``. With ``env=None`` the model
-        takes its spaces from it. An id is stored with the model; an object has to be given again to ``load()``.
+    :param offline_dataset: Id or folder of a Minari dataset, a ``minari.MinariDataset``, or a list of these. With
+        ``env=None`` the model takes its spaces from it, with ``env="recover"`` its environment. Ids and folders are
+        stored with the model; objects have to be given again to ``load()``.
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
         Those done by ``pretrain()`` count, and so do those before an interruption.
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
@@ -63,7 +65,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
     :raises FileNotFoundError: if the dataset is not in the local Minari cache
     """
 
-    offline_dataset: str | MinariDataset | None
+    offline_dataset: OfflineDataset | None
 
     def __init__(
         self,
@@ -72,12 +74,14 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         learning_rate: float | Schedule,
         *args: Any,
         chunk_size: int = 1,
-        offline_dataset: str | MinariDataset | None = None,
+        offline_dataset: OfflineDataset | None = None,
         offline_steps: int = 0,
         offline_fraction: float | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs |= {"sde_support": False, "support_multi_env": True}
+        if isinstance(env, str) and env == "recover":
+            env = recover_environment(offline_dataset)
         super().__init__(policy, env, learning_rate, *args, **kwargs)  # type: ignore[arg-type]
         # The caller's dict stays as it is
         self.policy_kwargs = self.policy_kwargs.copy()
@@ -229,7 +233,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 "Neither env nor offline_dataset was given, so the observation and action spaces are unknown: "
                 "pass one of them."
             )
-        self.observation_space, self.action_space = training_spaces(open_dataset(self.offline_dataset))
+        self.observation_space, self.action_space = training_spaces(open_datasets(self.offline_dataset)[0])
         self.n_envs = 1
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -243,22 +247,27 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         Refuse a dataset that cannot be used when the model is made, and not only when training begins.
         """
         if self.offline_dataset is not None:
-            check_dataset_spaces(open_dataset(self.offline_dataset), self.observation_space, self.action_space)
+            self._open_offline_data(self.offline_dataset)
 
-    def _load_offline_data(self, dataset: str | MinariDataset) -> None:
+    def _open_offline_data(self, dataset: OfflineDataset) -> list[MinariDataset]:
+        opened = open_datasets(dataset)
+        for each in opened:
+            check_dataset_spaces(each, self.observation_space, self.action_space)
+        return opened
+
+    def _load_offline_data(self, dataset: OfflineDataset) -> None:
         """
         Read a dataset into the offline buffer; where it is refused, the model stays as it was.
         """
-        opened = open_dataset(dataset)
-        check_dataset_spaces(opened, self.observation_space, self.action_space)
+        episodes = read_episodes(*self._open_offline_data(dataset))
         offline_buffer = OfflineBuffer(
-            read_episodes(opened),
+            episodes,
             self.observation_space,
             self.action_space,  # type: ignore[arg-type]
             device=self.device,
             **self._sequence_kwargs(),
         )
-        self.offline_buffer, self.offline_dataset, self._offline_dataset_id = offline_buffer, dataset, opened.id
+        self.offline_buffer, self.offline_dataset, self._offline_dataset_id = offline_buffer, dataset, episodes.name
 
     def _require_offline_data(self, for_offline_phase: bool) -> None:
         """
@@ -298,7 +307,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
 
     def pretrain(
         self: SelfOfflineToOnline,
-        dataset: str | MinariDataset | None = None,
+        dataset: OfflineDataset | None = None,
         gradient_steps: int | None = None,
         callback: MaybeCallback = None,
         log_interval: int = OFFLINE_LOG_INTERVAL,
@@ -605,4 +614,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             "_in_offline_phase",
             "_phase_objective",
         ]
-        return excluded if isinstance(self.offline_dataset, str) else [*excluded, "offline_dataset"]
+        return (
+            excluded
+            if self.offline_dataset is not None and is_storable(self.offline_dataset)
+            else [*excluded, "offline_dataset"]
+        )

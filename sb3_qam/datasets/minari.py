@@ -1,13 +1,11 @@
-"""Minari datasets as training data: open, check, convert."""
+"""Minari datasets as training data: check, convert."""
 
 import warnings
 from typing import Any
 
-import minari
 import numpy as np
 from gymnasium import spaces
 from minari import MinariDataset
-from minari.dataset.minari_dataset import DATASET_ID_RE
 from stable_baselines3.common.preprocessing import (
     check_for_nested_spaces,
     get_action_dim,
@@ -22,57 +20,6 @@ from sb3_qam.datasets.episodes import Episodes, Observations
 
 # Rounding of float32 actions, not worth a warning
 ACTION_BOUND_TOLERANCE = 1e-3
-
-
-def open_dataset(dataset: str | MinariDataset) -> MinariDataset:
-    """
-    :param dataset: The id of a dataset in the local Minari cache, or a dataset object
-    :return: The dataset object
-    :raises FileNotFoundError: if no such id is in the cache
-    :raises ValueError: if the id is malformed, or the dataset has no transitions
-    :raises TypeError: if it is neither an id nor a dataset
-    """
-    if isinstance(dataset, str):
-        dataset = _open_local(dataset)
-    if not isinstance(dataset, MinariDataset):
-        raise TypeError(
-            f"Expected a Minari dataset id (str) or a minari.MinariDataset, got {type(dataset).__name__}: {dataset!r}."
-        )
-    if dataset.total_episodes == 0 or dataset.total_steps == 0:
-        raise ValueError(
-            f"Dataset '{dataset.id}' is empty ({dataset.total_episodes} episodes, {dataset.total_steps} steps): "
-            "collect episodes first, or filter less."
-        )
-    return dataset
-
-
-def check_dataset_id(dataset_id: str) -> None:
-    """
-    :param dataset_id: Id of a dataset
-    :raises ValueError: if Minari does not take it for one
-    """
-    if DATASET_ID_RE.fullmatch(dataset_id) is None:
-        raise ValueError(
-            f"'{dataset_id}' is not a Minari dataset id: expected (namespace/)name-v(version), "
-            "such as 'D4RL/pointmaze/umaze-v2'."
-        )
-
-
-def _open_local(dataset_id: str) -> MinariDataset:
-    check_dataset_id(dataset_id)
-    try:
-        return minari.load_dataset(dataset_id)
-    except ValueError as error:
-        raise ValueError(
-            f"Dataset '{dataset_id}' cannot be opened: {error}. Remove it with `minari delete {dataset_id}`, "
-            "then download or collect it again."
-        ) from error
-    except FileNotFoundError as error:
-        known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
-        raise FileNotFoundError(
-            f"No Minari dataset '{dataset_id}' in the local cache (there: {known}). "
-            f"Download it with `minari download {dataset_id}`, or collect one with minari.DataCollector."
-        ) from error
 
 
 def training_spaces(dataset: MinariDataset) -> tuple[spaces.Space, spaces.Box]:
@@ -117,20 +64,21 @@ def check_dataset_spaces(dataset: MinariDataset, observation_space: spaces.Space
     check_same_space("action", own_action_space, action_space, dataset.id)
 
 
-def read_episodes(dataset: MinariDataset) -> Episodes:
+def read_episodes(*datasets: MinariDataset) -> Episodes:
     """
-    Read a whole dataset into memory and check it on the way.
+    Read whole datasets into memory, one after the other, and check them on the way.
 
     float64 becomes float32, uint8 stays. Actions are scaled to [-1, 1] as SB3 does; those outside the bounds of the
     action space, which no policy can take, are clipped with a warning.
 
-    :param dataset: The dataset
+    :param datasets: At least one, all of the same spaces
     :return: All episodes, end to end
     :raises ValueError: if QAM does not support the spaces, the data is not finite in float32, or an episode has not as
         many values as its length asks for; the dataset, the episode and the key are named
     """
-    own_observation_space, own_action_space = training_spaces(dataset)
-    n_transitions, n_episodes = dataset.total_steps, dataset.total_episodes
+    own_observation_space, own_action_space = training_spaces(datasets[0])
+    n_transitions = sum(dataset.total_steps for dataset in datasets)
+    n_episodes = sum(dataset.total_episodes for dataset in datasets)
     n_observations = n_transitions + n_episodes
     observations = _allocate(own_observation_space, n_observations)
     actions = np.empty((n_transitions, get_action_dim(own_action_space)), dtype=np.float32)
@@ -139,7 +87,9 @@ def read_episodes(dataset: MinariDataset) -> Episodes:
     lengths = np.empty(n_episodes, dtype=np.int64)
 
     start = 0
-    for number, episode in enumerate(dataset.iterate_episodes()):
+    name = "', '".join(dataset.id for dataset in datasets)
+    all_episodes = ((dataset, episode) for dataset in datasets for episode in dataset.iterate_episodes())
+    for number, (dataset, episode) in enumerate(all_episodes):
         where = f"Dataset '{dataset.id}', episode {episode.id}"
         length = len(episode)
         rows = slice(start, start + length)
@@ -151,8 +101,8 @@ def read_episodes(dataset: MinariDataset) -> Episodes:
         lengths[number] = length
         start += length
 
-    _clip_actions(actions, dataset.id)
-    return Episodes(dataset.id, lengths, observations, actions, rewards, terminations)
+    _clip_actions(actions, name)
+    return Episodes(name, lengths, observations, actions, rewards, terminations)
 
 
 def _allocate(space: spaces.Space, n_rows: int) -> Observations:

@@ -8,7 +8,7 @@ import numpy as np
 from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 
-from sb3_qam.datasets.minari import check_dataset_id
+from sb3_qam.datasets.sources import check_dataset_id
 
 SINGLE_TASK = "singletask"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch as th
-from minari import MinariDataset
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
@@ -18,6 +17,7 @@ from sb3_qam.common.checks import check_in_range, check_positive_int
 from sb3_qam.common.flows import flow_matching_loss
 from sb3_qam.common.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.qam.action_heads import SamplingNoise
 from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
@@ -62,7 +62,7 @@ class QAM(OfflineToOnlineAlgorithm):
 
     :param policy: The policy model to use (FlowPolicy, CnnPolicy, MultiInputPolicy; MlpPolicy is FlowPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str). Can be None for loading trained
-        models, and with ``offline_dataset`` for training offline alone
+        models, and with ``offline_dataset`` for training offline alone; ``"recover"`` for the dataset's own
     :param learning_rate: learning rate of the one optimizer for all networks,
         it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: size of the replay buffer, which holds online experience only
@@ -101,8 +101,9 @@ class QAM(OfflineToOnlineAlgorithm):
     :param flow_steps: Number of steps N from noise to action
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
     :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
-    :param offline_dataset: Id of a local Minari dataset, or a ``minari.MinariDataset``. With ``env=None`` the model
-        takes its spaces from it. An id is stored with the model; an object has to be given again to ``load()``
+    :param offline_dataset: Id or folder of a Minari dataset, a ``minari.MinariDataset``, or a list of these. With
+        ``env=None`` the model takes its spaces from it, with ``env="recover"`` its environment. Ids and folders are
+        stored with the model; objects have to be given again to ``load()``
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
         uniformly from the union of offline and online data
@@ -162,7 +163,7 @@ class QAM(OfflineToOnlineAlgorithm):
         flow_steps: int = 10,
         pessimism: float = 0.5,
         max_grad_norm: float = 1.0,
-        offline_dataset: str | MinariDataset | None = None,
+        offline_dataset: OfflineDataset | None = None,
         offline_steps: int = 0,
         offline_fraction: float | None = None,
         stats_window_size: int = 100,

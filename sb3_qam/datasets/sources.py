@@ -1,0 +1,133 @@
+"""What a user may give as a dataset: ids, folders, dataset objects, and lists of these."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import gymnasium as gym
+import minari
+from minari import MinariDataset
+from minari.dataset.minari_dataset import DATASET_ID_RE
+
+DatasetSource: TypeAlias = str | os.PathLike[str] | MinariDataset
+OfflineDataset: TypeAlias = DatasetSource | Sequence[DatasetSource]
+
+METADATA_FILE = "metadata.json"
+
+
+def open_datasets(source: OfflineDataset) -> list[MinariDataset]:
+    """
+    :param source: The id of a dataset in the local Minari cache, the folder of one anywhere, a dataset object
+        (filtered or combined, for instance), or a list of these
+    :return: The dataset objects
+    :raises FileNotFoundError: if an id is not in the cache, or a folder holds no dataset
+    :raises ValueError: if an id is malformed, or there are no transitions
+    :raises TypeError: if it is something else
+    """
+    sources = source if isinstance(source, (list, tuple)) else [source]
+    if not sources:
+        raise ValueError("The list of datasets is empty: give at least one.")
+    return [open_dataset(each) for each in sources]
+
+
+def is_storable(source: OfflineDataset) -> bool:
+    """
+    :param source: As above
+    :return: Whether it can be saved with a model; a dataset object cannot
+    """
+    sources = source if isinstance(source, (list, tuple)) else [source]
+    return not any(isinstance(each, MinariDataset) for each in sources)
+
+
+def recover_environment(source: OfflineDataset | None) -> gym.Env:
+    """
+    :param source: As above
+    :return: The environment that the (first) dataset was recorded in
+    :raises ValueError: if there is no dataset, or it does not know its environment or that cannot be made
+    """
+    if source is None:
+        raise ValueError("env='recover' takes the environment of a dataset: pass offline_dataset=..., too.")
+    dataset = open_datasets(source)[0]
+    if dataset.env_spec is None:
+        raise ValueError(
+            f"Dataset '{dataset.id}' does not know its environment: pass env=..., or env=None to train without one."
+        )
+    try:
+        return dataset.recover_environment()
+    except (gym.error.Error, ImportError) as error:
+        raise ValueError(
+            f"The environment '{dataset.env_spec.id}' of dataset '{dataset.id}' cannot be made: {error}. "
+            "Install the package it comes from, or pass env=... yourself."
+        ) from error
+
+
+def open_dataset(source: DatasetSource) -> MinariDataset:
+    """
+    :param source: As in :func:`open_datasets`, but one
+    :return: The dataset object
+    """
+    if isinstance(source, MinariDataset):
+        dataset = source
+    elif isinstance(source, os.PathLike) or (isinstance(source, str) and _names_a_folder(source)):
+        dataset = _open_folder(Path(source))
+    elif isinstance(source, str):
+        dataset = _open_local(source)
+    else:
+        raise TypeError(
+            "Expected the id or the folder of a Minari dataset, a minari.MinariDataset, or a list of these, "
+            f"got {type(source).__name__}: {source!r}."
+        )
+    if dataset.total_episodes == 0 or dataset.total_steps == 0:
+        raise ValueError(
+            f"Dataset '{dataset.id}' is empty ({dataset.total_episodes} episodes, {dataset.total_steps} steps): "
+            "collect episodes first, or filter less."
+        )
+    return dataset
+
+
+def check_dataset_id(dataset_id: str) -> None:
+    """
+    :param dataset_id: Id of a dataset
+    :raises ValueError: if Minari does not take it for one
+    """
+    if DATASET_ID_RE.fullmatch(dataset_id) is None:
+        raise ValueError(
+            f"'{dataset_id}' is not a Minari dataset id, nor a folder: expected (namespace/)name-v(version), "
+            "such as 'D4RL/pointmaze/umaze-v2'."
+        )
+
+
+def _names_a_folder(source: str) -> bool:
+    """
+    An id in the cache comes first, should there be a folder of the same name here.
+    """
+    is_id = DATASET_ID_RE.fullmatch(source) is not None
+    return source != "" and Path(source).is_dir() and not (is_id and source in minari.list_local_datasets())
+
+
+def _open_folder(folder: Path) -> MinariDataset:
+    # Minari keeps the files of a dataset in a folder 'data' below the one that has its name
+    data_path = next((path for path in (folder, folder / "data") if (path / METADATA_FILE).is_file()), None)
+    if data_path is None:
+        raise FileNotFoundError(
+            f"{folder} holds no Minari dataset: there is no {METADATA_FILE} in it, nor in {folder / 'data'}."
+        )
+    return MinariDataset(data_path)
+
+
+def _open_local(dataset_id: str) -> MinariDataset:
+    check_dataset_id(dataset_id)
+    try:
+        return minari.load_dataset(dataset_id)
+    except ValueError as error:
+        raise ValueError(
+            f"Dataset '{dataset_id}' cannot be opened: {error}. Remove it with `minari delete {dataset_id}`, "
+            "then download or collect it again."
+        ) from error
+    except FileNotFoundError as error:
+        known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
+        raise FileNotFoundError(
+            f"No Minari dataset '{dataset_id}' in the local cache (there: {known}). "
+            f"Download it with `minari download {dataset_id}`, or collect one with minari.DataCollector."
+        ) from error

@@ -1,0 +1,101 @@
+"""Every way to name a dataset leads to the same data."""
+
+import shutil
+from pathlib import Path
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_qam import QAM
+from sb3_qam.datasets.minari import read_episodes
+from sb3_qam.datasets.sources import open_datasets
+from tests.conftest import record, write_dataset
+
+SMALL = {"batch_size": 8, "flow_steps": 2, "policy_kwargs": {"net_arch": [8]}}
+
+
+def pendulum(dataset_id: str, n_episodes: int = 2, seed: int = 0, **kwargs) -> minari.MinariDataset:
+    env = gym.make("Pendulum-v1", max_episode_steps=10)
+    episodes = record(env, n_episodes, seed=seed)
+    return write_dataset(episodes, env.observation_space, env.action_space, dataset_id, **kwargs)
+
+
+def test_an_id_a_folder_and_an_object_are_the_same_data(tmp_path: Path):
+    dataset = pendulum("test/here-v0")
+    root = Path(dataset.spec.data_path).parent
+    moved = shutil.copytree(root, tmp_path / "anywhere")
+    expected = read_episodes(dataset)
+    for source in ("test/here-v0", moved, str(moved), moved / "data", dataset):
+        (opened,) = open_datasets(source)
+        np.testing.assert_array_equal(read_episodes(opened).observations, expected.observations)
+
+
+def test_a_list_is_read_one_after_the_other(tmp_path: Path):
+    first, second = pendulum("test/first-v0"), pendulum("test/second-v0", n_episodes=3, seed=7)
+    filtered = second.filter_episodes(lambda episode: episode.id != 1)
+    episodes = read_episodes(*open_datasets(["test/first-v0", filtered]))
+    assert episodes.name == "test/first-v0', 'test/second-v0"
+    assert episodes.lengths.tolist() == [10] * 4
+    parts = [read_episodes(first), read_episodes(filtered)]
+    for key in ("observations", "actions", "rewards", "terminations"):
+        np.testing.assert_array_equal(getattr(episodes, key), np.concatenate([getattr(part, key) for part in parts]))
+
+
+def test_a_combined_dataset_is_its_parts():
+    parts = [pendulum("test/one-v0"), pendulum("test/two-v0", seed=5)]
+    combined = minari.combine_datasets(parts, new_dataset_id="test/both-v0")
+    np.testing.assert_array_equal(read_episodes(combined).actions, read_episodes(*parts).actions)
+
+
+def test_ids_and_folders_are_stored_with_the_model_and_objects_are_not(tmp_path: Path):
+    dataset = pendulum("test/stored-v0")
+    folder = Path(dataset.spec.data_path)
+    for source, is_stored in ((["test/stored-v0", folder], True), (["test/stored-v0", dataset], False)):
+        model = QAM("FlowPolicy", offline_dataset=source, **SMALL).pretrain(gradient_steps=2)
+        assert model.offline_buffer.size() == 40
+        model.save(tmp_path / "model")
+        loaded = QAM.load(tmp_path / "model")
+        if is_stored:
+            assert loaded.pretrain(gradient_steps=1).offline_buffer.size() == 40
+        else:
+            with pytest.raises(
+                ValueError, match="trained with dataset 'test/stored-v0', 'test/stored-v0', which is not"
+            ):
+                loaded.pretrain(gradient_steps=1)
+
+
+def test_the_environment_is_recovered_from_the_dataset():
+    spec = gym.make("Pendulum-v1", max_episode_steps=10, g=5.0).spec
+    pendulum("test/recover-v0", env=spec)
+    model = QAM("FlowPolicy", "recover", offline_dataset="test/recover-v0", learning_starts=5, **SMALL)
+    assert model.env.get_attr("g") == [5.0]
+    model.learn(20)
+    assert model.ep_info_buffer[0]["l"] == 10
+
+
+def test_what_cannot_be_opened_or_recovered_is_named(tmp_path: Path):
+    pendulum("test/alone-v0")
+    with pytest.raises(ValueError, match=r"'test/alone-v0' does not know its environment: pass env="):
+        QAM("FlowPolicy", "recover", offline_dataset="test/alone-v0")
+    with pytest.raises(ValueError, match=r"env='recover' takes the environment of a dataset"):
+        QAM("FlowPolicy", "recover")
+    with pytest.raises(ValueError, match="list of datasets is empty"):
+        QAM("FlowPolicy", offline_dataset=[])
+    with pytest.raises(FileNotFoundError, match=r"holds no Minari dataset: there is no metadata.json"):
+        QAM("FlowPolicy", offline_dataset=tmp_path)
+    with pytest.raises(ValueError, match=r"missing' is not a Minari dataset id, nor a folder"):
+        QAM("FlowPolicy", offline_dataset=str(tmp_path / "missing"))
+    with pytest.raises(TypeError, match="got int: 3"):
+        QAM("FlowPolicy", offline_dataset=["test/alone-v0", 3])
+
+
+def test_datasets_of_a_list_must_have_the_same_spaces():
+    pendulum("test/first-v0")
+    env = gym.make("MountainCarContinuous-v0", max_episode_steps=5)
+    write_dataset(record(env, 1), env.observation_space, env.action_space, "test/other-v0")
+    with pytest.raises(ValueError, match=r"observation space of dataset 'test/other-v0' does not fit"):
+        QAM("FlowPolicy", offline_dataset=["test/first-v0", "test/other-v0"])
+    assert isinstance(env.observation_space, spaces.Box)
