@@ -203,7 +203,9 @@ def test_unknown_datasets_say_what_there_is(pendulum_dataset):
 
 @pytest.mark.parametrize("dataset_id", ["", "two words-v0", "/tmp/somewhere"])
 def test_malformed_dataset_ids(dataset_id: str):
-    with pytest.raises(ValueError, match=r"is not a Minari dataset id, nor a folder: expected \(namespace/\)name-v\(version\)"):
+    with pytest.raises(
+        ValueError, match=r"is not a Minari dataset id, nor a folder: expected \(namespace/\)name-v\(version\)"
+    ):
         QAM("FlowPolicy", env_with(), offline_dataset=dataset_id)
 
 

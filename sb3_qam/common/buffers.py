@@ -13,6 +13,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_qam.datasets.episodes import Episodes, Observations
+from sb3_qam.datasets.storage import release_pages
+
+# Batches between two releases of mapped pages: each touches a few megabytes at most
+RELEASE_INTERVAL = 50
 
 
 class TransitionBatch(NamedTuple):
@@ -162,20 +166,23 @@ class OfflineBuffer(BaseBuffer):
         self.actions = episodes.actions
         self.rewards = episodes.rewards
         self.terminations = episodes.terminations
-        # An episode of T transitions has T + 1 observations: its transitions lie one row further for each one before
-        self.observation_rows = np.arange(n_transitions) + np.repeat(np.arange(self.n_episodes), episodes.lengths)
-        self.last_of_trajectory = np.repeat(np.cumsum(episodes.lengths) - 1, episodes.lengths)
+        # The last transition of each episode
+        self.last = np.cumsum(episodes.lengths) - 1
+        self._n_batches = 0
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
-        last_of_trajectory = self.last_of_trajectory[batch_inds]
+        self._release_pages()
+        episode = np.searchsorted(self.last, batch_inds)
+        last = self.last[episode]
         steps = batch_inds[:, None] + np.arange(self.n_steps)
-        valid = steps[:, -1] <= last_of_trajectory
+        valid = steps[:, -1] <= last
         # An invalid sample stays inside its own trajectory
-        steps = np.minimum(steps, last_of_trajectory[:, None])
+        steps = np.minimum(steps, last[:, None])
         return make_batch(
-            observations=take_rows(self.observations, self.observation_rows[batch_inds]),
+            # An episode of T transitions has T + 1 observations: its own lie one row further for each one before
+            observations=take_rows(self.observations, batch_inds + episode),
             actions=self.actions[steps[:, : self.chunk_size]],
-            next_observations=take_rows(self.observations, self.observation_rows[steps[:, -1]] + 1),
+            next_observations=take_rows(self.observations, steps[:, -1] + episode + 1),
             rewards=self.rewards[steps],
             terminations=self.terminations[steps],
             valid=valid,
@@ -183,6 +190,16 @@ class OfflineBuffer(BaseBuffer):
             device=self.device,
             env=env,
         )
+
+    def _release_pages(self) -> None:
+        """
+        What is mapped from files and was read for earlier batches need not stay in memory.
+        """
+        self._n_batches += 1
+        if self._n_batches % RELEASE_INTERVAL == 0:
+            for array in (self.actions, self.rewards, self.terminations):
+                release_pages(array)
+            map_observations(release_pages, self.observations)
 
 
 class SequenceReplayBuffer(ReplayBuffer):

@@ -5,6 +5,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_qam.common.buffers import OfflineBuffer
 
+BLOCK_SIZE = 100_000
+
 
 def warm_up(vec_normalize: VecNormalize, offline: OfflineBuffer) -> None:
     """
@@ -27,7 +29,9 @@ def warm_up(vec_normalize: VecNormalize, offline: OfflineBuffer) -> None:
             pairs = [(vec_normalize.obs_rms, offline.observations)]  # type: ignore[list-item]
         for statistics, observations in pairs:
             if statistics.count < offline.size():
-                statistics.update(observations)
+                # In blocks: data that is mapped from files need not fit into memory
+                for start in range(0, len(observations), BLOCK_SIZE):
+                    statistics.update(observations[start : start + BLOCK_SIZE])
     if vec_normalize.norm_reward and vec_normalize.ret_rms.count < offline.size():
         vec_normalize.ret_rms.update(running_returns(offline, vec_normalize.gamma))
 
@@ -41,7 +45,7 @@ def running_returns(offline: OfflineBuffer, gamma: float) -> np.ndarray:
     :return: shape (n_transitions,)
     """
     returns = offline.rewards.astype(np.float64)
-    last = np.unique(offline.last_of_trajectory)
+    last = offline.last
     first = np.concatenate([[0], last[:-1] + 1])
     for step in range(1, int((last - first).max()) + 1):
         rows = (first + step)[first + step <= last]

@@ -34,8 +34,9 @@ from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.normalization import warm_up
 from sb3_qam.common.random_state import get_random_state, set_random_state
 from sb3_qam.common.update_monitor import UpdateMonitor
-from sb3_qam.datasets.minari import check_dataset_spaces, read_episodes, training_spaces
+from sb3_qam.datasets.minari import check_dataset_spaces, training_spaces
 from sb3_qam.datasets.sources import OfflineDataset, is_storable, open_datasets, recover_environment
+from sb3_qam.datasets.storage import STORAGES, load_episodes
 
 # Gradient steps between two outputs of the logger
 OFFLINE_LOG_INTERVAL = 1000
@@ -61,6 +62,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         Those done by ``pretrain()`` count, and so do those before an interruption.
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
         uniformly from the union of offline and online data.
+    :param offline_storage: ``"memory"``, or ``"memmap"`` for datasets that do not fit into it: they are written to
+        files once, and batches are read from there.
     :raises ValueError: if an argument is out of range, the dataset is unusable or does not fit the environment
     :raises FileNotFoundError: if the dataset is not in the local Minari cache
     """
@@ -77,6 +80,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         offline_dataset: OfflineDataset | None = None,
         offline_steps: int = 0,
         offline_fraction: float | None = None,
+        offline_storage: str = "memory",
         **kwargs: Any,
     ) -> None:
         kwargs |= {"sde_support": False, "support_multi_env": True}
@@ -90,6 +94,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self.offline_dataset = offline_dataset
         self.offline_steps = offline_steps
         self.offline_fraction = offline_fraction
+        self.offline_storage = offline_storage
         self.offline_buffer: OfflineBuffer | None = None
         # Outlives a MinariDataset object, which is not saved
         self._offline_dataset_id: str | None = None
@@ -130,6 +135,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             self.learning_rate = float(self.learning_rate)
         if self.offline_fraction is not None:
             check_in_range("offline_fraction", self.offline_fraction, 0, 1)
+        if self.offline_storage not in STORAGES:
+            raise ValueError(
+                f"offline_storage must be one of {', '.join(map(repr, STORAGES))}, got {self.offline_storage!r}."
+            )
         if self.chunk_size > 1 and self.n_steps > 1:
             raise ValueError(
                 f"chunk_size={self.chunk_size} and n_steps={self.n_steps} exclude each other: the return of a chunk is "
@@ -259,7 +268,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         """
         Read a dataset into the offline buffer; where it is refused, the model stays as it was.
         """
-        episodes = read_episodes(*self._open_offline_data(dataset))
+        episodes = load_episodes(self._open_offline_data(dataset), self.offline_storage)
         offline_buffer = OfflineBuffer(
             episodes,
             self.observation_space,

@@ -1,7 +1,7 @@
 """Minari datasets as training data: check, convert."""
 
 import warnings
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
@@ -20,6 +20,8 @@ from sb3_qam.datasets.episodes import Episodes, Observations
 
 # Rounding of float32 actions, not worth a warning
 ACTION_BOUND_TOLERANCE = 1e-3
+# Number of transitions between two of a store's releases
+RELEASE_INTERVAL = 100_000
 
 
 def training_spaces(dataset: MinariDataset) -> tuple[spaces.Space, spaces.Box]:
@@ -64,14 +66,49 @@ def check_dataset_spaces(dataset: MinariDataset, observation_space: spaces.Space
     check_same_space("action", own_action_space, action_space, dataset.id)
 
 
-def read_episodes(*datasets: MinariDataset) -> Episodes:
+class ArrayStore(Protocol):
     """
-    Read whole datasets into memory, one after the other, and check them on the way.
+    Makes the arrays that datasets are read into.
+    """
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """
+        :param name: Name of the array
+        :param shape: Its shape
+        :param dtype: Its type
+        :return: The array, to be filled
+        """
+
+    def release(self) -> None:
+        """
+        What has been filled so far is not needed soon.
+        """
+
+
+class Memory:
+    """Arrays in memory."""
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """
+        :return: An array in memory
+        """
+        return np.empty(shape, dtype)
+
+    def release(self) -> None:
+        """
+        It stays where it is.
+        """
+
+
+def read_episodes(*datasets: MinariDataset, store: ArrayStore | None = None) -> Episodes:
+    """
+    Read whole datasets, one after the other, and check them on the way.
 
     float64 becomes float32, uint8 stays. Actions are scaled to [-1, 1] as SB3 does; those outside the bounds of the
     action space, which no policy can take, are clipped with a warning.
 
     :param datasets: At least one, all of the same spaces
+    :param store: Makes the arrays, in memory by default
     :return: All episodes, end to end
     :raises ValueError: if QAM does not support the spaces, the data is not finite in float32, or an episode has not as
         many values as its length asks for; the dataset, the episode and the key are named
@@ -80,13 +117,14 @@ def read_episodes(*datasets: MinariDataset) -> Episodes:
     n_transitions = sum(dataset.total_steps for dataset in datasets)
     n_episodes = sum(dataset.total_episodes for dataset in datasets)
     n_observations = n_transitions + n_episodes
-    observations = _allocate(own_observation_space, n_observations)
-    actions = np.empty((n_transitions, get_action_dim(own_action_space)), dtype=np.float32)
-    rewards = np.empty(n_transitions, dtype=np.float32)
-    terminations = np.empty(n_transitions, dtype=bool)
+    store = store or Memory()
+    observations = _allocate(store, own_observation_space, n_observations)
+    actions = store.allocate("actions", (n_transitions, get_action_dim(own_action_space)), np.dtype(np.float32))
+    rewards = store.allocate("rewards", (n_transitions,), np.dtype(np.float32))
+    terminations = store.allocate("terminations", (n_transitions,), np.dtype(bool))
     lengths = np.empty(n_episodes, dtype=np.int64)
 
-    start = 0
+    start = n_outside = 0
     name = "', '".join(dataset.id for dataset in datasets)
     all_episodes = ((dataset, episode) for dataset in datasets for episode in dataset.iterate_episodes())
     for number, (dataset, episode) in enumerate(all_episodes):
@@ -96,20 +134,32 @@ def read_episodes(*datasets: MinariDataset) -> Episodes:
         observation_rows = slice(start + number, start + number + length + 1)
         _fill(observations, observation_rows, episode.observations, dataset.observation_space, f"{where}: observations")
         _fill(actions, rows, _scaled(episode.actions, own_action_space), None, f"{where}: actions")
+        n_outside += _clip_actions(actions[rows])
         _fill(rewards, rows, episode.rewards, None, f"{where}: rewards")
         _fill(terminations, rows, episode.terminations, None, f"{where}: terminations")
         lengths[number] = length
         start += length
+        if start // RELEASE_INTERVAL > (start - length) // RELEASE_INTERVAL:
+            store.release()
 
-    _clip_actions(actions, name)
+    if n_outside > 0:
+        warnings.warn(
+            f"Dataset '{name}': {n_outside} of {n_transitions} actions lie outside the bounds of the action space and "
+            "are clipped to them.",
+            stacklevel=2,
+        )
     return Episodes(name, lengths, observations, actions, rewards, terminations)
 
 
-def _allocate(space: spaces.Space, n_rows: int) -> Observations:
+def _allocate(store: ArrayStore, space: spaces.Space, n_rows: int, name: str = "observations") -> Observations:
     if isinstance(space, spaces.Dict):
-        return {key: _allocate(part, n_rows) for key, part in space.items()}  # type: ignore[misc]
-    dtype = np.dtype(np.float32) if space.dtype == np.float64 else space.dtype
-    return np.empty((n_rows, *get_obs_shape(space)), dtype=dtype)
+        # Keys may be anything, names of files may not
+        return {
+            key: _allocate(store, space[key], n_rows, f"{name}-{number}")  # type: ignore[misc]
+            for number, key in enumerate(sorted(space))
+        }
+    dtype = np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
+    return store.allocate(name, (n_rows, *get_obs_shape(space)), dtype)
 
 
 def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, where: str) -> None:
@@ -154,12 +204,11 @@ def _scaled(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:
     return 2.0 * ((actions - low) / (high - low)) - 1.0
 
 
-def _clip_actions(actions: np.ndarray, dataset_id: str) -> None:
-    outside = (np.abs(actions) > 1 + ACTION_BOUND_TOLERANCE).any(axis=1)
-    if outside.any():
-        warnings.warn(
-            f"Dataset '{dataset_id}': {outside.sum()} of {len(actions)} actions lie outside the bounds of the action "
-            "space and are clipped to them.",
-            stacklevel=3,
-        )
+def _clip_actions(actions: np.ndarray) -> int:
+    """
+    :param actions: Scaled actions, clipped in place
+    :return: How many were further out than rounding explains
+    """
+    n_outside = int((np.abs(actions) > 1 + ACTION_BOUND_TOLERANCE).any(axis=1).sum())
     np.clip(actions, -1, 1, out=actions)
+    return n_outside

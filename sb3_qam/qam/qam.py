@@ -107,6 +107,8 @@ class QAM(OfflineToOnlineAlgorithm):
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
         uniformly from the union of offline and online data
+    :param offline_storage: ``"memory"``, or ``"memmap"`` for datasets that do not fit into it: they are written to
+        files once, and batches are read from there
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -166,6 +168,7 @@ class QAM(OfflineToOnlineAlgorithm):
         offline_dataset: OfflineDataset | None = None,
         offline_steps: int = 0,
         offline_fraction: float | None = None,
+        offline_storage: str = "memory",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -194,6 +197,7 @@ class QAM(OfflineToOnlineAlgorithm):
             offline_dataset=offline_dataset,
             offline_steps=offline_steps,
             offline_fraction=offline_fraction,
+            offline_storage=offline_storage,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,

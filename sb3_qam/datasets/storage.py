@@ -1,0 +1,163 @@
+"""Where the arrays of a dataset lie: in memory, or in files that are mapped into it."""
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from minari import MinariDataset
+
+from sb3_qam.datasets.episodes import Episodes, Observations
+from sb3_qam.datasets.minari import read_episodes
+
+STORAGES = ("memory", "memmap")
+# Part of every key: files of another form are not taken for one's own
+FORMAT_VERSION = 1
+CACHE_VARIABLE = "SB3_QAM_CACHE"
+INDEX_FILE = "episodes.json"
+
+
+def load_episodes(datasets: list[MinariDataset], storage: str = "memory") -> Episodes:
+    """
+    Read datasets into memory, or map files that hold them.
+
+    The files are written once, in one pass through the datasets, to a folder below ``SB3_QAM_CACHE``
+    (``~/.cache/sb3_qam`` by default), and are used again as long as the datasets' own files stay as they are.
+
+    :param datasets: At least one, all of the same spaces
+    :param storage: One of STORAGES
+    :return: All episodes, end to end
+    :raises ValueError: as :func:`sb3_qam.datasets.minari.read_episodes`; nothing is left behind then
+    """
+    if storage == "memory":
+        return read_episodes(*datasets)
+    folder = cache_folder(datasets)
+    if not (folder / INDEX_FILE).is_file():
+        _write(datasets, folder)
+    return open_mapped(folder)
+
+
+def cache_folder(datasets: list[MinariDataset]) -> Path:
+    """
+    :param datasets: Datasets
+    :return: Where their mapped files belong: another folder if a file of theirs, or the choice of episodes, is another
+    """
+    described: list[Any] = [FORMAT_VERSION]
+    for dataset in datasets:
+        files = sorted(path for path in Path(dataset.spec.data_path).rglob("*") if path.is_file())
+        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        described.append([dataset.id, stats, dataset.episode_indices.tolist()])
+    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
+    root = Path(os.environ.get(CACHE_VARIABLE, "~/.cache/sb3_qam")).expanduser()
+    return root / "memmap" / key
+
+
+class MappedFolder:
+    """
+    Makes arrays that are files.
+
+    :param folder: Where to write them
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.arrays: list[np.memmap] = []
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """
+        :param name: Name of the file
+        :param shape: Shape of the array
+        :param dtype: Its type
+        :return: The array
+        """
+        array = np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+        self.arrays.append(array)
+        return array
+
+    def release(self) -> None:
+        """
+        Write what has been filled, and take it out of memory.
+        """
+        for array in self.arrays:
+            array.flush()
+            release_pages(array)
+
+
+def release_pages(array: np.ndarray) -> None:
+    """
+    Take the pages of a mapped array out of this process; they are read again where they are needed.
+
+    :param array: An array; one that is not mapped stays as it is
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _write(datasets: list[MinariDataset], folder: Path) -> None:
+    """
+    Write the files of datasets. They appear under their name only when they are complete.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_behind(folder)
+    unfinished = folder.with_name(f"{folder.name}-unfinished-{os.getpid()}")
+    unfinished.mkdir()
+    try:
+        store = MappedFolder(unfinished)
+        episodes = read_episodes(*datasets, store=store)
+        store.release()
+        np.save(unfinished / "lengths.npy", episodes.lengths)
+        keys = sorted(episodes.observations) if isinstance(episodes.observations, dict) else None
+        (unfinished / INDEX_FILE).write_text(json.dumps({"name": episodes.name, "observation_keys": keys}))
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            # Another process was faster
+            if not (folder / INDEX_FILE).is_file():
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """
+    Remove what processes that no longer run did not finish.
+    """
+    for unfinished in folder.parent.glob(f"{folder.name}-unfinished-*"):
+        try:
+            os.kill(int(unfinished.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        except PermissionError:
+            # It runs, and belongs to somebody else
+            pass
+
+
+def open_mapped(folder: Path) -> Episodes:
+    """
+    :param folder: Where :func:`load_episodes` wrote the files
+    :return: The episodes, their arrays read-only and mapped
+    """
+    index = json.loads((folder / INDEX_FILE).read_text())
+
+    def open_array(name: str) -> np.ndarray:
+        return np.load(folder / f"{name}.npy", mmap_mode="r")
+
+    keys = index["observation_keys"]
+    observations: Observations
+    if keys is None:
+        observations = open_array("observations")
+    else:
+        observations = {key: open_array(f"observations-{number}") for number, key in enumerate(keys)}
+    return Episodes(
+        name=index["name"],
+        lengths=np.load(folder / "lengths.npy"),
+        observations=observations,
+        actions=open_array("actions"),
+        rewards=open_array("rewards"),
+        terminations=open_array("terminations"),
+    )

@@ -1,0 +1,136 @@
+"""Mapped files hold what memory would."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_qam import QAM
+from sb3_qam.datasets.sources import open_datasets
+from sb3_qam.datasets.storage import cache_folder, load_episodes
+from tests.conftest import record, write_dataset
+
+SMALL = {"batch_size": 16, "flow_steps": 2, "policy_kwargs": {"net_arch": [8]}, "seed": 0}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SB3_QAM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def assert_same_episodes(first, second) -> None:
+    for key in ("name", "lengths", "actions", "rewards", "terminations"):
+        np.testing.assert_array_equal(getattr(first, key), getattr(second, key))
+    if isinstance(first.observations, dict):
+        assert first.observations.keys() == second.observations.keys()
+        for key, part in first.observations.items():
+            np.testing.assert_array_equal(part, second.observations[key])
+            assert part.dtype == second.observations[key].dtype
+    else:
+        np.testing.assert_array_equal(first.observations, second.observations)
+
+
+def test_mapped_episodes_are_those_in_memory(pendulum_dataset):
+    expected = load_episodes([pendulum_dataset])
+    for _ in range(2):
+        mapped = load_episodes([pendulum_dataset], "memmap")
+        assert isinstance(mapped.observations, np.memmap)
+        assert not mapped.actions.flags.writeable
+        assert_same_episodes(expected, mapped)
+
+
+def test_dicts_and_images_keep_keys_and_types():
+    space = spaces.Dict({"a b": spaces.Box(-1, 1, (2,)), "image": spaces.Box(0, 255, (4, 4, 3), np.uint8)})
+    rng = np.random.default_rng(0)
+    observations = {
+        "a b": rng.uniform(-1, 1, (6, 2)).astype(np.float32),
+        "image": rng.integers(0, 256, (6, 4, 4, 3), np.uint8),
+    }
+    episode = {"observations": observations, "actions": rng.uniform(-1, 1, (5, 1)), "rewards": np.ones(5)}
+    dataset = write_dataset([episode], space, spaces.Box(-1, 1, (1,)))
+    mapped = load_episodes([dataset], "memmap")
+    assert_same_episodes(load_episodes([dataset]), mapped)
+    assert mapped.observations["image"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("variant", [{}, {"chunk_size": 3}], ids=str)
+def test_training_on_mapped_data_is_training_on_data_in_memory(variant: dict, pendulum_dataset):
+    def train(storage: str) -> th.Tensor:
+        env = VecNormalize(make_vec_env("Pendulum-v1", seed=0))
+        model = QAM("FlowPolicy", env, offline_dataset=pendulum_dataset, offline_storage=storage, **variant, **SMALL)
+        model.pretrain(gradient_steps=60)
+        return model.learn(10, reset_num_timesteps=False).policy.parameters_to_vector()
+
+    np.testing.assert_array_equal(train("memory"), train("memmap"))
+
+
+def test_files_are_written_once_and_again_when_the_dataset_changes(cache: Path, pendulum_dataset):
+    folder = cache_folder([pendulum_dataset])
+    load_episodes([pendulum_dataset], "memmap")
+    written = (folder / "actions.npy").stat().st_mtime_ns
+    load_episodes(open_datasets(pendulum_dataset.id), "memmap")
+    assert (folder / "actions.npy").stat().st_mtime_ns == written
+    filtered = pendulum_dataset.filter_episodes(lambda episode: episode.id != 0)
+    assert cache_folder([filtered]) != folder
+    assert len(load_episodes([filtered], "memmap").lengths) == 4
+    env = gym.make("Pendulum-v1", max_episode_steps=40)
+    (episode,) = record(env, 1, seed=9)
+    buffer = minari.data_collector.EpisodeBuffer(
+        observations=episode["observations"],
+        actions=list(episode["actions"]),
+        rewards=list(episode["rewards"]),
+        terminations=list(episode["terminations"]),
+        truncations=list(episode["truncations"]),
+    )
+    pendulum_dataset.update_dataset_from_buffer([buffer])
+    assert cache_folder([pendulum_dataset]) != folder
+    assert len(load_episodes([pendulum_dataset], "memmap").lengths) == 6
+
+
+def test_data_that_is_refused_leaves_no_files(cache: Path):
+    space = spaces.Box(-1, 1, (1,))
+    episode = {"observations": np.zeros((4, 1)), "actions": np.zeros((3, 1)), "rewards": np.array([0, np.nan, 0])}
+    dataset = write_dataset([episode], space, space)
+    with pytest.raises(ValueError, match="rewards is not finite"):
+        load_episodes([dataset], "memmap")
+    assert list((cache / "memmap").iterdir()) == []
+
+
+def test_a_killed_process_leaves_nothing_that_is_taken_for_finished(cache: Path):
+    env = gym.make("Pendulum-v1", max_episode_steps=100)
+    dataset = write_dataset(record(env, 20), env.observation_space, env.action_space, "test/killed-v0")
+    script = (
+        "import time\n"
+        "from sb3_qam.datasets import storage, minari\n"
+        "from sb3_qam.datasets.sources import open_datasets\n"
+        "minari.RELEASE_INTERVAL = 100\n"
+        "release = storage.MappedFolder.release\n"
+        "storage.MappedFolder.release = lambda self: (release(self), print('half', flush=True), time.sleep(60))\n"
+        "storage.load_episodes(open_datasets('test/killed-v0'), 'memmap')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ)
+    assert process.stdout.readline() == b"half\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.1)
+    assert not cache_folder([dataset]).exists()
+    assert_same_episodes(load_episodes([dataset]), load_episodes([dataset], "memmap"))
+    # and what it left is gone
+    assert [path.name for path in (cache / "memmap").iterdir()] == [cache_folder([dataset]).name]
+
+
+def test_unknown_storages_are_refused(pendulum_dataset):
+    with pytest.raises(ValueError, match="offline_storage must be one of 'memory', 'memmap', got 'disk'"):
+        QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_storage="disk")
