@@ -40,6 +40,7 @@ def write_dataset(
                 rewards=list(episode["rewards"]),
                 terminations=list(episode.get("terminations", [False] * n)),
                 truncations=list(episode.get("truncations", [False] * (n - 1) + [True])),
+                infos=episode.get("infos"),
             )
         )
     return minari.create_dataset_from_buffers(

@@ -133,7 +133,7 @@ def read_episodes(*datasets: MinariDataset, store: ArrayStore | None = None) -> 
         rows = slice(start, start + length)
         observation_rows = slice(start + number, start + number + length + 1)
         _fill(observations, observation_rows, episode.observations, dataset.observation_space, f"{where}: observations")
-        _fill(actions, rows, _scaled(episode.actions, own_action_space), None, f"{where}: actions")
+        _fill(actions, rows, scale_actions(episode.actions, own_action_space), None, f"{where}: actions")
         n_outside += _clip_actions(actions[rows])
         _fill(rewards, rows, episode.rewards, None, f"{where}: rewards")
         _fill(terminations, rows, episode.terminations, None, f"{where}: terminations")
@@ -195,8 +195,10 @@ def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, whe
         )
 
 
-def _scaled(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:
+def scale_actions(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:
     """
+    :param actions: Actions of an episode, shape (steps, *action_shape)
+    :param action_space: Their space
     :return: Actions in [-1, 1], as ``BasePolicy.scale_action`` makes them, which needs a policy
     """
     # In float64, actions that are in [-1, 1] already stay what they are

@@ -1,0 +1,175 @@
+"""What is in a dataset, before anything is trained on it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from minari import MinariDataset
+from minari.dataset.episode_data import EpisodeData
+
+from sb3_qam.datasets.minari import scale_actions, training_spaces
+from sb3_qam.datasets.sources import OfflineDataset, open_datasets
+
+# Scaled actions beyond this are at the bounds
+SATURATED = 0.99
+SUCCESS_KEYS = ("success", "is_success")
+N_BINS = 40
+
+
+@dataclass
+class DatasetDescription:
+    """
+    Statistics of a dataset. ``print()`` shows them, :meth:`draw` draws them.
+
+    :param name: The datasets' ids
+    :param env_id: Id of the environment it was recorded in, if it knows
+    :param observation_space: Observation space of the policy
+    :param action_space: Action space
+    :param lengths: Number of steps of each episode, shape (E,)
+    :param returns: Undiscounted sum of the rewards of each episode, shape (E,)
+    :param successes: Whether each episode succeeded, shape (E,), or ``None`` where infos do not say so
+    :param n_terminations: Number of steps with a termination
+    :param reward_range: The smallest and the largest reward
+    :param n_distinct_rewards: Number of distinct rewards, at most 10 are counted
+    :param saturation: Share of the steps in which each action is at its bounds, shape (action_dim,)
+    :param action_counts: Histogram of each scaled action over [-1, 1], shape (action_dim, bins)
+    """
+
+    name: str
+    env_id: str | None
+    observation_space: spaces.Space
+    action_space: spaces.Box
+    lengths: np.ndarray
+    returns: np.ndarray
+    successes: np.ndarray | None
+    n_terminations: int
+    reward_range: tuple[float, float]
+    n_distinct_rewards: int
+    saturation: np.ndarray
+    action_counts: np.ndarray = field(repr=False)
+
+    def rows(self) -> dict[str, str]:
+        """
+        :return: What to show, by what it is called
+        """
+        rewards = f"{self.reward_range[0]:g} to {self.reward_range[1]:g}"
+        if self.n_distinct_rewards <= 2:
+            rewards += f" ({self.n_distinct_rewards} distinct values)"
+        return {
+            "dataset": self.name,
+            "environment": self.env_id or "not known",
+            "episodes": str(len(self.lengths)),
+            "steps": str(self.lengths.sum()),
+            "episode length": _distribution(self.lengths),
+            "return": _distribution(self.returns),
+            "rewards": rewards,
+            "success": "not recorded" if self.successes is None else f"{self.successes.mean():.1%} of the episodes",
+            "terminations": f"{self.n_terminations} steps",
+            "actions at their bounds": ", ".join(f"{share:.1%}" for share in self.saturation),
+            "observations": str(self.observation_space),
+            "actions": str(self.action_space),
+        }
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        width = max(map(len, rows))
+        return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+    def draw(self, path: str | Path) -> None:
+        """
+        Draw histograms of returns, lengths and actions.
+
+        :param path: Where to write the picture
+        :raises ImportError: if matplotlib is not installed
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(12, 3.4), layout="constrained")
+        axes: Any = figure.subplots(1, 3)
+        axes[0].hist(self.returns, bins=N_BINS)
+        axes[0].set(xlabel="return", ylabel="episodes", title=self.name)
+        axes[1].hist(self.lengths, bins=N_BINS)
+        axes[1].set(xlabel="episode length", ylabel="episodes")
+        edges = np.linspace(-1, 1, N_BINS + 1)
+        for number, counts in enumerate(self.action_counts):
+            axes[2].stairs(counts / counts.sum(), edges, label=f"action {number}")
+        axes[2].set(xlabel="action, scaled to [-1, 1]", ylabel="share of the steps")
+        if len(self.action_counts) <= 8:
+            axes[2].legend(fontsize=8)
+        figure.savefig(path, dpi=110)
+
+
+def _distribution(values: np.ndarray) -> str:
+    low, median, high = np.quantile(values, [0.1, 0.5, 0.9])
+    return (
+        f"mean {values.mean():.4g}, standard deviation {values.std():.4g}, "
+        f"from {values.min():.4g} to {values.max():.4g} (10 %: {low:.4g}, median {median:.4g}, 90 %: {high:.4g})"
+    )
+
+
+def describe(source: OfflineDataset) -> DatasetDescription:
+    """
+    Go through a dataset once, episode by episode.
+
+    :param source: As ``offline_dataset`` of :class:`sb3_qam.QAM`
+    :return: Its statistics
+    :raises ValueError: if SB3 or QAM does not support the spaces
+    :raises FileNotFoundError: if there is no such dataset
+    """
+    datasets = open_datasets(source)
+    observation_space, action_space = training_spaces(datasets[0])
+    lengths: list[int] = []
+    returns: list[float] = []
+    successes: list[bool | None] = []
+    distinct_rewards: set[float] = set()
+    n_terminations = 0
+    low, high = np.inf, -np.inf
+    n_actions = int(np.prod(action_space.shape))
+    n_saturated = np.zeros(n_actions, dtype=np.int64)
+    action_counts = np.zeros((n_actions, N_BINS), dtype=np.int64)
+    for episode in _episodes(datasets):
+        rewards = np.asarray(episode.rewards, dtype=np.float64)
+        lengths.append(len(rewards))
+        returns.append(float(rewards.sum()))
+        successes.append(_succeeded(episode))
+        n_terminations += int(np.sum(episode.terminations))
+        low, high = min(low, rewards.min()), max(high, rewards.max())
+        if len(distinct_rewards) <= 10:
+            distinct_rewards.update(np.unique(rewards)[:11].tolist())
+        actions = scale_actions(episode.actions, action_space).reshape(len(rewards), -1)
+        n_saturated += (np.abs(actions) > SATURATED).sum(axis=0)
+        bins = np.clip(((actions + 1) / 2 * N_BINS).astype(int), 0, N_BINS - 1)
+        for number in range(n_actions):
+            action_counts[number] += np.bincount(bins[:, number], minlength=N_BINS)
+    spec = datasets[0].env_spec
+    return DatasetDescription(
+        name=", ".join(dataset.id for dataset in datasets),
+        env_id=None if spec is None else spec.id,
+        observation_space=observation_space,
+        action_space=action_space,
+        lengths=np.array(lengths),
+        returns=np.array(returns),
+        successes=None if None in successes else np.array(successes),
+        n_terminations=n_terminations,
+        reward_range=(float(low), float(high)),
+        n_distinct_rewards=min(len(distinct_rewards), 10),
+        saturation=n_saturated / sum(lengths),
+        action_counts=action_counts,
+    )
+
+
+def _episodes(datasets: list[MinariDataset]) -> Iterable[EpisodeData]:
+    return (episode for dataset in datasets for episode in dataset.iterate_episodes())
+
+
+def _succeeded(episode: EpisodeData) -> bool | None:
+    """
+    :return: Whether infos say at any step that the episode succeeded; ``None`` if they do not say
+    """
+    for key in SUCCESS_KEYS:
+        if isinstance(episode.infos, dict) and key in episode.infos:
+            return bool(np.any(episode.infos[key]))
+    return None

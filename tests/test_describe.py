@@ -1,0 +1,75 @@
+"""What describe() says of a dataset is what is in it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from typer.testing import CliRunner
+
+from sb3_qam.cli import app
+from sb3_qam.datasets.describe import describe
+from tests.conftest import write_dataset
+
+OBSERVATIONS = spaces.Box(-1.0, 1.0, (2,))
+ACTIONS = spaces.Box(np.array([0.0, -5.0], np.float32), np.array([10.0, 5.0], np.float32))
+
+
+@pytest.fixture
+def dataset():
+    def episode(rewards: list[float], actions: list[list[float]], success: list[bool]) -> dict:
+        n = len(rewards)
+        return {
+            "observations": np.zeros((n + 1, 2), np.float32),
+            "actions": np.array(actions, np.float32),
+            "rewards": rewards,
+            "terminations": [False] * (n - 1) + [success[-1]],
+            "infos": {"success": success},
+        }
+
+    return write_dataset(
+        [
+            episode([0.0, 0.0, 1.0], [[10, 0], [10, 0], [5, 5]], [False, False, False, True]),
+            episode([0.0, 0.0], [[5, 0], [0, 0]], [False, False, False]),
+        ],
+        OBSERVATIONS,
+        ACTIONS,
+        "test/described-v0",
+    )
+
+
+def test_every_figure_is_that_of_the_data(dataset):
+    found = describe("test/described-v0")
+    assert found.lengths.tolist() == [3, 2]
+    assert found.returns.tolist() == [1.0, 0.0]
+    assert found.successes.tolist() == [True, False]
+    assert (found.n_terminations, found.reward_range, found.n_distinct_rewards) == (1, (0.0, 1.0), 2)
+    # of five steps the first action is at a bound in three, the second in one
+    np.testing.assert_allclose(found.saturation, [0.6, 0.2])
+    assert found.action_counts.sum(axis=1).tolist() == [5, 5]
+    assert found.action_counts[0, [0, 20, 39]].tolist() == [1, 2, 2]
+    assert "50.0% of the episodes" in str(found)
+    assert "0 to 1 (2 distinct values)" in str(found)
+
+
+def test_several_are_described_together(dataset):
+    both = describe([dataset, "test/described-v0"])
+    assert both.lengths.tolist() == [3, 2, 3, 2]
+    assert both.name == "test/described-v0, test/described-v0"
+
+
+def test_success_that_was_not_recorded_is_not_made_up(pendulum_dataset):
+    found = describe(pendulum_dataset)
+    assert found.successes is None
+    assert "not recorded" in str(found)
+
+
+def test_the_command_prints_draws_and_fails_on_one_line(dataset, tmp_path: Path):
+    result = CliRunner().invoke(app, ["data", "describe", "test/described-v0", "--picture", str(tmp_path / "a.png")])
+    assert result.exit_code == 0, result.output
+    assert "episodes                 2" in result.output
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    result = CliRunner().invoke(app, ["data", "describe", "nobody/knows-v0"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: No Minari dataset 'nobody/knows-v0'")
+    assert len(result.output.strip().splitlines()) == 1
