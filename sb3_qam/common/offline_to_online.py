@@ -33,6 +33,7 @@ from sb3_qam.common.chunks import StatefulRollouts
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.normalization import warm_up
 from sb3_qam.common.random_state import get_random_state, set_random_state
+from sb3_qam.common.rewards import RewardTransform, successes_of_step
 from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, training_spaces
 from sb3_qam.datasets.sources import OfflineDataset, is_storable, open_datasets, recover_environment
@@ -64,6 +65,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         uniformly from the union of offline and online data.
     :param offline_storage: ``"memory"``, or ``"memmap"`` for datasets that do not fit into it: they are written to
         files once, and batches are read from there.
+    :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
+        its arguments as a dict.
     :raises ValueError: if an argument is out of range, the dataset is unusable or does not fit the environment
     :raises FileNotFoundError: if the dataset is not in the local Minari cache
     """
@@ -81,6 +84,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         offline_steps: int = 0,
         offline_fraction: float | None = None,
         offline_storage: str = "memory",
+        reward_transform: RewardTransform | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs |= {"sde_support": False, "support_multi_env": True}
@@ -95,6 +99,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self.offline_steps = offline_steps
         self.offline_fraction = offline_fraction
         self.offline_storage = offline_storage
+        self.reward_transform = RewardTransform.make(reward_transform)
         self.offline_buffer: OfflineBuffer | None = None
         # Outlives a MinariDataset object, which is not saved
         self._offline_dataset_id: str | None = None
@@ -157,6 +162,12 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 f"chunk_size={self.chunk_size} needs a replay buffer that gives sequences, and "
                 f"{self.replay_buffer_class.__name__} gives single transitions: "  # type: ignore[union-attr]
                 "use chunk_size=1, or leave replay_buffer_class to the algorithm."
+            )
+        self.reward_transform = RewardTransform.make(self.reward_transform)
+        if self.reward_transform is not None and issubclass(self.replay_buffer_class or ReplayBuffer, HerReplayBuffer):
+            raise ValueError(
+                "HerReplayBuffer takes its rewards from the environment's compute_reward(), where reward_transform has "
+                "no say: wrap the environment instead."
             )
         if self.env is None and issubclass(self.replay_buffer_class or ReplayBuffer, HerReplayBuffer):
             raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
@@ -268,7 +279,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         """
         Read a dataset into the offline buffer; where it is refused, the model stays as it was.
         """
-        episodes = load_episodes(self._open_offline_data(dataset), self.offline_storage)
+        episodes = load_episodes(self._open_offline_data(dataset), self.offline_storage, self.reward_transform)
         offline_buffer = OfflineBuffer(
             episodes,
             self.observation_space,
@@ -546,6 +557,30 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
     ) -> tuple[np.ndarray, np.ndarray]:
         # What was learnt offline is better than random actions
         return super()._sample_action(0 if self._has_learnt else learning_starts, action_noise, n_envs)
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        stored_dones = dones
+        if self.reward_transform is not None:
+            successes = successes_of_step(infos) if self.reward_transform.needs_success else None
+            if self._vec_normalize_env is None:
+                reward = self.reward_transform(reward, successes)
+            else:
+                # From where SB3 takes what it stores
+                self._vec_normalize_env.old_reward = self.reward_transform(
+                    self._vec_normalize_env.old_reward, successes
+                )
+            stored_dones = self.reward_transform.terminations(dones, successes)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, stored_dones, infos)
+        # The episode itself goes on after a success
+        self._last_episode_starts = dones
 
     # ------------------------------------------------------------------ logging
 

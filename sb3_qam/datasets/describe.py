@@ -10,12 +10,12 @@ from gymnasium import spaces
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
 
+from sb3_qam.common.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.minari import scale_actions, training_spaces
 from sb3_qam.datasets.sources import OfflineDataset, open_datasets
 
 # Scaled actions beyond this are at the bounds
 SATURATED = 0.99
-SUCCESS_KEYS = ("success", "is_success")
 N_BINS = 40
 
 

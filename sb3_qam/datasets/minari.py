@@ -16,6 +16,7 @@ from stable_baselines3.common.preprocessing import (
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_qam.common.checks import check_action_space, check_same_space
+from sb3_qam.common.rewards import RewardTransform, successes_of_episode
 from sb3_qam.datasets.episodes import Episodes, Observations
 
 # Rounding of float32 actions, not worth a warning
@@ -100,7 +101,9 @@ class Memory:
         """
 
 
-def read_episodes(*datasets: MinariDataset, store: ArrayStore | None = None) -> Episodes:
+def read_episodes(
+    *datasets: MinariDataset, store: ArrayStore | None = None, transform: RewardTransform | None = None
+) -> Episodes:
     """
     Read whole datasets, one after the other, and check them on the way.
 
@@ -109,6 +112,7 @@ def read_episodes(*datasets: MinariDataset, store: ArrayStore | None = None) -> 
 
     :param datasets: At least one, all of the same spaces
     :param store: Makes the arrays, in memory by default
+    :param transform: What to make of rewards and terminations
     :return: All episodes, end to end
     :raises ValueError: if QAM does not support the spaces, the data is not finite in float32, or an episode has not as
         many values as its length asks for; the dataset, the episode and the key are named
@@ -137,6 +141,10 @@ def read_episodes(*datasets: MinariDataset, store: ArrayStore | None = None) -> 
         n_outside += _clip_actions(actions[rows])
         _fill(rewards, rows, episode.rewards, None, f"{where}: rewards")
         _fill(terminations, rows, episode.terminations, None, f"{where}: terminations")
+        if transform is not None:
+            successes = successes_of_episode(episode.infos, length, where) if transform.needs_success else None
+            rewards[rows] = transform(rewards[rows], successes)
+            terminations[rows] = transform.terminations(terminations[rows], successes)
         lengths[number] = length
         start += length
         if start // RELEASE_INTERVAL > (start - length) // RELEASE_INTERVAL:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from minari import MinariDataset
 
+from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.minari import read_episodes
 
@@ -21,7 +22,9 @@ CACHE_VARIABLE = "SB3_QAM_CACHE"
 INDEX_FILE = "episodes.json"
 
 
-def load_episodes(datasets: list[MinariDataset], storage: str = "memory") -> Episodes:
+def load_episodes(
+    datasets: list[MinariDataset], storage: str = "memory", transform: RewardTransform | None = None
+) -> Episodes:
     """
     Read datasets into memory, or map files that hold them.
 
@@ -30,23 +33,26 @@ def load_episodes(datasets: list[MinariDataset], storage: str = "memory") -> Epi
 
     :param datasets: At least one, all of the same spaces
     :param storage: One of STORAGES
+    :param transform: What to make of rewards and terminations
     :return: All episodes, end to end
     :raises ValueError: as :func:`sb3_qam.datasets.minari.read_episodes`; nothing is left behind then
     """
     if storage == "memory":
-        return read_episodes(*datasets)
-    folder = cache_folder(datasets)
+        return read_episodes(*datasets, transform=transform)
+    folder = cache_folder(datasets, transform)
     if not (folder / INDEX_FILE).is_file():
-        _write(datasets, folder)
+        _write(datasets, folder, transform)
     return open_mapped(folder)
 
 
-def cache_folder(datasets: list[MinariDataset]) -> Path:
+def cache_folder(datasets: list[MinariDataset], transform: RewardTransform | None = None) -> Path:
     """
     :param datasets: Datasets
-    :return: Where their mapped files belong: another folder if a file of theirs, or the choice of episodes, is another
+    :param transform: What is made of rewards and terminations
+    :return: Where their mapped files belong: another folder if a file of theirs, the choice of episodes, or the
+        transform is another
     """
-    described: list[Any] = [FORMAT_VERSION]
+    described: list[Any] = [FORMAT_VERSION, repr(transform)]
     for dataset in datasets:
         files = sorted(path for path in Path(dataset.spec.data_path).rglob("*") if path.is_file())
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -98,7 +104,7 @@ def release_pages(array: np.ndarray) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _write(datasets: list[MinariDataset], folder: Path) -> None:
+def _write(datasets: list[MinariDataset], folder: Path, transform: RewardTransform | None) -> None:
     """
     Write the files of datasets. They appear under their name only when they are complete.
     """
@@ -108,7 +114,7 @@ def _write(datasets: list[MinariDataset], folder: Path) -> None:
     unfinished.mkdir()
     try:
         store = MappedFolder(unfinished)
-        episodes = read_episodes(*datasets, store=store)
+        episodes = read_episodes(*datasets, store=store, transform=transform)
         store.release()
         np.save(unfinished / "lengths.npy", episodes.lengths)
         keys = sorted(episodes.observations) if isinstance(episodes.observations, dict) else None

@@ -17,6 +17,7 @@ from sb3_qam.common.checks import check_in_range, check_positive_int
 from sb3_qam.common.flows import flow_matching_loss
 from sb3_qam.common.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.qam.action_heads import SamplingNoise
 from sb3_qam.qam.behavior import read_behavior
@@ -109,6 +110,8 @@ class QAM(OfflineToOnlineAlgorithm):
         uniformly from the union of offline and online data
     :param offline_storage: ``"memory"``, or ``"memmap"`` for datasets that do not fit into it: they are written to
         files once, and batches are read from there
+    :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
+        its arguments as a dict
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -169,6 +172,7 @@ class QAM(OfflineToOnlineAlgorithm):
         offline_steps: int = 0,
         offline_fraction: float | None = None,
         offline_storage: str = "memory",
+        reward_transform: RewardTransform | dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -198,6 +202,7 @@ class QAM(OfflineToOnlineAlgorithm):
             offline_steps=offline_steps,
             offline_fraction=offline_fraction,
             offline_storage=offline_storage,
+            reward_transform=reward_transform,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,

@@ -1,0 +1,118 @@
+"""Rewards and terminations as training is to see them, offline and online alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from sb3_qam.common.checks import check_in_range
+
+# Under which of these infos say so, in Gymnasium's environments and in OGBench's
+SUCCESS_KEYS = ("success", "is_success")
+
+
+@dataclass(frozen=True)
+class RewardTransform:
+    """
+    What is made of a reward r, in this order. It is the same for offline data, when it is read, and for online
+    experience, when it is stored, and is saved with the model.
+
+    :param from_success: r becomes 1 at steps whose info says ``success`` (or ``is_success``), else 0
+    :param sparse: r becomes 0 where it is at least ``solved_at``, else -1
+    :param solved_at: The reward of a solved task, 1 for rewards that are taken from success
+    :param scale: r is multiplied by it
+    :param shift: and this is added
+    :param terminate_on_success: Steps with success cut the bootstrap
+    :raises ValueError: if a number is not finite
+    """
+
+    from_success: bool = False
+    sparse: bool = False
+    solved_at: float = 0.0
+    scale: float = 1.0
+    shift: float = 0.0
+    terminate_on_success: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("solved_at", "scale", "shift"):
+            check_in_range(name, getattr(self, name), -np.inf)
+
+    @classmethod
+    def make(cls, value: "RewardTransform | Mapping[str, Any] | None") -> "RewardTransform | None":
+        """
+        :param value: A transform, its arguments by name (as a configuration file has them), or none
+        :return: The transform
+        :raises ValueError: if it is something else, or an argument is unknown
+        """
+        if value is None or isinstance(value, cls):
+            return value
+        names = [field.name for field in fields(cls)]
+        if not isinstance(value, Mapping) or not set(value) <= set(names):
+            raise ValueError(
+                f"reward_transform must be a RewardTransform, or a dict of {', '.join(names)}, got {value!r}."
+            )
+        return cls(**value)
+
+    @property
+    def needs_success(self) -> bool:
+        """
+        Whether infos have to say which steps succeed.
+        """
+        return self.from_success or self.terminate_on_success
+
+    def __call__(self, rewards: np.ndarray, successes: np.ndarray | None) -> np.ndarray:
+        """
+        :param rewards: shape (n,)
+        :param successes: shape (n,), needed where :attr:`needs_success`
+        :return: The rewards of training, shape (n,)
+        """
+        if self.from_success:
+            assert successes is not None  # for mypy
+            rewards = successes.astype(np.float32)
+        if self.sparse:
+            solved_at = 1.0 if self.from_success else self.solved_at
+            rewards = np.where(rewards >= solved_at, 0.0, -1.0)
+        return np.asarray(self.scale * rewards + self.shift, dtype=np.float32)
+
+    def terminations(self, terminations: np.ndarray, successes: np.ndarray | None) -> np.ndarray:
+        """
+        :param terminations: shape (n,)
+        :param successes: shape (n,), needed where :attr:`needs_success`
+        :return: Where the bootstrap is cut, shape (n,)
+        """
+        return terminations if successes is None or not self.terminate_on_success else terminations | successes
+
+
+def successes_of_episode(infos: Any, n_steps: int, where: str) -> np.ndarray:
+    """
+    :param infos: Infos of a Minari episode; with those of the reset there is one more than there are steps
+    :param n_steps: Number of steps
+    :param where: Dataset and episode, for the error
+    :return: Whether each step succeeded, shape (n_steps,)
+    :raises ValueError: if infos do not say
+    """
+    key = next((key for key in SUCCESS_KEYS if isinstance(infos, dict) and key in infos), None)
+    values = np.asarray([]) if key is None else np.asarray(infos[key])
+    if key is None or len(values) not in (n_steps, n_steps + 1):
+        raise ValueError(
+            f"{where}: infos do not say for each of {n_steps} steps whether it was a success (expected "
+            f"{' or '.join(map(repr, SUCCESS_KEYS))} there): record them, or use a reward_transform without success."
+        )
+    return values[len(values) - n_steps :].astype(bool).reshape(n_steps)
+
+
+def successes_of_step(infos: list[dict[str, Any]]) -> np.ndarray:
+    """
+    :param infos: What a ``VecEnv`` said of one step
+    :return: Whether it succeeded in each environment, shape (n_envs,)
+    :raises ValueError: if infos do not say
+    """
+    values = [next((info[key] for key in SUCCESS_KEYS if key in info), None) for info in infos]
+    if None in values:
+        raise ValueError(
+            f"The environment does not say in its infos whether a step was a success (expected "
+            f"{' or '.join(map(repr, SUCCESS_KEYS))}, got {sorted(infos[values.index(None)])}): use a reward_transform "
+            "without success."
+        )
+    return np.array(values, dtype=bool)
