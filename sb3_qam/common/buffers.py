@@ -15,8 +15,9 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.storage import release_pages
 
-# Batches between two releases of mapped pages: each touches a few megabytes at most
-RELEASE_INTERVAL = 50
+# Batches between two releases of mapped pages. The kernel maps up to 16 pages around each one that is touched: a
+# batch of 256 can bring in 60 MB
+RELEASE_INTERVAL = 4
 
 
 class TransitionBatch(NamedTuple):
