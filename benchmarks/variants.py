@@ -117,8 +117,10 @@ def run(variant: str, seed: int, path: Path, arguments: argparse.Namespace) -> N
 
 
 def read_curves(folder: Path) -> dict[str, list[dict[str, np.ndarray]]]:
-    """All curves in a folder by variant, in the order of VARIANTS."""
+    """All finished curves in a folder by variant, in the order of VARIANTS."""
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    last = max(result["curve"][-1]["updates"] for result in results)
+    results = [result for result in results if result["curve"][-1]["updates"] == last]
     curves: dict[str, list[dict[str, np.ndarray]]] = {}
     for variant in VARIANTS:
         found = [result["curve"] for result in results if result["variant"] == variant]
