@@ -17,7 +17,7 @@ from sb3_qam.datasets.storage import release_pages
 
 # Batches between two releases of mapped pages. The kernel maps up to 16 pages around each one that is touched: a
 # batch of 256 can bring in 60 MB
-RELEASE_INTERVAL = 4
+RELEASE_INTERVAL = 2
 
 
 class TransitionBatch(NamedTuple):
