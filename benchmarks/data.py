@@ -13,13 +13,12 @@ Takes about ten minutes and 4 GB of disk; ``--transitions 100000 --large 1000000
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,16 +168,6 @@ def measure_memory(n_transitions: int) -> dict[str, float]:
     return {"building": built["while building and training"], "training": reused["training"]}
 
 
-def temporary_caches() -> Iterator[None]:
-    """Nothing is left in the user's caches."""
-    folder = tempfile.mkdtemp()
-    os.environ["MINARI_DATASETS_PATH"], os.environ["SB3_QAM_CACHE"] = f"{folder}/minari", f"{folder}/mapped"
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -191,9 +180,9 @@ def main() -> None:
         train_mapped(arguments.train_mapped)
         return
 
-    caches = temporary_caches()
-    next(caches)
-    try:
+    # Nothing is left in the user's caches
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MINARI_DATASETS_PATH"], os.environ["SB3_QAM_CACHE"] = f"{folder}/minari", f"{folder}/mapped"
         dataset = write_dataset(arguments.transitions)
         loading, batches = time_loading(dataset), time_batches(dataset)
         print(
@@ -214,8 +203,6 @@ def main() -> None:
         if arguments.json:
             results = {"loading": loading, "batches": batches, "memory": memory}
             arguments.json.write_text(json.dumps(results, indent=1))
-    finally:
-        next(caches, None)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,6 @@ data_app = typer.Typer(no_args_is_help=True, help="Datasets: what is in them.")
 app.add_typer(data_app, name="data")
 
 
-@app.callback()
-def main() -> None:
-    """Q-learning with Adjoint Matching for Stable-Baselines3."""
-
-
 @data_app.command()
 def describe(
     dataset: Annotated[list[str], typer.Argument(help="Id or folder of a Minari dataset; several are taken together.")],

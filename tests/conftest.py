@@ -22,6 +22,19 @@ def minari_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
 
 
+def episode_buffer(episode: dict[str, Any]) -> EpisodeBuffer:
+    """An episode has observations, actions, rewards and, if it likes, terminations, truncations and infos."""
+    n = len(episode["rewards"])
+    return EpisodeBuffer(
+        observations=episode["observations"],
+        actions=list(episode["actions"]),
+        rewards=list(episode["rewards"]),
+        terminations=list(episode.get("terminations", [False] * n)),
+        truncations=list(episode.get("truncations", [False] * (n - 1) + [True])),
+        infos=episode.get("infos"),
+    )
+
+
 def write_dataset(
     episodes: Iterable[dict[str, Any]],
     observation_space: spaces.Space,
@@ -29,23 +42,10 @@ def write_dataset(
     dataset_id: str | None = None,
     **kwargs: Any,
 ) -> minari.MinariDataset:
-    """Write a real Minari dataset. An episode has observations, actions, rewards and, if it likes, terminations."""
-    buffers = []
-    for episode in episodes:
-        n = len(episode["rewards"])
-        buffers.append(
-            EpisodeBuffer(
-                observations=episode["observations"],
-                actions=list(episode["actions"]),
-                rewards=list(episode["rewards"]),
-                terminations=list(episode.get("terminations", [False] * n)),
-                truncations=list(episode.get("truncations", [False] * (n - 1) + [True])),
-                infos=episode.get("infos"),
-            )
-        )
+    """Write a real Minari dataset of episodes, as episode_buffer() takes them."""
     return minari.create_dataset_from_buffers(
         dataset_id or f"test/number{next(_numbers)}-v0",
-        buffers,
+        [episode_buffer(episode) for episode in episodes],
         observation_space=observation_space,
         action_space=action_space,
         algorithm_name="test",

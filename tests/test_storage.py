@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import gymnasium as gym
-import minari
 import numpy as np
 import pytest
 import torch as th
@@ -19,7 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_qam import QAM
 from sb3_qam.datasets.sources import open_datasets
 from sb3_qam.datasets.storage import cache_folder, load_episodes
-from tests.conftest import record, write_dataset
+from tests.conftest import episode_buffer, record, write_dataset
 
 SMALL = {"batch_size": 16, "flow_steps": 2, "policy_kwargs": {"net_arch": [8]}, "seed": 0}
 
@@ -87,14 +86,7 @@ def test_files_are_written_once_and_again_when_the_dataset_changes(cache: Path, 
     assert len(load_episodes([filtered], "memmap").lengths) == 4
     env = gym.make("Pendulum-v1", max_episode_steps=40)
     (episode,) = record(env, 1, seed=9)
-    buffer = minari.data_collector.EpisodeBuffer(
-        observations=episode["observations"],
-        actions=list(episode["actions"]),
-        rewards=list(episode["rewards"]),
-        terminations=list(episode["terminations"]),
-        truncations=list(episode["truncations"]),
-    )
-    pendulum_dataset.update_dataset_from_buffer([buffer])
+    pendulum_dataset.update_dataset_from_buffer([episode_buffer(episode)])
     assert cache_folder([pendulum_dataset]) != folder
     assert len(load_episodes([pendulum_dataset], "memmap").lengths) == 6
 

@@ -110,9 +110,22 @@ class StatefulRollouts(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        stored_reward, stored_dones = self._as_stored(reward, dones, infos)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, stored_reward, stored_dones, infos)
+        # An episode ends where the environment says so, whatever is stored of it
         self._last_episode_starts = dones
         self._step_pending = False
+
+    def _as_stored(
+        self, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :param reward: Rewards of a step, shape (n_envs,)
+        :param dones: Whether each episode ended, shape (n_envs,)
+        :param infos: What each environment said
+        :return: Rewards and ends for the replay buffer, same shapes
+        """
+        return reward, dones
 
     def _setup_learn(
         self,

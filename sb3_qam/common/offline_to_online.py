@@ -154,38 +154,47 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self._check_hyperparameters()
         if not hasattr(self, "observation_space"):
             self._take_spaces_from_dataset()
-        if self.sequence_length > 1 and self.replay_buffer_class in (None, ReplayBuffer, DictReplayBuffer):
-            is_dict = isinstance(self.observation_space, spaces.Dict)
-            self.replay_buffer_class = DictSequenceReplayBuffer if is_dict else SequenceReplayBuffer
-        if self.chunk_size > 1 and not issubclass(self.replay_buffer_class or ReplayBuffer, SequenceReplayBuffer):
-            raise ValueError(
-                f"chunk_size={self.chunk_size} needs a replay buffer that gives sequences, and "
-                f"{self.replay_buffer_class.__name__} gives single transitions: "  # type: ignore[union-attr]
-                "use chunk_size=1, or leave replay_buffer_class to the algorithm."
-            )
         self.reward_transform = RewardTransform.make(self.reward_transform)
-        if self.reward_transform is not None and issubclass(self.replay_buffer_class or ReplayBuffer, HerReplayBuffer):
-            raise ValueError(
-                "HerReplayBuffer takes its rewards from the environment's compute_reward(), where reward_transform has "
-                "no say: wrap the environment instead."
-            )
-        if self.env is None and issubclass(self.replay_buffer_class or ReplayBuffer, HerReplayBuffer):
-            raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        if self.sequence_length > 1 and self.replay_buffer_class in (None, ReplayBuffer, DictReplayBuffer):
+            self.replay_buffer_class = DictSequenceReplayBuffer if is_dict else SequenceReplayBuffer
+        buffer_class = self.replay_buffer_class or (DictReplayBuffer if is_dict else ReplayBuffer)
+        self._check_replay_buffer_class(buffer_class)
         # Seeding concerns a new model; one that is being loaded goes on where it was
         n_steps, random_state = self.n_steps, self._random_state
-        if issubclass(self.replay_buffer_class or ReplayBuffer, SequenceReplayBuffer):
-            is_dict = isinstance(self.observation_space, spaces.Dict)
-            if is_dict != issubclass(self.replay_buffer_class, DictReplayBuffer):  # type: ignore[arg-type]
-                raise ValueError(
-                    f"replay_buffer_class={self.replay_buffer_class.__name__} does not hold observations of "  # type: ignore[union-attr]
-                    f"{self.observation_space}: use {'Dict' if is_dict else ''}SequenceReplayBuffer, or leave it out."
-                )
+        if issubclass(buffer_class, SequenceReplayBuffer):
             self.replay_buffer_kwargs.update(self._sequence_kwargs())
             # This buffer makes the n-step returns; SB3 would warn that it does not know that
             self.n_steps = 1
         super()._setup_model()
         self.n_steps, self._random_state = n_steps, random_state
         self._monitor = UpdateMonitor.for_device(self.device)
+
+    def _check_replay_buffer_class(self, buffer_class: type[ReplayBuffer]) -> None:
+        """
+        :param buffer_class: The replay buffer's class
+        :raises ValueError: if it cannot do what the other arguments ask for
+        """
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        gives_sequences = issubclass(buffer_class, SequenceReplayBuffer)
+        if self.chunk_size > 1 and not gives_sequences:
+            raise ValueError(
+                f"chunk_size={self.chunk_size} needs a replay buffer that gives sequences, and "
+                f"{buffer_class.__name__} gives single transitions: "
+                "use chunk_size=1, or leave replay_buffer_class to the algorithm."
+            )
+        if gives_sequences and is_dict != issubclass(buffer_class, DictReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class={buffer_class.__name__} does not hold observations of "
+                f"{self.observation_space}: use {'Dict' if is_dict else ''}SequenceReplayBuffer, or leave it out."
+            )
+        if issubclass(buffer_class, HerReplayBuffer) and self.reward_transform is not None:
+            raise ValueError(
+                "HerReplayBuffer takes its rewards from the environment's compute_reward(), where reward_transform has "
+                "no say: wrap the environment instead."
+            )
+        if issubclass(buffer_class, HerReplayBuffer) and self.env is None:
+            raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
 
     @property
     def sequence_length(self) -> int:
@@ -379,13 +388,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 f"or {type(self).__name__}(..., offline_dataset=...)."
             )
         tb_log_name = tb_log_name or type(self).__name__
-        self._phase_objective = objective
-        try:
-            self._offline_phase(
-                gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-            )
-        finally:
-            self._phase_objective = "full"
+        self._offline_phase(
+            gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar, objective
+        )
         return self
 
     def learn(
@@ -458,13 +463,15 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         tb_log_name: str,
         reset_num_timesteps: bool,
         progress_bar: bool,
+        objective: str = "full",
     ) -> bool:
         """
         :param gradient_steps: Number of updates of this phase
         :param steps_afterwards: Length of the phase that follows, for schedules, which run over both
+        :param objective: One of OBJECTIVES
         :return: Whether training may go on: no callback stopped it
         """
-        with self._placeholder_env_if_none(), self._offline_batches():
+        with self._placeholder_env_if_none(), self._offline(objective):
             callback = with_offline_progress_bar(callback) if progress_bar else callback
             _, callback = self._setup_learn(
                 gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name, progress_bar=False
@@ -508,12 +515,12 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         raise NotImplementedError
 
     @contextmanager
-    def _offline_batches(self) -> Iterator[None]:
-        self._in_offline_phase = True
+    def _offline(self, objective: str) -> Iterator[None]:
+        self._in_offline_phase, self._phase_objective = True, objective
         try:
             yield
         finally:
-            self._in_offline_phase = False
+            self._in_offline_phase, self._phase_objective = False, "full"
 
     @contextmanager
     def _placeholder_env_if_none(self) -> Iterator[None]:
@@ -558,29 +565,19 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         # What was learnt offline is better than random actions
         return super()._sample_action(0 if self._has_learnt else learning_starts, action_noise, n_envs)
 
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        stored_dones = dones
-        if self.reward_transform is not None:
-            successes = successes_of_step(infos) if self.reward_transform.needs_success else None
-            if self._vec_normalize_env is None:
-                reward = self.reward_transform(reward, successes)
-            else:
-                # From where SB3 takes what it stores
-                self._vec_normalize_env.old_reward = self.reward_transform(
-                    self._vec_normalize_env.old_reward, successes
-                )
-            stored_dones = self.reward_transform.terminations(dones, successes)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, stored_dones, infos)
-        # The episode itself goes on after a success
-        self._last_episode_starts = dones
+    def _as_stored(
+        self, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        transform, vec_normalize = self.reward_transform, self._vec_normalize_env
+        if transform is None:
+            return reward, dones
+        successes = successes_of_step(infos) if transform.needs_success else None
+        if vec_normalize is None:
+            reward = transform(reward, successes)
+        else:
+            # From where SB3 takes what it stores
+            vec_normalize.old_reward = transform(vec_normalize.old_reward, successes)
+        return reward, transform.terminations(dones, successes)
 
     # ------------------------------------------------------------------ logging
 
@@ -651,15 +648,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             self._random_state = pending
 
     def _excluded_save_params(self) -> list[str]:
-        excluded = [
-            *super()._excluded_save_params(),
-            "offline_buffer",
-            "_monitor",
-            "_in_offline_phase",
-            "_phase_objective",
-        ]
-        return (
-            excluded
-            if self.offline_dataset is not None and is_storable(self.offline_dataset)
-            else [*excluded, "offline_dataset"]
-        )
+        of_a_phase = ["offline_buffer", "_monitor", "_in_offline_phase", "_phase_objective"]
+        not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
+        return [*super()._excluded_save_params(), *of_a_phase, *not_storable]

@@ -25,19 +25,22 @@ def open_datasets(source: OfflineDataset) -> list[MinariDataset]:
     :raises ValueError: if an id is malformed, or there are no transitions
     :raises TypeError: if it is something else
     """
-    sources = source if isinstance(source, (list, tuple)) else [source]
+    sources = _as_list(source)
     if not sources:
         raise ValueError("The list of datasets is empty: give at least one.")
     return [open_dataset(each) for each in sources]
 
 
-def is_storable(source: OfflineDataset) -> bool:
+def is_storable(source: OfflineDataset | None) -> bool:
     """
-    :param source: As above
-    :return: Whether it can be saved with a model; a dataset object cannot
+    :param source: As above, or none
+    :return: Whether it can be saved with a model: a dataset object cannot, and none says nothing worth saving
     """
-    sources = source if isinstance(source, (list, tuple)) else [source]
-    return not any(isinstance(each, MinariDataset) for each in sources)
+    return source is not None and not any(isinstance(each, MinariDataset) for each in _as_list(source))
+
+
+def _as_list(source: OfflineDataset) -> list[DatasetSource]:
+    return list(source) if isinstance(source, (list, tuple)) else [source]
 
 
 def recover_environment(source: OfflineDataset | None) -> gym.Env:

@@ -4,7 +4,7 @@ All shapes are (..., batch, action_dim); the leading axis, where there is one, c
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -49,6 +49,9 @@ QValue = Callable[[th.Tensor], th.Tensor]
 class FlowHead(nn.Module):
     """Plain QAM: the action is where the flow ends."""
 
+    # Whether there are losses
+    learns: ClassVar[bool] = False
+
     def draw_noise(self, *shape: int, device: th.device) -> SamplingNoise:
         """
         :param shape: Shape of the actions
@@ -70,7 +73,7 @@ class FlowHead(nn.Module):
         :param device: Device of the networks
         :return: Noise for :meth:`losses`, if there are any
         """
-        return None
+        return self.draw_noise(*shape, device=device) if self.learns else None
 
     def forward(self, observations: PyTorchObs, flow: Flow, noise: SamplingNoise) -> th.Tensor:
         """
@@ -104,13 +107,12 @@ class OneStepHead(FlowHead):
     :param distill_coef: alpha
     """
 
+    learns = True
+
     def __init__(self, one_step_flow: OneStepFlow, distill_coef: float) -> None:
         super().__init__()
         self.one_step_flow = one_step_flow
         self.distill_coef = distill_coef
-
-    def draw_training_noise(self, *shape: int, device: th.device) -> SamplingNoise:
-        return self.draw_noise(*shape, device=device)
 
     def forward(self, observations: PyTorchObs, flow: Flow, noise: SamplingNoise) -> th.Tensor:
         return self.one_step_flow(self.one_step_flow.features(observations), noise.x0).clamp(-1, 1)
@@ -139,6 +141,8 @@ class EditHead(FlowHead):
     :param edit_scale: c
     """
 
+    learns = True
+
     def __init__(self, edit_policy: EditPolicy, action_dim: int, edit_scale: float) -> None:
         super().__init__()
         self.edit_policy = edit_policy
@@ -152,9 +156,6 @@ class EditHead(FlowHead):
     def fixed_noise(self, x0: th.Tensor) -> SamplingNoise:
         # The median edit, as SAC's deterministic action
         return SamplingNoise(x0, th.zeros_like(x0))
-
-    def draw_training_noise(self, *shape: int, device: th.device) -> SamplingNoise:
-        return self.draw_noise(*shape, device=device)
 
     def _edited(self, observations: PyTorchObs, flow: Flow, noise: SamplingNoise) -> tuple[th.Tensor, th.Tensor]:
         assert noise.edit is not None  # for mypy
