@@ -1,4 +1,5 @@
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,9 @@ from minari.data_collector import EpisodeBuffer
 
 # The networks of the tests are tiny: a second thread only gets in the way of tests that run side by side.
 th.set_num_threads(1)
+
+# Ids that are not in the cache are looked for on the Hub: tests have a server of their own where they need one
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 _numbers = itertools.count()
 

@@ -1,5 +1,6 @@
 """Every sample of every buffer against a naive loop over steps."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
+from sb3_qam import QAM
 from sb3_qam.common.buffers import (
     DictSequenceReplayBuffer,
     OfflineBuffer,
@@ -20,10 +22,13 @@ from sb3_qam.common.buffers import (
     TransitionBatch,
     as_transition_batch,
     end_trajectories,
+    map_observations,
     n_available,
     sample_union,
 )
+from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.normalization import warm_up
 from sb3_qam.datasets.episodes import Episodes
 from sb3_qam.datasets.minari import read_episodes
 from tests.conftest import record, write_dataset
@@ -75,7 +80,8 @@ def test_offline_sequences_equal_a_naive_loop(data: st.DataObject):
     chunk_size = data.draw(st.sampled_from([1, n_steps]))
     n = sum(lengths)
     terminations = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    buffer = OfflineBuffer(
+    buffer_class = data.draw(st.sampled_from([OfflineBuffer, DeviceOfflineBuffer]))
+    buffer = buffer_class(
         make_episodes(lengths, terminations), OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_steps, GAMMA, chunk_size
     )
     transitions = [
@@ -268,3 +274,39 @@ def test_where_one_of_the_two_is_empty_the_other_gives_the_whole_batch(offline: 
         sample_union(None, online_buffer(0), 4, None, GAMMA)
     with pytest.raises(ValueError, match="no data to train on"):
         sample_union(offline, online_buffer(0), 4, 0.0, GAMMA)
+
+
+@pytest.mark.parametrize("is_dict", [False, True])
+@pytest.mark.parametrize("normalize", [None, {"norm_reward": False}, {}])
+def test_data_on_the_device_gives_the_same_batches(is_dict: bool, normalize: dict[str, Any] | None):
+    episodes = make_episodes([4, 2, 7])
+    observations = np.random.default_rng(0).normal(3, 2, episodes.observations.shape).astype(np.float32)
+    space: spaces.Space = OBSERVATION_SPACE
+    if is_dict:
+        observations = {"a": observations, "b": np.arange(len(observations))[:, None]}
+        space = spaces.Dict({"a": OBSERVATION_SPACE, "b": spaces.Discrete(len(observations["b"]))})
+        normalize = None if normalize is None else {**normalize, "norm_obs_keys": ["a"]}
+    episodes = dataclasses.replace(episodes, observations=observations)
+    arguments = (episodes, space, ACTION_SPACE, "cpu", 3, GAMMA, 3)
+    in_memory, on_device = OfflineBuffer(*arguments), DeviceOfflineBuffer(*arguments)
+    env = None
+    if normalize is not None:
+        env = VecNormalize(DummyVecEnv([lambda: SpacesOnlyEnv(space, ACTION_SPACE)]), **normalize)
+        warm_up(env, in_memory)
+    for buffer in (in_memory, on_device):
+        np.random.seed(0)
+        buffer.batch = buffer.sample(50, env=env)
+    for expected, got in zip(in_memory.batch, on_device.batch, strict=True):
+        map_observations(lambda a, b: th.testing.assert_close(b, a, rtol=1e-6, atol=1e-6), expected, got)
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+def test_training_with_data_on_the_gpu(pendulum_dataset):
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_storage="cuda", device="cuda")
+    model.pretrain(gradient_steps=2)
+    assert model.offline_buffer.sample(4).observations.is_cuda
+
+
+def test_data_on_the_device_needs_the_networks_there(pendulum_dataset):
+    with pytest.raises(ValueError, match=r"offline_storage='cuda' .* on 'cpu': pass device='cuda'"):
+        QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_storage="cuda", device="cpu")

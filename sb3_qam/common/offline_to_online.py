@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
-from minari import MinariDataset
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -30,13 +29,14 @@ from sb3_qam.common.buffers import (
 from sb3_qam.common.callbacks import with_offline_progress_bar
 from sb3_qam.common.checks import check_action_space, check_callback, check_in_range, check_positive_int
 from sb3_qam.common.chunks import StatefulRollouts
+from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.normalization import warm_up
 from sb3_qam.common.random_state import get_random_state, set_random_state
 from sb3_qam.common.rewards import RewardTransform, successes_of_step
 from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, training_spaces
-from sb3_qam.datasets.sources import OfflineDataset, is_storable, open_datasets, recover_environment
+from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, is_storable, open_datasets, recover_environment
 from sb3_qam.datasets.storage import STORAGES, load_episodes
 
 # Gradient steps between two outputs of the logger
@@ -56,19 +56,21 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
     Arguments are those of ``OffPolicyAlgorithm``, and:
 
     :param chunk_size: Number of actions in a chunk, the unit in which the policy acts and learns
-    :param offline_dataset: Id or folder of a Minari dataset, a ``minari.MinariDataset``, or a list of these. With
+    :param offline_dataset: Id or folder of a Minari dataset, a dataset object, or a list of these. An id that is
+        not in the local cache is downloaded. With
         ``env=None`` the model takes its spaces from it, with ``env="recover"`` its environment. Ids and folders are
         stored with the model; objects have to be given again to ``load()``.
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
         Those done by ``pretrain()`` count, and so do those before an interruption.
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
         uniformly from the union of offline and online data.
-    :param offline_storage: ``"memory"``, or ``"memmap"`` for datasets that do not fit into it: they are written to
-        files once, and batches are read from there.
+    :param offline_storage: ``"memory"``; ``"memmap"`` for datasets that do not fit into it: they are written to files
+        once, and batches are read from there; or ``"cuda"`` to have them on the GPU as well, where batches are
+        gathered without a copy.
     :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
         its arguments as a dict.
     :raises ValueError: if an argument is out of range, the dataset is unusable or does not fit the environment
-    :raises FileNotFoundError: if the dataset is not in the local Minari cache
+    :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
     """
 
     offline_dataset: OfflineDataset | None
@@ -101,7 +103,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self.offline_storage = offline_storage
         self.reward_transform = RewardTransform.make(reward_transform)
         self.offline_buffer: OfflineBuffer | None = None
-        # Outlives a MinariDataset object, which is not saved
+        # Outlives a dataset object, which is not saved
         self._offline_dataset_id: str | None = None
         self._n_offline_steps_done = 0
         self._n_clone_steps_done = 0
@@ -143,6 +145,11 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         if self.offline_storage not in STORAGES:
             raise ValueError(
                 f"offline_storage must be one of {', '.join(map(repr, STORAGES))}, got {self.offline_storage!r}."
+            )
+        if self.offline_storage == "cuda" and self.device.type != "cuda":
+            raise ValueError(
+                f"offline_storage='cuda' keeps the data beside the networks, and these are on '{self.device}': pass "
+                "device='cuda', or another offline_storage, also to load()."
             )
         if self.chunk_size > 1 and self.n_steps > 1:
             raise ValueError(
@@ -278,7 +285,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         if self.offline_dataset is not None:
             self._open_offline_data(self.offline_dataset)
 
-    def _open_offline_data(self, dataset: OfflineDataset) -> list[MinariDataset]:
+    def _open_offline_data(self, dataset: OfflineDataset) -> list[OpenDataset]:
         opened = open_datasets(dataset)
         for each in opened:
             check_dataset_spaces(each, self.observation_space, self.action_space)
@@ -289,7 +296,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         Read a dataset into the offline buffer; where it is refused, the model stays as it was.
         """
         episodes = load_episodes(self._open_offline_data(dataset), self.offline_storage, self.reward_transform)
-        offline_buffer = OfflineBuffer(
+        buffer_class = DeviceOfflineBuffer if self.offline_storage == "cuda" else OfflineBuffer
+        offline_buffer = buffer_class(
             episodes,
             self.observation_space,
             self.action_space,  # type: ignore[arg-type]
@@ -363,7 +371,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         :return: the trained model
         :raises ValueError: if there is no dataset, it is unusable or does not fit the model's spaces,
             ``gradient_steps`` is not positive or ``objective`` is unknown
-        :raises FileNotFoundError: if the dataset is not in the local Minari cache
+        :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
         :raises FloatingPointError: if a loss is no longer finite
         """
         if objective not in OBJECTIVES:
@@ -415,7 +423,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         :param progress_bar: Display a progress bar using tqdm and rich.
         :return: the trained model
         :raises ValueError: if there is no environment, or offline data the model was made for is missing or unusable
-        :raises FileNotFoundError: if the dataset is not in the local Minari cache
+        :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
         :raises FloatingPointError: if a loss is no longer finite
         """
         if self.env is None:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
 
 from sb3_qam.common.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.minari import scale_actions, training_spaces
-from sb3_qam.datasets.sources import OfflineDataset, open_datasets
+from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, episodes_of, open_datasets
 
 # Scaled actions beyond this are at the bounds
 SATURATED = 0.99
@@ -161,8 +160,8 @@ def describe(source: OfflineDataset) -> DatasetDescription:
     )
 
 
-def _episodes(datasets: list[MinariDataset]) -> Iterable[EpisodeData]:
-    return (episode for dataset in datasets for episode in dataset.iterate_episodes())
+def _episodes(datasets: list[OpenDataset]) -> Iterable[EpisodeData]:
+    return (episode for dataset in datasets for _, episode in episodes_of(dataset))
 
 
 def _succeeded(episode: EpisodeData) -> bool | None:

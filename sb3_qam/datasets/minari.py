@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
-from minari import MinariDataset
 from stable_baselines3.common.preprocessing import (
     check_for_nested_spaces,
     get_action_dim,
@@ -17,7 +16,9 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_qam.common.checks import check_action_space, check_same_space
 from sb3_qam.common.rewards import RewardTransform, successes_of_episode
+from sb3_qam.datasets.checks import Place, check_finite, check_type, n_steps_of
 from sb3_qam.datasets.episodes import Episodes, Observations
+from sb3_qam.datasets.sources import OpenDataset, episodes_of
 
 # Rounding of float32 actions, not worth a warning
 ACTION_BOUND_TOLERANCE = 1e-3
@@ -25,7 +26,7 @@ ACTION_BOUND_TOLERANCE = 1e-3
 RELEASE_INTERVAL = 100_000
 
 
-def training_spaces(dataset: MinariDataset) -> tuple[spaces.Space, spaces.Box]:
+def training_spaces(dataset: OpenDataset) -> tuple[spaces.Space, spaces.Box]:
     """
     The spaces that a policy trained on the dataset has: those SB3 would make of the dataset's own environment,
     with images channel-first.
@@ -39,9 +40,11 @@ def training_spaces(dataset: MinariDataset) -> tuple[spaces.Space, spaces.Box]:
         check_for_nested_spaces(observation_space)
     except NotImplementedError as error:
         raise ValueError(
-            f"Dataset '{dataset.id}' has nested observations, which SB3 does not support: {error}"
+            f"Dataset '{dataset.id}' has nested observations, which SB3 does not support: {error} Flatten them on both "
+            "sides, FlattenObservation(env) and wrap_dataset(dataset, FlattenObservation)."
         ) from error
     check_action_space(action_space)
+    assert isinstance(action_space, spaces.Box)  # for mypy
     if isinstance(observation_space, spaces.Dict):
         return spaces.Dict({key: _channels_first(space) for key, space in observation_space.items()}), action_space
     return _channels_first(observation_space), action_space
@@ -55,7 +58,7 @@ def _channels_first(space: spaces.Space) -> spaces.Space:
     return VecTransposeImage.transpose_space(space) if _is_channels_last(space) else space  # type: ignore[arg-type]
 
 
-def check_dataset_spaces(dataset: MinariDataset, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+def check_dataset_spaces(dataset: OpenDataset, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
     :param dataset: The dataset
     :param observation_space: Observation space of the environment or model
@@ -102,7 +105,7 @@ class Memory:
 
 
 def read_episodes(
-    *datasets: MinariDataset, store: ArrayStore | None = None, transform: RewardTransform | None = None
+    *datasets: OpenDataset, store: ArrayStore | None = None, transform: RewardTransform | None = None
 ) -> Episodes:
     """
     Read whole datasets, one after the other, and check them on the way.
@@ -114,41 +117,46 @@ def read_episodes(
     :param store: Makes the arrays, in memory by default
     :param transform: What to make of rewards and terminations
     :return: All episodes, end to end
-    :raises ValueError: if QAM does not support the spaces, the data is not finite in float32, or an episode has not as
-        many values as its length asks for; the dataset, the episode and the key are named
+    :raises ValueError: if QAM does not support the spaces, a file cannot be read, a key is missing, of another length
+        or type than it should be, or not finite in float32; dataset, episode, key and file are named
     """
-    own_observation_space, own_action_space = training_spaces(datasets[0])
+    observation_space, action_space = training_spaces(datasets[0])
     n_transitions = sum(dataset.total_steps for dataset in datasets)
     n_episodes = sum(dataset.total_episodes for dataset in datasets)
-    n_observations = n_transitions + n_episodes
     store = store or Memory()
-    observations = _allocate(store, own_observation_space, n_observations)
-    actions = store.allocate("actions", (n_transitions, get_action_dim(own_action_space)), np.dtype(np.float32))
+    observations = _allocate(store, observation_space, n_transitions + n_episodes)
+    actions = store.allocate("actions", (n_transitions, get_action_dim(action_space)), np.dtype(np.float32))
     rewards = store.allocate("rewards", (n_transitions,), np.dtype(np.float32))
     terminations = store.allocate("terminations", (n_transitions,), np.dtype(bool))
     lengths = np.empty(n_episodes, dtype=np.int64)
 
     start = n_outside = 0
     name = "', '".join(dataset.id for dataset in datasets)
-    all_episodes = ((dataset, episode) for dataset in datasets for episode in dataset.iterate_episodes())
-    for number, (dataset, episode) in enumerate(all_episodes):
-        where = f"Dataset '{dataset.id}', episode {episode.id}"
-        length = len(episode)
-        rows = slice(start, start + length)
-        observation_rows = slice(start + number, start + number + length + 1)
-        _fill(observations, observation_rows, episode.observations, dataset.observation_space, f"{where}: observations")
-        _fill(actions, rows, scale_actions(episode.actions, own_action_space), None, f"{where}: actions")
+    all_episodes = ((dataset, *found) for dataset in datasets for found in episodes_of(dataset))
+    for number, (dataset, place, episode) in enumerate(all_episodes):
+        n_steps = n_steps_of(episode, place)
+        rows = slice(start, start + n_steps)
+        if rows.stop > n_transitions:
+            raise place.error(f"goes beyond the {n_transitions} steps that the metadata speak of")
+        observation_rows = slice(start + number, start + number + n_steps + 1)
+        _fill(observations, observation_rows, episode.observations, dataset.observation_space, place, "observations")
+        _fill(actions, rows, scale_actions(episode.actions, action_space), None, place, "actions")
         n_outside += _clip_actions(actions[rows])
-        _fill(rewards, rows, episode.rewards, None, f"{where}: rewards")
-        _fill(terminations, rows, episode.terminations, None, f"{where}: terminations")
+        _fill(rewards, rows, episode.rewards, None, place, "rewards")
+        _fill(terminations, rows, episode.terminations, None, place, "terminations")
         if transform is not None:
-            successes = successes_of_episode(episode.infos, length, where) if transform.needs_success else None
+            successes = successes_of_episode(episode.infos, n_steps, str(place)) if transform.needs_success else None
             rewards[rows] = transform(rewards[rows], successes)
             terminations[rows] = transform.terminations(terminations[rows], successes)
-        lengths[number] = length
-        start += length
-        if start // RELEASE_INTERVAL > (start - length) // RELEASE_INTERVAL:
+        lengths[number] = n_steps
+        start += n_steps
+        if start // RELEASE_INTERVAL > (start - n_steps) // RELEASE_INTERVAL:
             store.release()
+    if start < n_transitions:
+        raise ValueError(
+            f"Dataset '{name}': the metadata speak of {n_transitions} steps, and the episodes have {start}. "
+            "Download or collect it again."
+        )
 
     if n_outside > 0:
         warnings.warn(
@@ -170,7 +178,7 @@ def _allocate(store: ArrayStore, space: spaces.Space, n_rows: int, name: str = "
     return store.allocate(name, (n_rows, *get_obs_shape(space)), dtype)
 
 
-def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, where: str) -> None:
+def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, episode: Place, key: str) -> None:
     """
     Copy one key of one episode into its rows.
 
@@ -178,29 +186,30 @@ def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, whe
     :param rows: The rows of this episode
     :param values: Its values, in the same structure
     :param space: Observation space of the values; images with their channels last are transposed
-    :param where: Dataset, episode and key, for the error
-    :raises ValueError: if there are too few or too many values, or some are not finite
+    :param episode: Where the episode lies
+    :param key: Key of the values
+    :raises ValueError: if they are too few or too many, of another type, or not finite
     """
+    place = episode._replace(key=key)
     if isinstance(target, dict):
         assert isinstance(space, spaces.Dict)  # for mypy
-        for key, part in target.items():
-            _fill(part, rows, values[key], space[key], f"{where}['{key}']")
+        for part_key, part in target.items():
+            if part_key not in values:
+                raise place.error(f"holds no '{part_key}'")
+            _fill(part, rows, values[part_key], space[part_key], episode, f"{key}['{part_key}']")
         return
     values = np.asarray(values)
     n_rows = rows.stop - rows.start
-    if len(values) != n_rows:
-        raise ValueError(f"{where} holds {len(values)} values, expected {n_rows}. Record the episode again.")
+    check_type(values, target.dtype, place)
     if space is not None and _is_channels_last(space):
         values = VecTransposeImage.transpose_image(values)
+    shape = (n_rows, *target.shape[1:])
+    if len(values) != n_rows or values.size != np.prod(shape):
+        raise place.error(f"holds values of shape {values.shape}, expected {shape}")
     with np.errstate(over="ignore"):
-        target[rows] = values.reshape(n_rows, *target.shape[1:])
-    if np.issubdtype(target.dtype, np.floating) and not np.isfinite(target[rows]).all():
-        bad = ~np.isfinite(target[rows]).reshape(n_rows, -1).all(axis=1)
-        raise ValueError(
-            f"{where} is not finite (NaN, infinite, or too large for float32) at {bad.sum()} of {n_rows} steps, "
-            f"first at step {bad.argmax()}. "
-            "Repair the data or leave the episode out with dataset.filter_episodes(...)."
-        )
+        target[rows] = values.reshape(shape)
+    if target.dtype.kind == "f":
+        check_finite(target[rows], place)
 
 
 def scale_actions(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:
@@ -209,6 +218,8 @@ def scale_actions(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:
     :param action_space: Their space
     :return: Actions in [-1, 1], as ``BasePolicy.scale_action`` makes them, which needs a policy
     """
+    if (action_space.low == -1).all() and (action_space.high == 1).all():
+        return actions
     # In float64, actions that are in [-1, 1] already stay what they are
     low, high = action_space.low.astype(np.float64), action_space.high.astype(np.float64)
     return 2.0 * ((actions - low) / (high - low)) - 1.0
@@ -219,6 +230,8 @@ def _clip_actions(actions: np.ndarray) -> int:
     :param actions: Scaled actions, clipped in place
     :return: How many were further out than rounding explains
     """
+    if actions.min() >= -1 and actions.max() <= 1:
+        return 0
     n_outside = int((np.abs(actions) > 1 + ACTION_BOUND_TOLERANCE).any(axis=1).sum())
     np.clip(actions, -1, 1, out=actions)
     return n_outside

@@ -1,27 +1,33 @@
-"""What a user may give as a dataset: ids, folders, dataset objects, and lists of these."""
+"""What a user may give as a dataset: ids, folders, dataset objects (wrapped or not), and lists of these."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import gymnasium as gym
 import minari
 from minari import MinariDataset
+from minari.dataset.episode_data import EpisodeData
 from minari.dataset.minari_dataset import DATASET_ID_RE
+from minari.storage.datasets_root_dir import get_dataset_path
 
-DatasetSource: TypeAlias = str | os.PathLike[str] | MinariDataset
+from sb3_qam.datasets.checks import Place, readable_episodes
+from sb3_qam.datasets.wrapped import EnvWrapper, WrappedDataset
+
+OpenDataset: TypeAlias = MinariDataset | WrappedDataset
+DatasetSource: TypeAlias = str | os.PathLike[str] | OpenDataset
 OfflineDataset: TypeAlias = DatasetSource | Sequence[DatasetSource]
 
 METADATA_FILE = "metadata.json"
 
 
-def open_datasets(source: OfflineDataset) -> list[MinariDataset]:
+def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
     """
-    :param source: The id of a dataset in the local Minari cache, the folder of one anywhere, a dataset object
-        (filtered or combined, for instance), or a list of these
+    :param source: The id of a Minari dataset, which is downloaded if it is not in the local cache, the folder of one
+        anywhere, a dataset object (filtered, combined or wrapped, for instance), or a list of these
     :return: The dataset objects
-    :raises FileNotFoundError: if an id is not in the cache, or a folder holds no dataset
+    :raises FileNotFoundError: if there is no dataset of that id to be had, or a folder holds no dataset
     :raises ValueError: if an id is malformed, or there are no transitions
     :raises TypeError: if it is something else
     """
@@ -36,7 +42,7 @@ def is_storable(source: OfflineDataset | None) -> bool:
     :param source: As above, or none
     :return: Whether it can be saved with a model: a dataset object cannot, and none says nothing worth saving
     """
-    return source is not None and not any(isinstance(each, MinariDataset) for each in _as_list(source))
+    return source is not None and not any(isinstance(each, OpenDataset) for each in _as_list(source))
 
 
 def _as_list(source: OfflineDataset) -> list[DatasetSource]:
@@ -65,21 +71,44 @@ def recover_environment(source: OfflineDataset | None) -> gym.Env:
         ) from error
 
 
-def open_dataset(source: DatasetSource) -> MinariDataset:
+def wrap_dataset(source: str | os.PathLike[str] | MinariDataset, *wrappers: EnvWrapper) -> WrappedDataset:
+    """
+    :param source: Id or folder of a dataset, or a dataset object
+    :param wrappers: Wrapper classes, or functions of an environment, applied in this order
+    :return: The dataset as the wrapped environment would have given it; it stands wherever a dataset may stand
+    :raises ValueError: if a wrapper cannot be used
+    """
+    dataset = open_dataset(source)
+    if isinstance(dataset, WrappedDataset):
+        return WrappedDataset(dataset.dataset, *dataset.wrappers, *wrappers)
+    return WrappedDataset(dataset, *wrappers)
+
+
+def episodes_of(dataset: OpenDataset) -> Iterator[tuple[Place, EpisodeData]]:
+    """
+    :param dataset: A dataset
+    :return: Its episodes, and where each lies. Of the infos only ``success`` is certain to be there
+    :raises ValueError: if one cannot be read
+    """
+    return dataset.episodes() if isinstance(dataset, WrappedDataset) else readable_episodes(dataset)
+
+
+def open_dataset(source: DatasetSource) -> OpenDataset:
     """
     :param source: As in :func:`open_datasets`, but one
     :return: The dataset object
     """
-    if isinstance(source, MinariDataset):
+    dataset: OpenDataset
+    if isinstance(source, OpenDataset):
         dataset = source
     elif isinstance(source, os.PathLike) or (isinstance(source, str) and _names_a_folder(source)):
         dataset = _open_folder(Path(source))
     elif isinstance(source, str):
-        dataset = _open_local(source)
+        dataset = _open_id(source)
     else:
         raise TypeError(
-            "Expected the id or the folder of a Minari dataset, a minari.MinariDataset, or a list of these, "
-            f"got {type(source).__name__}: {source!r}."
+            "Expected the id or the folder of a Minari dataset, a minari.MinariDataset (wrapped or not), or a list of "
+            f"these, got {type(source).__name__}: {source!r}."
         )
     if dataset.total_episodes == 0 or dataset.total_steps == 0:
         raise ValueError(
@@ -116,21 +145,32 @@ def _open_folder(folder: Path) -> MinariDataset:
         raise FileNotFoundError(
             f"{folder} holds no Minari dataset: there is no {METADATA_FILE} in it, nor in {folder / 'data'}."
         )
-    return MinariDataset(data_path)
+    return _open(data_path, "Copy it here again.")
 
 
-def _open_local(dataset_id: str) -> MinariDataset:
+def _open_id(dataset_id: str) -> MinariDataset:
     check_dataset_id(dataset_id)
+    data_path = get_dataset_path(dataset_id) / "data"
+    if not data_path.exists():
+        _download(dataset_id)
+    return _open(data_path, f"Download it again by `minari download --force {dataset_id}`, or collect it again.")
+
+
+def _open(data_path: Path, way_out: str) -> MinariDataset:
     try:
-        return minari.load_dataset(dataset_id)
-    except ValueError as error:
-        raise ValueError(
-            f"Dataset '{dataset_id}' cannot be opened: {error}. Remove it with `minari delete {dataset_id}`, "
-            "then download or collect it again."
-        ) from error
-    except FileNotFoundError as error:
+        return MinariDataset(data_path)
+    except (ValueError, KeyError, AssertionError) as error:
+        # What an interrupted download or copy has left; Minari asserts what its metadata should have
+        raise ValueError(f"The dataset in {data_path} cannot be opened: {error!r}. {way_out}") from error
+
+
+def _download(dataset_id: str) -> None:
+    try:
+        minari.download_dataset(dataset_id)
+    except Exception as error:
+        # Whatever the client of the remote raises, where it is not reached or does not know the dataset
         known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
         raise FileNotFoundError(
-            f"No Minari dataset '{dataset_id}' in the local cache (there: {known}). "
-            f"Download it with `minari download {dataset_id}`, or collect one with minari.DataCollector."
+            f"No Minari dataset '{dataset_id}' in the local cache (there: {known}), and it cannot be downloaded: "
+            f"{error}"
         ) from error

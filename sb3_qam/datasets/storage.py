@@ -4,18 +4,20 @@ import hashlib
 import json
 import mmap
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from minari import MinariDataset
 
 from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.minari import read_episodes
+from sb3_qam.datasets.sources import OpenDataset
+from sb3_qam.datasets.wrapped import WrappedDataset
 
-STORAGES = ("memory", "memmap")
+STORAGES = ("memory", "memmap", "cuda")
 # Part of every key: files of another form are not taken for one's own
 FORMAT_VERSION = 1
 CACHE_VARIABLE = "SB3_QAM_CACHE"
@@ -23,7 +25,7 @@ INDEX_FILE = "episodes.json"
 
 
 def load_episodes(
-    datasets: list[MinariDataset], storage: str = "memory", transform: RewardTransform | None = None
+    datasets: list[OpenDataset], storage: str = "memory", transform: RewardTransform | None = None
 ) -> Episodes:
     """
     Read datasets into memory, or map files that hold them.
@@ -32,12 +34,12 @@ def load_episodes(
     (``~/.cache/sb3_qam`` by default), and are used again as long as the datasets' own files stay as they are.
 
     :param datasets: At least one, all of the same spaces
-    :param storage: One of STORAGES
+    :param storage: One of STORAGES. What is to lie on the device is read into memory first
     :param transform: What to make of rewards and terminations
     :return: All episodes, end to end
     :raises ValueError: as :func:`sb3_qam.datasets.minari.read_episodes`; nothing is left behind then
     """
-    if storage == "memory":
+    if storage != "memmap":
         return read_episodes(*datasets, transform=transform)
     folder = cache_folder(datasets, transform)
     if not (folder / INDEX_FILE).is_file():
@@ -45,7 +47,7 @@ def load_episodes(
     return open_mapped(folder)
 
 
-def cache_folder(datasets: list[MinariDataset], transform: RewardTransform | None = None) -> Path:
+def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None = None) -> Path:
     """
     :param datasets: Datasets
     :param transform: What is made of rewards and terminations
@@ -54,12 +56,25 @@ def cache_folder(datasets: list[MinariDataset], transform: RewardTransform | Non
     """
     described: list[Any] = [FORMAT_VERSION, repr(transform)]
     for dataset in datasets:
-        files = sorted(path for path in Path(dataset.spec.data_path).rglob("*") if path.is_file())
+        recorded = dataset.dataset if isinstance(dataset, WrappedDataset) else dataset
+        files = sorted(path for path in Path(recorded.storage.data_path).rglob("*") if path.is_file())
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        described.append([dataset.id, stats, dataset.episode_indices.tolist()])
+        described.append([dataset.id, stats, recorded.episode_indices.tolist()])
+        if isinstance(dataset, WrappedDataset):
+            described.append(_what_wrappers_do(dataset))
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
     root = Path(os.environ.get(CACHE_VARIABLE, "~/.cache/sb3_qam")).expanduser()
     return root / "memmap" / key
+
+
+def _what_wrappers_do(dataset: WrappedDataset) -> str:
+    """
+    :param dataset: A wrapped dataset
+    :return: Says what its wrappers make of the first episode: their code cannot be compared, only its effect
+    """
+    _, episode = next(dataset.episodes())
+    parts = (repr(dataset.observation_space), episode.observations, episode.rewards, episode.terminations)
+    return hashlib.sha256(pickle.dumps(parts)).hexdigest()
 
 
 class MappedFolder:
@@ -104,7 +119,7 @@ def release_pages(array: np.ndarray) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _write(datasets: list[MinariDataset], folder: Path, transform: RewardTransform | None) -> None:
+def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform | None) -> None:
     """
     Write the files of datasets. They appear under their name only when they are complete.
     """

@@ -102,14 +102,15 @@ class QAM(OfflineToOnlineAlgorithm):
     :param flow_steps: Number of steps N from noise to action
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
     :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
-    :param offline_dataset: Id or folder of a Minari dataset, a ``minari.MinariDataset``, or a list of these. With
+    :param offline_dataset: Id or folder of a Minari dataset, a dataset object, or a list of these. With
         ``env=None`` the model takes its spaces from it, with ``env="recover"`` its environment. Ids and folders are
         stored with the model; objects have to be given again to ``load()``
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
         uniformly from the union of offline and online data
-    :param offline_storage: ``"memory"``, or ``"memmap"`` for datasets that do not fit into it: they are written to
-        files once, and batches are read from there
+    :param offline_storage: ``"memory"``; ``"memmap"`` for datasets that do not fit into it: they are written to files
+        once, and batches are read from there; or ``"cuda"`` to have them on the GPU as well, where batches are
+        gathered without a copy
     :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
         its arguments as a dict
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average

@@ -1,0 +1,175 @@
+"""Datasets behind the wrappers of their environment."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from minari import MinariDataset
+from minari.dataset.episode_data import EpisodeData
+
+from sb3_qam.datasets.checks import Place, n_steps_of, readable_episodes
+
+EnvWrapper = Callable[[gym.Env], gym.Env]
+
+
+class WrappedDataset:
+    """
+    A dataset as its environment would have given it behind wrappers: each episode is replayed through them, so that
+    observations and rewards are those that a policy meets in the wrapped environment. Whatever wraps an environment
+    will do, as long as it needs nothing but what is recorded, and leaves the actions alone.
+
+    :param dataset: The dataset
+    :param wrappers: Wrapper classes, or functions of an environment, applied in this order: the first one lies
+        directly around the environment
+    :raises ValueError: if a wrapper cannot be used
+    """
+
+    def __init__(self, dataset: MinariDataset, *wrappers: EnvWrapper) -> None:
+        self.dataset = dataset
+        self.wrappers = wrappers
+        self._replay_env = _ReplayEnv(dataset.observation_space, dataset.action_space)
+        try:
+            self._env = self._wrap(self._replay_env)
+        except Exception as error:
+            raise self._error(f"cannot be put around recorded episodes: {error}") from error
+        if self._env.action_space != dataset.action_space:
+            raise self._error(
+                f"changes the actions, from {dataset.action_space} to {self._env.action_space}, and only those of the "
+                "environment are recorded"
+            )
+
+    def _wrap(self, env: gym.Env) -> gym.Env:
+        for wrapper in self.wrappers:
+            env = wrapper(env)
+        return env
+
+    def _error(self, complaint: str) -> ValueError:
+        names = ", ".join(getattr(wrapper, "__name__", repr(wrapper)) for wrapper in self.wrappers)
+        return ValueError(
+            f"Dataset '{self.id}': the wrapper {names} {complaint}. Use wrappers of observations and rewards alone, "
+            "such as FlattenObservation or TransformReward."
+        )
+
+    @property
+    def id(self) -> str:
+        """Id of the dataset."""
+        return self.dataset.id
+
+    @property
+    def observation_space(self) -> spaces.Space:
+        """Observation space behind the wrappers."""
+        return self._env.observation_space
+
+    @property
+    def action_space(self) -> spaces.Space:
+        """Action space, which wrappers leave as it is."""
+        return self.dataset.action_space
+
+    @property
+    def total_episodes(self) -> int:
+        """Number of episodes."""
+        return self.dataset.total_episodes
+
+    @property
+    def total_steps(self) -> int:
+        """Number of steps."""
+        return self.dataset.total_steps
+
+    @property
+    def env_spec(self) -> EnvSpec | None:
+        """Of the environment without wrappers."""
+        return self.dataset.env_spec
+
+    def recover_environment(self) -> gym.Env:
+        """
+        :return: The environment of the dataset, wrapped
+        """
+        return self._wrap(self.dataset.recover_environment())
+
+    def episodes(self) -> Iterator[tuple[Place, EpisodeData]]:
+        """
+        :return: The episodes as they are behind the wrappers, and where each lies
+        :raises ValueError: if one cannot be read, or a wrapper cannot be used
+        """
+        for place, episode in readable_episodes(self.dataset, with_infos=True):
+            yield place, self._replay(episode, n_steps_of(episode, place))
+
+    def _replay(self, episode: EpisodeData, n_steps: int) -> EpisodeData:
+        self._replay_env.episode = episode
+        try:
+            observation, _ = self._env.reset()
+            observations, rewards, terminations = [observation], [], []
+            for step in range(n_steps):
+                observation, reward, terminated, _, _ = self._env.step(episode.actions[step])
+                observations.append(observation)
+                rewards.append(reward)
+                terminations.append(terminated)
+                if self._replay_env.position != step + 1:
+                    raise RuntimeError("it takes other steps than it is asked for")
+        except Exception as error:
+            raise self._error(f"failed in episode {episode.id}: {type(error).__name__}: {error}") from error
+        return EpisodeData(
+            id=episode.id,
+            observations=_stack(observations, self.observation_space),
+            actions=episode.actions,
+            rewards=np.array(rewards, dtype=np.float64),
+            terminations=np.array(terminations, dtype=bool),
+            truncations=episode.truncations,
+            infos=episode.infos,
+        )
+
+
+class _ReplayEnv(gym.Env):
+    """
+    Goes through recorded episodes again, whatever the actions.
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.episode: EpisodeData | None = None
+        self.position = 0
+
+    def _now(self) -> tuple[Any, dict[str, Any]]:
+        assert self.episode is not None  # for mypy
+        infos = self.episode.infos
+        # Infos of the reset are not always recorded
+        n_infos = len(self.episode.rewards) + 1
+        info = _at(infos, self.position, n_infos) if isinstance(infos, dict) else {}
+        return _at(self.episode.observations, self.position), info
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.position = 0
+        return self._now()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.episode is not None  # for mypy
+        step = self.position
+        self.position += 1
+        is_last = self.position == len(self.episode.rewards)
+        observation, info = self._now()
+        return observation, float(self.episode.rewards[step]), bool(self.episode.terminations[step]), is_last, info
+
+
+def _at(values: Any, step: int, n_values: int | None = None) -> Any:
+    """
+    :param values: An array of one row per step, or a (nested) dict of such arrays
+    :param step: A step
+    :param n_values: Arrays with fewer rows than this begin later: their last row is that of the last step
+    :return: The values of the step, in the same structure
+    """
+    if isinstance(values, dict):
+        parts = {key: _at(value, step, n_values) for key, value in values.items()}
+        return {key: value for key, value in parts.items() if value is not None}
+    row = step if n_values is None else step - (n_values - len(values))
+    return values[row] if row >= 0 else None
+
+
+def _stack(observations: list[Any], space: spaces.Space) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _stack([each[key] for each in observations], part) for key, part in space.items()}
+    return np.stack(observations)
