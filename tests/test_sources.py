@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_qam import QAM
+from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.datasets.sources import open_datasets
 from tests.conftest import record, write_dataset
@@ -99,3 +100,40 @@ def test_datasets_of_a_list_must_have_the_same_spaces():
     with pytest.raises(ValueError, match=r"observation space of dataset 'test/other-v0' does not fit"):
         QAM("FlowPolicy", offline_dataset=["test/first-v0", "test/other-v0"])
     assert isinstance(env.observation_space, spaces.Box)
+
+
+@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+def test_every_format_of_minari_gives_the_same(data_format: str):
+    rng = np.random.default_rng(0)
+    observation_space = spaces.Dict(
+        {"state": spaces.Box(-np.inf, np.inf, (3,), np.float64), "camera": spaces.Box(0, 255, (36, 36, 3), np.uint8)}
+    )
+    episodes = [
+        {
+            "observations": {
+                "state": rng.normal(size=(length + 1, 3)),
+                "camera": rng.integers(0, 256, (length + 1, 36, 36, 3), np.uint8),
+            },
+            "actions": rng.uniform(-1, 1, (length, 2)).astype(np.float32),
+            "rewards": rng.normal(size=length),
+            # A list: Minari writes arrays of numbers to Arrow in a form that it cannot read
+            "infos": {"success": [False] * length + [True]},
+        }
+        for length in (4, 2, 9)
+    ]
+    action_space = spaces.Box(-1.0, 1.0, (2,))
+    datasets = [
+        write_dataset(episodes, observation_space, action_space, data_format=each, jpeg_encoding=False)
+        for each in ("hdf5", data_format)
+    ]
+    assert data_format == datasets[1].storage.FORMAT
+    transform = RewardTransform(from_success=True)
+    for kwargs in ({}, {"transform": transform}):
+        expected, got = (read_episodes(dataset, **kwargs) for dataset in datasets)
+        np.testing.assert_equal(
+            (got.observations, got.actions, got.rewards, got.terminations, got.lengths),
+            (expected.observations, expected.actions, expected.rewards, expected.terminations, expected.lengths),
+        )
+    filtered = datasets[1].filter_episodes(lambda episode: len(episode) > 3)
+    np.testing.assert_array_equal(read_episodes(filtered).lengths, [4, 9])
+    QAM("MultiInputPolicy", offline_dataset=datasets[1], batch_size=8).pretrain(gradient_steps=1)

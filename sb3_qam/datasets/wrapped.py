@@ -30,7 +30,7 @@ class WrappedDataset:
     def __init__(self, dataset: MinariDataset, *wrappers: EnvWrapper) -> None:
         self.dataset = dataset
         self.wrappers = wrappers
-        self._replay_env = _ReplayEnv(dataset.observation_space, dataset.action_space)
+        self._replay_env = _ReplayEnv(dataset.observation_space, dataset.action_space, dataset.env_spec)
         try:
             self._env = self._wrap(self._replay_env)
         except Exception as error:
@@ -127,9 +127,11 @@ class _ReplayEnv(gym.Env):
     Goes through recorded episodes again, whatever the actions.
     """
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, env_spec: EnvSpec | None) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
+        # Wrappers look there for the time limit
+        self.spec = env_spec
         self.episode: EpisodeData | None = None
         self.position = 0
 
