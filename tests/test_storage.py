@@ -124,5 +124,5 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_finished(cache: Path)
 
 
 def test_unknown_storages_are_refused(pendulum_dataset):
-    with pytest.raises(ValueError, match="offline_storage must be one of 'memory', 'memmap', got 'disk'"):
+    with pytest.raises(ValueError, match="offline_storage must be one of 'memory', 'memmap', 'cuda', got 'disk'"):
         QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_storage="disk")

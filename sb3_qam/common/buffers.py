@@ -13,11 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_qam.datasets.episodes import Episodes, Observations
-from sb3_qam.datasets.storage import release_pages
-
-# Batches between two releases of mapped pages. The kernel maps up to 16 pages around each one that is touched: a
-# batch of 256 can bring in 60 MB
-RELEASE_INTERVAL = 2
+from sb3_qam.datasets.storage import gather
 
 
 class TransitionBatch(NamedTuple):
@@ -79,7 +75,7 @@ def take_rows(observations: Observations, rows: Any) -> Observations:
     :param rows: Any NumPy index
     :return: The same structure, indexed
     """
-    return map_observations(lambda part: part[rows], observations)
+    return map_observations(lambda part: gather(part, rows), observations)
 
 
 def make_batch(
@@ -169,10 +165,8 @@ class OfflineBuffer(BaseBuffer):
         self.terminations = episodes.terminations
         # The last transition of each episode
         self.last = np.cumsum(episodes.lengths) - 1
-        self._n_batches = 0
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
-        self._release_pages()
         episode = np.searchsorted(self.last, batch_inds)
         last = self.last[episode]
         steps = batch_inds[:, None] + np.arange(self.n_steps)
@@ -182,25 +176,15 @@ class OfflineBuffer(BaseBuffer):
         return make_batch(
             # An episode of T transitions has T + 1 observations: its own lie one row further for each one before
             observations=take_rows(self.observations, batch_inds + episode),
-            actions=self.actions[steps[:, : self.chunk_size]],
+            actions=gather(self.actions, steps[:, : self.chunk_size]),
             next_observations=take_rows(self.observations, steps[:, -1] + episode + 1),
-            rewards=self.rewards[steps],
-            terminations=self.terminations[steps],
+            rewards=gather(self.rewards, steps),
+            terminations=gather(self.terminations, steps),
             valid=valid,
             gamma=self.gamma,
             device=self.device,
             env=env,
         )
-
-    def _release_pages(self) -> None:
-        """
-        What is mapped from files and was read for earlier batches need not stay in memory.
-        """
-        self._n_batches += 1
-        if self._n_batches % RELEASE_INTERVAL == 0:
-            for array in (self.actions, self.rewards, self.terminations):
-                release_pages(array)
-            map_observations(release_pages, self.observations)
 
 
 class SequenceReplayBuffer(ReplayBuffer):

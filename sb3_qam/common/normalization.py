@@ -4,6 +4,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_qam.common.buffers import OfflineBuffer
+from sb3_qam.datasets.storage import release_pages
 
 BLOCK_SIZE = 100_000
 
@@ -32,6 +33,7 @@ def warm_up(vec_normalize: VecNormalize, offline: OfflineBuffer) -> None:
                 # In blocks: data that is mapped from files need not fit into memory
                 for start in range(0, len(observations), BLOCK_SIZE):
                     statistics.update(observations[start : start + BLOCK_SIZE])
+                    release_pages(observations)
     if vec_normalize.norm_reward and vec_normalize.ret_rms.count < offline.size():
         vec_normalize.ret_rms.update(running_returns(offline, vec_normalize.gamma))
 

@@ -20,6 +20,8 @@ from sb3_qam.datasets.wrapped import WrappedDataset
 STORAGES = ("memory", "memmap", "cuda")
 # Part of every key: files of another form are not taken for one's own
 FORMAT_VERSION = 1
+# For each row that is read, Linux may map as much as a huge page, 2 MB
+ROWS_PER_RELEASE = 32
 CACHE_VARIABLE = "SB3_QAM_CACHE"
 INDEX_FILE = "episodes.json"
 
@@ -106,6 +108,22 @@ class MappedFolder:
         for array in self.arrays:
             array.flush()
             release_pages(array)
+
+
+def gather(array: np.ndarray, rows: Any) -> np.ndarray:
+    """
+    :param array: An array, mapped from a file or not
+    :param rows: Any NumPy index; of an array that is mapped, an array of row numbers
+    :return: ``array[rows]``; of an array that is mapped, only few pages are in memory at a time
+    """
+    if not isinstance(array, np.memmap):
+        return array[rows]
+    gathered = np.empty((*rows.shape, *array.shape[1:]), array.dtype)
+    for start in range(0, len(rows), ROWS_PER_RELEASE):
+        block = slice(start, start + ROWS_PER_RELEASE)
+        gathered[block] = array[rows[block]]
+        release_pages(array)
+    return gathered
 
 
 def release_pages(array: np.ndarray) -> None:
