@@ -29,6 +29,7 @@ class EnvMaker:
     :param source: Its specification, a function, or the environment itself
     :param kwargs: For ``gymnasium.make``
     :param max_episode_steps: After how many steps to truncate episodes
+    :raises TypeError: when called, if the function makes something else
     """
 
     source: EnvSpec | Callable[[], gym.Env] | gym.Env
@@ -39,6 +40,8 @@ class EnvMaker:
         if isinstance(self.source, EnvSpec):
             return gym.make(self.source, max_episode_steps=self.max_episode_steps, **self.kwargs)
         env = self.source if isinstance(self.source, gym.Env) else self.source()
+        if not isinstance(env, gym.Env):
+            raise TypeError(f"env must make a gymnasium.Env, it made {env!r}.")
         return env if self.max_episode_steps is None else gym.wrappers.TimeLimit(env, self.max_episode_steps)
 
 
@@ -159,13 +162,10 @@ def _env_maker(
     return EnvMaker(env, {}, max_episode_steps)
 
 
-def _check_env(env: Any, policy: ScriptedPolicy) -> None:
+def _check_env(env: gym.Env, policy: ScriptedPolicy) -> None:
     """
-    :raises TypeError: if it is no environment
-    :raises ValueError: if its spaces cannot be stored, or it never truncates, or the policy cannot act in it
+    :raises ValueError: if its spaces cannot be stored, or the policy cannot act in it
     """
-    if not isinstance(env, gym.Env):
-        raise TypeError(f"env must make a gymnasium.Env, it made {env!r}.")
     check_storable("observation", env.observation_space)
     check_storable("action", env.action_space)
     policy.check(env)

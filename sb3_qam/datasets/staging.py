@@ -175,6 +175,7 @@ class Staging:
         :param metadata: Of a new dataset
         :param new_storage: Spaces and environment of a new dataset
         """
+        self._finish_publishing()
         first = self.n_published
         if n_episodes <= first:
             return
