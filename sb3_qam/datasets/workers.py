@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -14,9 +15,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 import torch as th
+from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_qam.common.random_state import get_random_state, set_random_state
 from sb3_qam.datasets.rollout import record_episode
@@ -84,7 +85,7 @@ def record_in_processes(job: Job, numbers: Iterable[int], n_processes: int) -> I
     :raises RuntimeError: if an episode fails, or a process dies
     """
     try:
-        payload = cloudpickle.dumps(job)
+        payload = pickle.dumps(CloudpickleWrapper(job))
     except Exception as error:
         raise ValueError(
             f"The policy or the environment cannot be sent to another process ({error}): use n_processes=1, or give "
@@ -162,7 +163,7 @@ def _work(connection: Connection, payload: bytes) -> None:
         while True:
             number = connection.recv()
             if job is None:
-                job = cloudpickle.loads(payload)
+                job = pickle.loads(payload).var
                 env = job.make_env()
             job.record(env, number)
             connection.send(None)
