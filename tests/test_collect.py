@@ -194,6 +194,13 @@ def test_pictures_are_lossless_and_infos_of_one_structure_are_kept():
     assert not without[0].infos
 
 
+def test_an_environment_that_cannot_be_stored_is_said_to_be_missing():
+    env = gym.make(gym.envs.registration.EnvSpec("test/Pictures-v0", entry_point=Pictures))
+    with pytest.warns(UserWarning, match="environment 'test/Pictures-v0' cannot be stored with the dataset"):
+        dataset = collect(None, env, "test/unknown-v0", 1)
+    assert dataset.env_spec is None
+
+
 def to_the_goal(observation: dict[str, np.ndarray]) -> np.ndarray:
     way = observation["desired_goal"] - observation["achieved_goal"]
     return np.clip(10 * way, -1, 1)
@@ -284,15 +291,15 @@ def test_killed_before_any_operation_on_files_a_collection_goes_on():
 
 
 def test_killed_at_random_moments_again_and_again_a_collection_goes_on():
-    whole = collect_pendulum("test/whole-v0", 400)
+    whole = collect_pendulum("test/whole-v0", 200)
     dataset_id, delays = "test/killed-v0", random.Random(0)
     staging = Staging(dataset_id)
     n_killed = 0
     for n_runs in itertools.count():
-        child = multiprocessing.get_context("fork").Process(target=collect_pendulum, args=(dataset_id, 400))
+        child = multiprocessing.get_context("fork").Process(target=collect_pendulum, args=(dataset_id, 200))
         child.start()
-        if n_runs < 15:
-            child.join(delays.uniform(0, 0.3))
+        if n_runs < 10:
+            child.join(delays.uniform(0, 0.2))
             child.kill()
         child.join()
         if staging.dataset_folder.exists():
@@ -424,6 +431,7 @@ def test_scripted_policies_see_the_environment():
         ("scene-v0", "plan", 200),
         ("puzzle-3x3-v0", "plan", 60),
         ("pointmaze-medium-v0", None, 400),
+        ("pointmaze-medium-singletask-task4-v0", None, 400),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*precision lowered")

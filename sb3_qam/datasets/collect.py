@@ -83,7 +83,8 @@ def collect(
         ``SubprocVecEnv`` does
     :param seed: Collections with different seeds have no episodes in common
     :param deterministic: Passed to the model's ``predict()``
-    :param max_episode_steps: After how many steps to truncate episodes, by default as the environment does
+    :param max_episode_steps: After how many steps to truncate episodes, by default as the environment does; one that
+        never ends needs it
     :param env_kwargs: For ``gymnasium.make``, where ``env`` is an id
     :param record_infos: Whether to store infos
     :param progress_bar: Display a progress bar using tqdm and rich

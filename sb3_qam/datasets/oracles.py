@@ -24,11 +24,13 @@ def ogbench_oracle(
     env_id: str, kind: str | None = None, noise: float | None = None, p_random_action: float = 0.0
 ) -> ScriptedPolicy:
     """
-    Scripted controllers as OGBench collects with: its oracles for the manipulation of cubes, scenes and
-    puzzles, and its shortest ways for point mazes. A target that is reached is followed by a random new one, until
-    the environment truncates the episode. Given an id, ``collect`` makes the environment as they need it, with
-    ``terminate_at_goal=False`` and, for manipulation, ``mode="data_collection"``; rewards and success are about these
-    random targets.
+    Scripted controllers as OGBench collects with: its oracles for the manipulation of cubes, scenes and puzzles, and
+    shortest ways for point mazes. A target that is reached is followed by a random new one, until the environment
+    truncates the episode.
+
+    Given an id, ``collect`` makes the environment as they need it, with ``terminate_at_goal=False`` and, for
+    manipulation, ``mode="data_collection"``. Rewards and success are then about the random targets, and
+    ``recover_environment()`` gives this environment: make that of a task yourself.
 
     :param env_id: Id of the environment, such as ``cube-single-v0`` or ``pointmaze-medium-v0``
     :param kind: Of a manipulation oracle: ``"plan"`` (the default) follows a noisy plan, which OGBench calls *play*,
@@ -204,7 +206,8 @@ class PointMazeOracle(_Oracle):
         self._cells = _free_cells(self._env)
 
     def _act(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
-        if self._env.compute_success():
+        # Only when a step has said so: some environments find out at the beginning of the next one
+        if info.get("success", False):
             self._env.set_goal(goal_xy=self._env.add_noise(self._env.ij_to_xy(self._rng.choice(self._cells))))
         position, goal = self._env.get_xy(), np.asarray(self._env.cur_goal_xy)
         if self._env.xy_to_ij(position) == self._env.xy_to_ij(goal):

@@ -134,5 +134,5 @@ def _open_local(dataset_id: str) -> MinariDataset:
         known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
         raise FileNotFoundError(
             f"No Minari dataset '{dataset_id}' in the local cache (there: {known}). "
-            f"Download it with `minari download {dataset_id}`, or collect one with minari.DataCollector."
+            f"Download it with `minari download {dataset_id}`, or collect one with sb3_qam.datasets.collect."
         ) from error

@@ -62,7 +62,8 @@ def record_here(job: Job, env: gym.Env, numbers: Iterable[int]) -> Iterator[int]
     :return: Each number, when its episode is staged
     """
     # Seeding every episode is nobody else's business
-    random_state = get_random_state(env.action_space, th.device("cpu"))
+    device = th.device("cuda" if th.cuda.is_initialized() else "cpu")
+    random_state = get_random_state(env.action_space, device)
     n_threads = th.get_num_threads()
     # As in the workers: results would differ in the last digits
     th.set_num_threads(1)
@@ -72,7 +73,7 @@ def record_here(job: Job, env: gym.Env, numbers: Iterable[int]) -> Iterator[int]
             yield number
     finally:
         th.set_num_threads(n_threads)
-        set_random_state(random_state, env.action_space, th.device("cpu"))
+        set_random_state(random_state, env.action_space, device)
 
 
 def record_in_processes(job: Job, numbers: Iterable[int], n_processes: int) -> Iterator[int]:
