@@ -110,6 +110,9 @@ class Staging:
         self._description = description
         if self.dataset_folder.exists():
             self._check(description, self._published_metadata().get(DESCRIPTION_KEY))
+        if self.folder.exists() and not (list(self.folder.glob("*/*.pickle")) or (self.folder / "prepared").exists()):
+            # Of a collection that failed at once, and may have been wrong
+            self.remove()
         if self.folder.exists():
             staged = json.loads((self.folder / DESCRIPTION_FILE).read_text())
             self._check(description, staged["description"])
