@@ -123,7 +123,9 @@ def check_dataset_id(dataset_id: str) -> None:
     :param dataset_id: Id of a dataset
     :raises ValueError: if Minari does not take it for one
     """
-    if DATASET_ID_RE.fullmatch(dataset_id) is None:
+    match = DATASET_ID_RE.fullmatch(dataset_id)
+    # The pattern takes ids without a version, and what Minari does with them fails
+    if match is None or match.group("version") is None:
         raise ValueError(
             f"'{dataset_id}' is not a Minari dataset id, nor a folder: expected (namespace/)name-v(version), "
             "such as 'D4RL/pointmaze/umaze-v2'."
@@ -172,5 +174,5 @@ def _download(dataset_id: str) -> None:
         known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
         raise FileNotFoundError(
             f"No Minari dataset '{dataset_id}' in the local cache (there: {known}), and it cannot be downloaded: "
-            f"{error}"
+            f"{error}. Datasets are collected with sb3_qam.datasets.collect."
         ) from error

@@ -1,0 +1,205 @@
+"""What may act while data is collected: one interface for models, functions, random actions and controllers."""
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+
+class ScriptedPolicy:
+    """
+    Base of controllers for :func:`~sb3_qam.datasets.collect.collect` that see infos and the environment itself. What is
+    random in them has to come from ``rng``, or from the global generators of NumPy, PyTorch or Python, and what they
+    remember has to be forgotten in :meth:`reset`: an episode depends on its seed alone.
+    """
+
+    #: What ``gymnasium.make`` is given besides an id, unless ``collect`` is told otherwise
+    env_kwargs: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    @property
+    def name(self) -> str:
+        """
+        Names the policy in the dataset: a collection goes on with a policy of the same name only.
+        """
+        return type(self).__name__
+
+    def check(self, env: gym.Env) -> None:
+        """
+        :param env: An environment that it is to act in
+        :raises ValueError: if it cannot
+        """
+
+    def reset_options(self, env: gym.Env, rng: np.random.Generator) -> dict[str, Any] | None:
+        """
+        :param env: The environment, before it is reset
+        :param rng: Generator of the episode
+        :return: Options for its ``reset()``
+        """
+        return None
+
+    def reset(self, observation: Any, info: dict[str, Any], env: gym.Env, rng: np.random.Generator) -> None:
+        """
+        :param observation: First observation of an episode
+        :param info: Info of the reset
+        :param env: The environment
+        :param rng: Generator of the episode
+        """
+
+    def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
+        """
+        :param observation: Latest observation
+        :param info: Latest info
+        :return: Action
+        """
+        raise NotImplementedError
+
+
+class RandomPolicy(ScriptedPolicy):
+    """Samples the action space, whose generator is seeded for every episode."""
+
+    def reset(self, observation: Any, info: dict[str, Any], env: gym.Env, rng: np.random.Generator) -> None:
+        self._action_space = env.action_space
+        self._action_space.seed(int(rng.integers(2**32)))
+
+    def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
+        return self._action_space.sample()
+
+
+class FunctionPolicy(ScriptedPolicy):
+    """
+    :param function: Observation to action
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+
+    @property
+    def name(self) -> str:
+        return getattr(self._function, "__qualname__", type(self._function).__qualname__)
+
+    def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
+        return self._function(observation)
+
+
+class PredictPolicy(ScriptedPolicy):
+    """
+    Anything with SB3's ``predict()``, recurrent or not.
+
+    :param model: A model or a policy
+    :param deterministic: Passed to ``predict()``
+    """
+
+    def __init__(self, model: Any, deterministic: bool) -> None:
+        self._model, self._deterministic = model, deterministic
+        self._normalization: VecNormalize | None = None
+        if isinstance(model, BaseAlgorithm):
+            self._normalization = model.get_vec_normalize_env()
+
+    @property
+    def name(self) -> str:
+        """
+        With a digest of the parameters: a model that was trained on is another policy.
+        """
+        name = type(self._model).__name__
+        policy = getattr(self._model, "policy", self._model)
+        if not hasattr(policy, "state_dict"):
+            return name
+        digest = hashlib.sha256()
+        for key, value in policy.state_dict().items():
+            digest.update(key.encode())
+            digest.update(value.cpu().numpy().tobytes())
+        if self._normalization is not None:
+            digest.update(pickle.dumps(getattr(self._normalization, "obs_rms", None)))
+        return f"{name} {digest.hexdigest()[:12]}"
+
+    def check(self, env: gym.Env) -> None:
+        for name in ("observation", "action"):
+            of_env = getattr(env, f"{name}_space")
+            of_model = getattr(self._model, f"{name}_space", of_env)
+            if not _same_shape(of_model, of_env):
+                raise ValueError(
+                    f"The model's {name} space does not fit the environment: {of_model} against {of_env}. Collect in "
+                    "the environment it was trained in; what a VecEnv made of its observations (stacked frames, for "
+                    "instance), a wrapper of gymnasium.wrappers has to make here."
+                )
+
+    def reset(self, observation: Any, info: dict[str, Any], env: gym.Env, rng: np.random.Generator) -> None:
+        self._state: Any = None
+        self._episode_start = np.ones(1, dtype=bool)
+        if getattr(self._model, "use_sde", False):
+            # Its noise would otherwise be what the last rollout or load() left there
+            getattr(self._model, "policy", self._model).reset_noise()
+
+    def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
+        batch: Any
+        if isinstance(observation, dict):
+            batch = {key: np.asarray(value)[None] for key, value in observation.items()}
+        else:
+            batch = np.asarray(observation)[None]
+        if self._normalization is not None:
+            batch = self._normalization.normalize_obs(batch)
+        actions, self._state = self._model.predict(batch, self._state, self._episode_start, self._deterministic)
+        self._episode_start = np.zeros(1, dtype=bool)
+        return actions[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Models hold environments and loggers, which cannot be sent to another process; files of theirs can
+        state = self.__dict__.copy()
+        if isinstance(self._model, BaseAlgorithm):
+            file = io.BytesIO()
+            self._model.save(file)
+            state["_model"] = (type(self._model), file.getvalue(), self._model.device)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self._model, tuple):
+            algorithm, file, device = self._model
+            self._model = algorithm.load(io.BytesIO(file), device=device)
+
+
+def _same_shape(of_model: spaces.Space, of_env: spaces.Space) -> bool:
+    """
+    :return: Whether they differ in bounds, types and the place of an image's channels only, none of which keeps a
+        model from acting
+    """
+    if isinstance(of_model, spaces.Dict) and isinstance(of_env, spaces.Dict):
+        return set(of_model.spaces) == set(of_env.spaces) and all(
+            _same_shape(of_model[key], of_env[key]) for key in of_model.spaces
+        )
+    if isinstance(of_model, spaces.Box) and isinstance(of_env, spaces.Box):
+        shapes = [of_env.shape]
+        if len(of_env.shape) == 3:
+            shapes.append((of_env.shape[2], *of_env.shape[:2]))
+        return of_model.shape in shapes
+    return of_model == of_env
+
+
+def as_scripted(policy: Any, deterministic: bool) -> ScriptedPolicy:
+    """
+    :param policy: What :func:`~sb3_qam.datasets.collect.collect` takes
+    :param deterministic: Passed to ``predict()``
+    :return: The same behind one interface
+    :raises TypeError: if it is something else
+    """
+    if isinstance(policy, ScriptedPolicy):
+        return policy
+    if policy is None:
+        return RandomPolicy()
+    # Models of SB3's are not callable, but its policies are, with another meaning
+    if callable(getattr(policy, "predict", None)):
+        return PredictPolicy(policy, deterministic)
+    if callable(policy):
+        return FunctionPolicy(policy)
+    raise TypeError(
+        "policy must be a model with SB3's predict(), a ScriptedPolicy (such as ogbench_oracle() gives), a function of "
+        f"an observation, or None for random actions, got {policy!r}."
+    )
