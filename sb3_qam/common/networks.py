@@ -16,120 +16,19 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
-# ``velocity(x, t)``: x of shape (..., action_dim), t a number or a tensor that broadcasts against (..., 1)
-Velocity = Callable[[th.Tensor, th.Tensor | float], th.Tensor]
-
-# Flax's default, which the published numbers were made with; PyTorch's own is 1e-5.
-LAYER_NORM_EPS = 1e-6
+from sb3_qam.common.mlp import (
+    LAYER_NORM_EPS,
+    MLP,
+    EnsembleLayerNorm,
+    EnsembleLinear,
+    TanhGELU,
+    create_mlp,
+    xavier_linear,
+)
+from sb3_qam.common.velocities import GivenVelocity, broadcast_features
 
 # Of an edit, before the tanh
 LOG_STD_RANGE = (-20.0, 2.0)
-
-
-class TanhGELU(nn.GELU):
-    """GELU in its tanh approximation, the activation of the published networks."""
-
-    def __init__(self) -> None:
-        super().__init__(approximate="tanh")
-
-
-class EnsembleLinear(nn.Module):
-    """
-    ``n_members`` linear layers evaluated by one batched product. Each kernel is Xavier-uniform, biases are zero.
-
-    :param n_members: Number of independent layers
-    :param in_features: Size of each input
-    :param out_features: Size of each output
-    """
-
-    def __init__(self, n_members: int, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(th.empty(n_members, in_features, out_features))
-        self.bias = nn.Parameter(th.zeros(n_members, out_features))
-        for kernel in self.weight:
-            nn.init.xavier_uniform_(kernel)
-
-    def forward(self, inputs: th.Tensor) -> th.Tensor:
-        """
-        :param inputs: shape (n_members, batch, in_features)
-        :return: shape (n_members, batch, out_features)
-        """
-        return th.baddbmm(self.bias.unsqueeze(1), inputs, self.weight)
-
-
-class EnsembleLayerNorm(nn.Module):
-    """
-    Layer normalisation over the last axis, with one scale and one bias per ensemble member.
-
-    :param n_members: Number of ensemble members
-    :param n_features: Size of the normalised axis
-    """
-
-    def __init__(self, n_members: int, n_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(th.ones(n_members, n_features))
-        self.bias = nn.Parameter(th.zeros(n_members, n_features))
-
-    def forward(self, inputs: th.Tensor) -> th.Tensor:
-        """
-        :param inputs: shape (n_members, batch, n_features)
-        :return: same shape
-        """
-        normalized = F.layer_norm(inputs, inputs.shape[-1:], eps=LAYER_NORM_EPS)
-        return th.addcmul(self.bias.unsqueeze(1), normalized, self.weight.unsqueeze(1))
-
-
-def xavier_linear(in_features: int, out_features: int) -> nn.Linear:
-    """
-    :param in_features: Size of the input
-    :param out_features: Size of the output
-    :return: A linear layer with a Xavier-uniform kernel and a zero bias
-    """
-    layer = nn.Linear(in_features, out_features)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def create_mlp(
-    input_dim: int,
-    output_dim: int | None,
-    net_arch: list[int],
-    activation_fn: Callable[[], nn.Module],
-    make_linear: Callable[[int, int], nn.Module],
-    make_norm: Callable[[int], nn.Module] | None,
-) -> nn.Sequential:
-    """
-    Hidden layers of Linear -> activation -> normalisation, then one linear layer where there is an output.
-
-    SB3's ``create_mlp`` can only normalise before the activation; the published networks do it after.
-
-    :param input_dim: Size of the input
-    :param output_dim: Size of the output; ``None`` for hidden layers alone
-    :param net_arch: Sizes of the hidden layers
-    :param activation_fn: Makes an activation
-    :param make_linear: Makes a linear layer from its input and output sizes
-    :param make_norm: Makes a normalisation layer from its size; none where it is ``None``
-    :return: The layers in order
-    """
-    layers: list[nn.Module] = []
-    for width in net_arch:
-        layers += [make_linear(input_dim, width), activation_fn()]
-        if make_norm is not None:
-            layers.append(make_norm(width))
-        input_dim = width
-    if output_dim is not None:
-        layers.append(make_linear(input_dim, output_dim))
-    return nn.Sequential(*layers)
-
-
-def broadcast_features(features: th.Tensor, like: th.Tensor) -> th.Tensor:
-    """
-    :param features: Features of the observations, must broadcast against (..., features_dim)
-    :param like: What they are to stand beside, shape (..., any)
-    :return: shape (..., features_dim)
-    """
-    return features.expand(*like.shape[:-1], -1)
 
 
 @contextmanager
@@ -228,7 +127,7 @@ class ActorNetwork(FeaturesNetwork):
             lambda n_in, n_out: create_mlp(n_in, n_out, net_arch, activation_fn, xavier_linear, make_norm),
         )
 
-    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], nn.Sequential]) -> None:
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], MLP]) -> None:
         """
         Create the layers.
 
@@ -244,7 +143,7 @@ class VelocityField(ActorNetwork):
     The velocity v(s, x, t) of a flow from noise (t = 0) to an action (t = 1).
     """
 
-    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], nn.Sequential]) -> None:
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], MLP]) -> None:
         self.mlp = make_mlp(features_dim + action_dim + 1, action_dim)
 
     def forward(self, features: th.Tensor, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
@@ -254,18 +153,16 @@ class VelocityField(ActorNetwork):
         :param t: Flow time in [0, 1], a number or a tensor that broadcasts against (..., 1)
         :return: The velocity dx/dt, shape (..., action_dim)
         """
-        time = th.as_tensor(t, dtype=x.dtype, device=x.device)
-        return self.mlp(th.cat([broadcast_features(features, x), x, time.expand(*x.shape[:-1], 1)], dim=-1))
+        return GivenVelocity(self.mlp, features)(x, t)
 
-    def given(self, observations: PyTorchObs) -> Velocity:
+    def given(self, observations: PyTorchObs) -> GivenVelocity:
         """
         Fix the observations; their features are extracted once, here.
 
         :param observations: A batch of observations
         :return: The velocity as a function of x, shape (..., batch, action_dim), and of t
         """
-        features = self.features(observations)
-        return lambda x, t: self(features, x, t)
+        return GivenVelocity(self.mlp, self.features(observations))
 
 
 class OneStepFlow(ActorNetwork):
@@ -273,7 +170,7 @@ class OneStepFlow(ActorNetwork):
     The one-step policy mu(s, z) of QAM-F (from FQL, arXiv 2502.02538): noise to action at once, without flow time.
     """
 
-    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], nn.Sequential]) -> None:
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], MLP]) -> None:
         self.mlp = make_mlp(features_dim + action_dim, action_dim)
 
     def forward(self, features: th.Tensor, z: th.Tensor) -> th.Tensor:
@@ -290,7 +187,7 @@ class EditPolicy(ActorNetwork):
     The tanh-Gaussian e(s, a) of QAM-E, which says how to change an action of the flow.
     """
 
-    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], nn.Sequential]) -> None:
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], MLP]) -> None:
         input_dim = features_dim + action_dim
         self.mlp = make_mlp(input_dim, None)
         last_width = [input_dim, *self.net_arch][-1]
@@ -365,6 +262,7 @@ class CriticEnsemble(FeaturesNetwork):
             activation_fn,
             lambda n_in, n_out: EnsembleLinear(n_critics, n_in, n_out),
             lambda width: EnsembleLayerNorm(n_critics, width),
+            n_members=n_critics,
         )
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -375,5 +273,4 @@ class CriticEnsemble(FeaturesNetwork):
         """
         batch_shape = actions.shape[:-1]
         inputs = th.cat([broadcast_features(features, actions), actions], dim=-1).flatten(end_dim=-2)
-        values = self.mlp(inputs.expand(self.n_critics, -1, -1))
-        return values.reshape(self.n_critics, *batch_shape)
+        return self.mlp(inputs).reshape(self.n_critics, *batch_shape)

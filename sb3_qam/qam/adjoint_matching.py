@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import torch as th
 
-from sb3_qam.common.networks import Velocity
+from sb3_qam.common.velocities import Velocity, vector_jacobian_product
 
 
 def flow_times(flow_steps: int, device: th.device | None = None) -> th.Tensor:
@@ -104,11 +104,8 @@ def lean_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor) -
     adjoint, adjoints = g_N, []
     for k in reversed(range(flow_steps)):
         t_next = (k + 1) / flow_steps
-        with th.enable_grad():
-            x = path[k].detach().requires_grad_()
-            drift = 2 * behavior_velocity(x, t_next) - x / t_next
-            (vjp,) = th.autograd.grad(drift, x, grad_outputs=adjoint)
-        adjoint = adjoint + step_size * vjp
+        of_velocity = vector_jacobian_product(behavior_velocity, path[k], t_next, adjoint)
+        adjoint = adjoint + step_size * (2 * of_velocity - adjoint / t_next)
         adjoints.append(adjoint)
     return th.stack(adjoints[::-1])
 

@@ -27,9 +27,9 @@ from sb3_qam.common.networks import (
     FeaturesNetwork,
     OneStepFlow,
     TanhGELU,
-    Velocity,
     VelocityField,
 )
+from sb3_qam.common.velocities import Velocity
 from sb3_qam.qam.action_heads import EditHead, FlowHead, OneStepHead, SamplingNoise
 
 NetArch = list[int] | dict[str, list[int]]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_qam.common.networks import Velocity
+from sb3_qam.common.velocities import Velocity, recorder
 from sb3_qam.qam.adjoint_matching import (
     flow_times,
     lean_adjoint,
@@ -82,10 +82,13 @@ class AdjointMatching:
         :param problem: The problem
         :return: The matching loss, and what to log
         """
-        path, adjoints = self.path_and_adjoints(problem)
+        # Where the path was rolled out, v_theta is known already; the last step followed the behaviour
+        recorded = recorder(problem.policy_velocity, problem.x0)
+        path, adjoints = self.path_and_adjoints(problem._replace(policy_velocity=recorded))
         times = flow_times(len(problem.noise), path.device)
         sigma = memoryless_sigma(times)
-        policy_velocity = problem.policy_velocity(path[:-1], times)
+        recorded(path[-2], times[-1])
+        policy_velocity = recorded.velocities()
         behavior_velocity = problem.behavior_velocity(path[:-1], times)
         return PolicyLoss(
             matching_loss(policy_velocity, behavior_velocity, problem.scale_sigma(sigma), adjoints),

@@ -1,0 +1,237 @@
+r"""The networks' layers on a CPU, evaluated with fewer passes over memory than module by module.
+
+An update of QAM evaluates small networks many times. Module by module, PyTorch's tanh-GELU alone takes a third of the
+time of the products at a width of 256, autograd as much again, and both are larger still in the backward pass. Here a
+whole network is one node of autograd: its forward pass keeps the derivative of each activation, and its backward pass
+is written out. The products are oneDNN's where PyTorch has it: on some CPUs they are twice as fast as the BLAS that
+``torch.mm`` takes. What an evaluation module by module gives, this gives to float32 rounding
+(``tests/test_fused_mlp.py``).
+
+All functions take and return 2-D tensors, and none builds a graph. An ensemble is a list of networks: the products of
+one member after the other stay in the cache, those of a batched product do not.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch as th
+from torch.nn import functional as F
+
+# Where oneDNN's kernels are the faster ones (docs/guide/speed.md)
+MIN_ROWS_FOR_ONEDNN, MIN_ROWS_FOR_CONVOLUTION, MIN_WIDTH_FOR_ONEDNN = 16, 1024, 64
+
+
+class Layer(NamedTuple):
+    """
+    One linear layer and what follows it.
+
+    :param weight: shape (out, in), with any strides
+    :param bias: shape (out,), or (rows, out) where the layer adds something else to each row
+    :param scale: Of the normalisation after the activation, shape (out,); ``None`` where there is none
+    :param shift: The same
+    :param eps: Of the normalisation
+    """
+
+    weight: th.Tensor
+    bias: th.Tensor
+    scale: th.Tensor | None = None
+    shift: th.Tensor | None = None
+    eps: float = 0.0
+
+
+class Saved(NamedTuple):
+    """
+    What the gradients of a layer need.
+
+    :param x: Its input, shape (rows, in)
+    :param slope: Derivative of the activation, shape (rows, out); ``None`` for the last layer
+    :param activation: What a normalisation is given, same shape; ``None`` where there is none
+    :param mean: Its mean over each row, shape (rows, 1)
+    :param rstd: 1 / its standard deviation, same shape
+    """
+
+    x: th.Tensor
+    slope: th.Tensor | None = None
+    activation: th.Tensor | None = None
+    mean: th.Tensor | None = None
+    rstd: th.Tensor | None = None
+
+
+class Deltas(NamedTuple):
+    """
+    :param pre: Gradient of what each layer's linear part gives, shapes (rows, out)
+    :param of_norms: Gradients of scale and shift of each layer; nothing where there are none
+    """
+
+    pre: list[th.Tensor]
+    of_norms: list[tuple[th.Tensor, ...]]
+
+
+def has_onednn() -> bool:
+    """
+    :return: Whether this build of PyTorch has the linear layers of oneDNN that its own compiler uses
+    """
+    return th.backends.mkldnn.is_available() and hasattr(th.ops.mkldnn, "_linear_pointwise")
+
+
+HAS_ONEDNN = has_onednn()
+
+
+def _takes_onednn(x: th.Tensor) -> bool:
+    return HAS_ONEDNN and len(x) >= MIN_ROWS_FOR_ONEDNN
+
+
+def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
+    """
+    :param x: shape (rows, in)
+    :param weight: shape (out, in), contiguous or transposed; a slice of columns takes oneDNN a hundred times longer
+    :param bias: shape (out,) or (rows, out)
+    :return: ``x @ weight.T + bias``, shape (rows, out)
+    """
+    if _takes_onednn(x) and (bias is None or bias.dim() == 1):
+        return th.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return th.mm(x, weight.t()) if bias is None else th.addmm(bias, x, weight.t())
+
+
+def linear_gelu(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
+    """
+    :return: GELU of what :func:`linear` gives, without a pass of its own where oneDNN does it
+    """
+    if _takes_onednn(x) and bias.dim() == 1:
+        return th.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
+    return F.gelu(th.addmm(bias, x, weight.t()), approximate="tanh")
+
+
+def linear_times(x: th.Tensor, weight: th.Tensor, factor: th.Tensor) -> th.Tensor:
+    """
+    :return: ``(x @ weight.T) * factor``
+    """
+    if _takes_onednn(x):
+        return th.ops.mkldnn._linear_pointwise.binary(x, factor, weight, None, "mul")
+    return th.mm(x, weight.t()).mul_(factor)
+
+
+def outer(a: th.Tensor, b: th.Tensor) -> th.Tensor:
+    """
+    The product of weight gradients.
+
+    :param a: shape (rows, n)
+    :param b: shape (rows, m)
+    :return: ``a.T @ b``, shape (n, m)
+    """
+    rows, n, m = len(a), a.shape[1], b.shape[1]
+    if not HAS_ONEDNN or min(n, m) <= MIN_WIDTH_FOR_ONEDNN:
+        return th.mm(a.t(), b)
+    if rows <= MIN_ROWS_FOR_CONVOLUTION:
+        return th.ops.mkldnn._linear_pointwise(a.t(), b.t(), None, "none", [], "")
+    # The weight gradient of a 1x1 convolution over an image of one row of pixels is the same sum
+    as_image = [part.view(1, rows, 1, -1).permute(0, 3, 1, 2) for part in (a, b)]
+    weight = a.new_empty(1).expand(n, m, 1, 1)
+    arguments = (weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
+    return th.ops.aten.convolution_backward(*as_image, *arguments)[1].view(n, m)
+
+
+def gelu_and_slope(h: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param h: Any shape
+    :return: GELU of h, and its derivative
+    """
+    slope = th.ops.aten.gelu_backward(th.ones_like(h), h, approximate="tanh")
+    return F.gelu(h, approximate="tanh"), slope
+
+
+def evaluate(layers: Sequence[Layer], x: th.Tensor) -> th.Tensor:
+    """
+    :param layers: A network; the last layer is linear alone
+    :param x: shape (rows, in)
+    :return: Its output, shape (rows, out)
+    """
+    for weight, bias, scale, shift, eps in layers[:-1]:
+        x = linear_gelu(x, weight, bias)
+        if scale is not None:
+            x = th.layer_norm(x, scale.shape, scale, shift, eps)
+    return linear(x, layers[-1].weight, layers[-1].bias)
+
+
+def evaluate_and_save(layers: Sequence[Layer], x: th.Tensor) -> tuple[th.Tensor, list[Saved]]:
+    """
+    :param layers: A network
+    :param x: shape (rows, in)
+    :return: Its output, and what the gradients of each layer need
+    """
+    saved = []
+    for weight, bias, scale, shift, eps in layers[:-1]:
+        activation, slope = gelu_and_slope(linear(x, weight, bias))
+        if scale is None or shift is None:
+            saved.append(Saved(x, slope))
+            x = activation
+        else:
+            normalized, mean, rstd = th.native_layer_norm(activation, scale.shape, scale, shift, eps)
+            saved.append(Saved(x, slope, activation, mean, rstd))
+            x = normalized
+    saved.append(Saved(x))
+    return linear(x, layers[-1].weight, layers[-1].bias), saved
+
+
+def backpropagate(
+    layers: Sequence[Layer], saved: Sequence[Saved], gradient: th.Tensor, of_norms: bool = True
+) -> Deltas:
+    """
+    :param layers: A network
+    :param saved: What :func:`evaluate_and_save` kept
+    :param gradient: Gradient of the output, shape (rows, out)
+    :param of_norms: Whether the gradients of normalisations are needed
+    :return: Gradients inside the network
+    """
+    pre: list[th.Tensor] = [gradient]
+    norms: list[tuple[th.Tensor, ...]] = [()]
+    for layer, below, kept in zip(reversed(layers[1:]), reversed(layers[:-1]), reversed(saved[:-1]), strict=True):
+        weight = layer.weight.t()
+        assert kept.slope is not None  # for mypy
+        if below.scale is None:
+            pre.append(linear_times(pre[-1], weight, kept.slope))
+            norms.append(())
+        else:
+            # Of a single output the product is one of numbers
+            of_output = linear(pre[-1], weight) if len(layer.weight) > 1 else pre[-1] * layer.weight
+            of_activation, *of_norm = th.ops.aten.native_layer_norm_backward(
+                of_output,
+                kept.activation,
+                below.scale.shape,
+                kept.mean,
+                kept.rstd,
+                below.scale,
+                below.shift,
+                [True, of_norms, of_norms],
+            )
+            pre.append(of_activation.mul_(kept.slope))
+            norms.append(tuple(of_norm))
+    return Deltas(pre[::-1], norms[::-1])
+
+
+def parameter_gradients(
+    saved: Sequence[Saved], deltas: Deltas, weights_are_transposed: bool = False
+) -> list[th.Tensor]:
+    """
+    :param saved: What :func:`evaluate_and_save` kept
+    :param deltas: What :func:`backpropagate` gave
+    :param weights_are_transposed: Whether to give gradients of weights the shape (in, out)
+    :return: Of one layer after the other the gradients of weight and bias, and of scale and shift where there are any
+    """
+    gradients = []
+    for kept, pre, of_norm in zip(saved, deltas.pre, deltas.of_norms, strict=True):
+        of_weight = outer(kept.x, pre) if weights_are_transposed else outer(pre, kept.x)
+        gradients += [of_weight, pre.sum(dim=0), *of_norm]
+    return gradients
+
+
+def concatenate(parts: Sequence[Sequence[Saved]]) -> list[Saved]:
+    """
+    :param parts: What was kept of several evaluations of the same network
+    :return: What would have been kept of all rows at once
+    """
+
+    def joined(tensors: tuple[Any, ...]) -> Any:
+        return None if tensors[0] is None else th.cat(tensors)
+
+    return [Saved(*map(joined, zip(*of_layer, strict=True))) for of_layer in zip(*parts, strict=True)]

@@ -1,0 +1,228 @@
+"""Velocities of flows as functions of x and t, the observations being fixed, and what training asks of them."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch as th
+
+from sb3_qam.common.fused_mlp import (
+    Layer,
+    Saved,
+    backpropagate,
+    concatenate,
+    evaluate,
+    evaluate_and_save,
+    linear,
+    outer,
+    parameter_gradients,
+)
+from sb3_qam.common.mlp import MLP
+
+# ``velocity(x, t)``: x of shape (..., action_dim), t a number or a tensor that broadcasts against (..., 1)
+Velocity = Callable[[th.Tensor, th.Tensor | float], th.Tensor]
+
+
+def vector_jacobian_product(velocity: Velocity, x: th.Tensor, t: float, cotangent: th.Tensor) -> th.Tensor:
+    """
+    :param velocity: v
+    :param x: Points, shape (batch, action_dim)
+    :param t: Flow time
+    :param cotangent: A vector for each point, same shape
+    :return: cotangent^T dv/dx, same shape
+    """
+    if isinstance(velocity, GivenVelocity) and velocity.is_fused(x):
+        return velocity.vector_jacobian_product(x, t, cotangent)
+    with th.enable_grad():
+        x = x.detach().requires_grad_()
+        (product,) = th.autograd.grad(velocity(x, t), x, grad_outputs=cotangent)
+    return product
+
+
+def recorder(velocity: Velocity, x: th.Tensor) -> "Recorder":
+    """
+    :param velocity: A velocity
+    :param x: Where it will be taken, shape (batch, action_dim)
+    :return: A velocity that remembers what it was asked
+    """
+    if isinstance(velocity, GivenVelocity) and velocity.is_fused(x):
+        return FusedRecorder(velocity)
+    return Recorder(velocity)
+
+
+class Recorder:
+    """
+    A velocity without gradient, which afterwards gives all that it gave with gradient.
+
+    :param velocity: The velocity
+    """
+
+    def __init__(self, velocity: Velocity) -> None:
+        self.velocity = velocity
+        self._points: list[tuple[th.Tensor, th.Tensor]] = []
+
+    @th.no_grad()
+    def __call__(self, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
+        """
+        :param x: shape (batch, action_dim)
+        :param t: Flow time
+        :return: The velocity, same shape
+        """
+        self._points.append((x, th.as_tensor(t, dtype=x.dtype, device=x.device).view(1, 1)))
+        return self.velocity(x, t)
+
+    def velocities(self) -> th.Tensor:
+        """
+        :return: What was given so far, with gradient, shape (calls, batch, action_dim)
+        """
+        points, times = zip(*self._points, strict=True)
+        return self.velocity(th.stack(points), th.stack(times))
+
+
+def broadcast_features(features: th.Tensor, like: th.Tensor) -> th.Tensor:
+    """
+    :param features: Features of the observations, must broadcast against (..., features_dim)
+    :param like: What they are to stand beside, shape (..., any)
+    :return: shape (..., features_dim)
+    """
+    return features.expand(*like.shape[:-1], -1)
+
+
+class GivenVelocity:
+    """
+    The velocity v(s, x, t) of a network for fixed states s.
+
+    :param mlp: The network, a function of features, x and t side by side
+    :param features: Features of the states, shape (batch, features_dim)
+    """
+
+    def __init__(self, mlp: MLP, features: th.Tensor) -> None:
+        self.mlp = mlp
+        self.features = features
+
+    def __call__(self, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
+        """
+        :param x: Points on the way from noise to action, shape (..., batch, action_dim)
+        :param t: Flow time in [0, 1], a number or a tensor that broadcasts against (..., 1)
+        :return: The velocity dx/dt, same shape as x
+        """
+        if not th.is_grad_enabled() and self.is_fused(x):
+            return evaluate(self._layers, self._inputs(x, t))
+        time = th.as_tensor(t, dtype=x.dtype, device=x.device).expand(*x.shape[:-1], 1)
+        return self.mlp(th.cat([broadcast_features(self.features, x), x, time], dim=-1))
+
+    def is_fused(self, x: th.Tensor) -> bool:
+        """
+        :param x: Points
+        :return: Whether there is a point for each state, and the network can be evaluated as a whole
+        """
+        return x.dim() == 2 and self.features.dim() == 2 and len(x) == len(self.features) and bool(self._members)
+
+    @cached_property
+    def _members(self) -> list[list[Layer]]:
+        return self.mlp.fused_members() or []
+
+    @cached_property
+    def _layers(self) -> list[Layer]:
+        """
+        The network as a function of x and t alone: what the first layer makes of the features is part of its bias.
+        """
+        first, *others = self._members[0]
+        of_features, of_point = first.weight.split(
+            [self.features.shape[1], first.weight.shape[1] - self.features.shape[1]], 1
+        )
+        bias = th.addmm(first.bias, self.features.detach(), of_features.t())
+        return [first._replace(weight=of_point.contiguous(), bias=bias), *others]
+
+    @staticmethod
+    def _inputs(x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
+        inputs = x.new_empty(len(x), x.shape[1] + 1)
+        inputs[:, :-1] = x
+        inputs[:, -1:] = t
+        return inputs
+
+    def evaluate_and_save(self, x: th.Tensor, t: th.Tensor | float) -> tuple[th.Tensor, list[Saved]]:
+        """
+        :param x: Points, shape (batch, action_dim)
+        :param t: Flow time
+        :return: The velocity, same shape, and what its gradients need
+        """
+        return evaluate_and_save(self._layers, self._inputs(x, t))
+
+    @th.no_grad()
+    def vector_jacobian_product(self, x: th.Tensor, t: float, cotangent: th.Tensor) -> th.Tensor:
+        """
+        As the function :func:`vector_jacobian_product`, where :meth:`is_fused`.
+        """
+        _, saved = self.evaluate_and_save(x, t)
+        deltas = backpropagate(self._layers, saved, cotangent, of_norms=False)
+        return linear(deltas.pre[0], self._into_x)
+
+    @cached_property
+    def _into_x(self) -> th.Tensor:
+        # Without the column of the flow time
+        return self._layers[0].weight[:, :-1].t().contiguous()
+
+
+class FusedRecorder(Recorder):
+    """
+    A recorder that need not evaluate the network again: it keeps what the gradients need.
+    """
+
+    velocity: GivenVelocity
+
+    def __init__(self, velocity: GivenVelocity) -> None:
+        super().__init__(velocity)
+        self._values: list[th.Tensor] = []
+        self._saved: list[list[Saved]] = []
+
+    @th.no_grad()
+    def __call__(self, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
+        value, saved = self.velocity.evaluate_and_save(x, t)
+        self._values.append(value)
+        self._saved.append(saved)
+        return value
+
+    def velocities(self) -> th.Tensor:
+        given = self.velocity
+        return RecordedVelocities.apply(
+            given.features, given._layers, self._values, self._saved, *given.mlp.parameters()
+        )
+
+
+class RecordedVelocities(th.autograd.Function):
+    """
+    Several evaluations of a velocity for the same states as one node of autograd.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: th.Tensor,
+        layers: list[Layer],
+        values: list[th.Tensor],
+        saved: list[list[Saved]],
+        *parameters: th.Tensor,
+    ) -> th.Tensor:
+        """
+        :param features: Features of the states, shape (batch, features_dim)
+        :param layers: The network as a function of x and t
+        :param values: What it gave at each call, shapes (batch, action_dim)
+        :param saved: What was kept at each call
+        :param parameters: Of the network
+        :return: shape (calls, batch, action_dim)
+        """
+        ctx.features, ctx.layers, ctx.saved = features, layers, concatenate(saved)
+        ctx.of_features = parameters[0][:, : features.shape[1]]
+        return th.stack(values)
+
+    @staticmethod
+    @th.autograd.function.once_differentiable
+    def backward(ctx: Any, gradients: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        deltas = backpropagate(ctx.layers, ctx.saved, gradients.flatten(end_dim=1))
+        # The states are the same at each call
+        of_state = deltas.pre[0].view(*gradients.shape[:2], -1).sum(dim=0)
+        weight, *others = parameter_gradients(ctx.saved, deltas)
+        weight = th.cat([outer(of_state, ctx.features), weight], dim=1)
+        of_features = th.mm(of_state, ctx.of_features) if ctx.needs_input_grad[0] else None
+        return of_features, None, None, None, weight, *others
