@@ -39,6 +39,8 @@ SelfNetwork = TypeVar("SelfNetwork", bound=FeaturesNetwork)
 # same action", but zero noise may flow between two modes, and any other may be an unlucky one. The sample that the
 # critics value most is far worse than sampling until they are well trained (docs/guide/deterministic.md).
 N_DETERMINISTIC_SAMPLES = 16
+# Optimizers that have all their steps in one kernel
+FUSED_OPTIMIZERS = (th.optim.Adam, th.optim.AdamW)
 # A sample is typical if this many others are near it
 N_NEIGHBORS = 4
 
@@ -253,7 +255,11 @@ class FlowPolicy(BasePolicy):
         # One step for all networks (the gradients are clipped together); a set would lose the order.
         networks = self.trained_networks()
         parameters = list(dict.fromkeys(parameter for network in networks for parameter in network.parameters()))
-        self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        kwargs = self.optimizer_kwargs
+        if self.optimizer_class in FUSED_OPTIMIZERS and not kwargs.keys() & {"foreach", "fused", "capturable"}:
+            # One pass over parameters and moments instead of eight
+            kwargs = {**kwargs, "fused": True}
+        self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
 
     def target_pairs(self) -> list[tuple[VelocityField | CriticEnsemble, VelocityField | CriticEnsemble]]:
         """

@@ -474,7 +474,9 @@ class QAM(OfflineToOnlineAlgorithm):
         :return: The norm of the gradients of all networks together, before clipping
         """
         parameters = [parameter for group in self.policy.optimizer.param_groups for parameter in group["params"]]
-        return th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        # On a CPU PyTorch would go through them one by one by default
+        foreach = True if self.device.type == "cpu" else None
+        return th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=foreach)
 
     def _set_objective(self, objective: str) -> None:
         if self._objective == "clone" and objective == "full":
