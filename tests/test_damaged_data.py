@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_qam import QAM
+from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.minari import read_episodes
 from tests.conftest import write_dataset
 
@@ -81,6 +82,10 @@ DAMAGES = {
     "terminations as floats": (replace("terminations", lambda v: v + 0.5), "terminations holds float64 .*bool"),
     "NaN": (replace("rewards", with_nan), "rewards is not finite .* 1 of 5 steps, first at step 3"),
     "NaN in an observation": (replace("observations/position", with_nan), r"\['position'\] is not finite"),
+    "actions of text": (replace("actions", lambda v: v.astype("S8")), r"actions holds \|S8"),
+    "a single reward": (replace("rewards", lambda v: v[0]), "rewards holds the single value"),
+    "images that do not fit": (replace("observations/camera", lambda v: v.astype(int) + 200), "do not fit into uint8"),
+    "an observation too few": (replace("observations/camera", lambda v: v[1:]), r"observations\['camera'\] holds"),
     "wider actions": (replace("actions", lambda v: np.tile(v, 2)), r"actions .*\(5, 4\)"),
     "wider observations": (replace("observations/position", lambda v: v[:, :1]), r"\['position'\] .*\(6, 1\)"),
     "an episode without a step": (cut_to(0), "actions holds no step"),
@@ -127,8 +132,47 @@ def test_a_truncated_description():
 def test_a_description_that_speaks_of_other_steps(change: int):
     dataset = healthy_dataset()
     dataset.storage.update_metadata({"total_steps": 3 * N_STEPS + change})
-    with pytest.raises(ValueError, match=f"{15 + change} steps"):
+    with pytest.raises(ValueError, match=f"'{dataset.id}': the metadata speak of {15 + change} steps in all"):
         read_episodes(minari.load_dataset(dataset.id))
+
+
+def test_an_episode_that_is_shorter_than_its_description():
+    dataset = healthy_dataset()
+    with h5py.File(dataset.storage.data_path / "main_data.hdf5", "a") as opened:
+        cut_to(3)(opened["episode_1"])
+    with pytest.raises(ValueError, match=f"'{dataset.id}', episode 1 of 3 steps: .*{dataset.storage.data_path}"):
+        read_episodes(dataset)
+
+
+def test_actions_of_another_width_are_not_repeated():
+    wide = spaces.Box(-2.0, 2.0, (2,))
+    rng = np.random.default_rng(0)
+    space = spaces.Box(-1, 1, (1,))
+    episode = {
+        "observations": rng.uniform(-1, 1, (6, 1)),
+        "actions": rng.uniform(-1, 1, (5, 1)),
+        "rewards": np.zeros(5),
+    }
+    dataset = write_dataset([episode], space, wide)
+    with pytest.raises(ValueError, match=r"episode 0: actions holds values of shape \(5, 1\), expected \(5, 2\)"):
+        read_episodes(dataset)
+
+
+def test_a_success_that_is_no_number():
+    space = spaces.Box(-1, 1, (1,))
+    episode = {"observations": np.zeros((6, 1)), "actions": np.zeros((5, 1)), "rewards": np.zeros(5)}
+    for success in (np.full(6, np.nan), np.zeros((6, 2))):
+        dataset = write_dataset([{**episode, "infos": {"success": success}}], space, space)
+        with pytest.raises(ValueError, match="episode 0: infos do not say"):
+            read_episodes(dataset, transform=RewardTransform(from_success=True))
+
+
+def test_a_filtered_dataset_whose_file_is_damaged():
+    dataset = healthy_dataset().filter_episodes(lambda episode: True)
+    file = dataset.storage.data_path / "main_data.hdf5"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be counted"):
+        QAM("MultiInputPolicy", offline_dataset=dataset)
 
 
 def test_an_episode_that_is_gone():
@@ -143,7 +187,7 @@ def test_a_damaged_arrow_dataset():
     dataset = healthy_dataset(data_format="arrow", jpeg_encoding=False)
     part = next((dataset.storage.data_path / "1").glob("*.arrow"))
     part.write_bytes(part.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"'test/damaged-v0', episode \d cannot be read") as error:
+    with pytest.raises(ValueError, match=r"'test/damaged-v0', episode 1 cannot be read") as error:
         read_episodes(dataset)
     assert str(dataset.storage.data_path) in str(error.value)
 

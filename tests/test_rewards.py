@@ -80,7 +80,7 @@ def test_offline_and_online_rewards_are_the_same(transform: RewardTransform, nor
     env = DummyVecEnv([Counter])
     model = QAM(
         "FlowPolicy",
-        VecNormalize(env) if normalized else env,
+        VecNormalize(env, norm_reward=False) if normalized else env,
         learning_starts=3,
         chunk_size=2,
         reward_transform=transform,
@@ -93,6 +93,20 @@ def test_offline_and_online_rewards_are_the_same(transform: RewardTransform, nor
     cut = np.logical_and(buffer.dones, np.logical_not(buffer.timeouts))[:12, 0]
     np.testing.assert_array_equal(cut, terminations * 2)
     assert buffer.timeouts[[5, 11], 0].tolist() == [1, 1]
+
+
+def test_rewards_are_not_scaled_twice():
+    env = VecNormalize(DummyVecEnv([Counter]))
+    model = QAM("FlowPolicy", env, offline_dataset=dataset(), reward_transform={"scale": 0.1}, **SMALL)
+    for phase in (lambda: model.pretrain(gradient_steps=1), lambda: model.learn(1)):
+        with pytest.raises(ValueError, match=r"use VecNormalize\(\.\.\., norm_reward=False\)"):
+            phase()
+
+
+@pytest.mark.parametrize("name", ["from_success", "sparse", "terminate_on_success"])
+def test_switches_are_no_words(name: str):
+    with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
+        RewardTransform.make({name: "no"})
 
 
 def test_infos_without_those_of_the_reset_belong_to_the_same_steps():

@@ -137,3 +137,23 @@ def test_every_format_of_minari_gives_the_same(data_format: str):
     filtered = datasets[1].filter_episodes(lambda episode: len(episode) > 3)
     np.testing.assert_array_equal(read_episodes(filtered).lengths, [4, 9])
     QAM("MultiInputPolicy", offline_dataset=datasets[1], batch_size=8).pretrain(gradient_steps=1)
+
+
+def test_a_long_episode_in_arrow_format_is_not_cut():
+    length = 140_000
+    space = spaces.Box(-1.0, 1.0, (1,))
+    episode = {"observations": np.zeros((length + 1, 1), np.float32), "actions": np.zeros((length, 1), np.float32)}
+    dataset = write_dataset([{**episode, "rewards": np.zeros(length)}], space, space, data_format="arrow")
+    with pytest.raises(ValueError, match=r"episode 0 cannot be read: Minari reads \d+ of its 140000 steps.*hdf5"):
+        read_episodes(dataset)
+
+
+def test_a_folder_is_found_from_elsewhere(tmp_path: Path, monkeypatch):
+    dataset = pendulum("test/moved-v0")
+    shutil.copytree(Path(dataset.spec.data_path), tmp_path / "data here")
+    monkeypatch.chdir(tmp_path)
+    model = QAM("FlowPolicy", offline_dataset="data here", **SMALL)
+    monkeypatch.chdir("/")
+    model.pretrain(gradient_steps=1)
+    model.save(tmp_path / "model")
+    QAM.load(tmp_path / "model").pretrain(gradient_steps=1)

@@ -1,10 +1,13 @@
 """Mapped files hold what memory would."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gymnasium as gym
@@ -97,7 +100,7 @@ def test_data_that_is_refused_leaves_no_files(cache: Path):
     dataset = write_dataset([episode], space, space)
     with pytest.raises(ValueError, match="rewards is not finite"):
         load_episodes([dataset], "memmap")
-    assert list((cache / "memmap").iterdir()) == []
+    assert not any(path.is_dir() for path in (cache / "memmap").iterdir())
 
 
 def test_a_killed_process_leaves_nothing_that_is_taken_for_finished(cache: Path):
@@ -120,7 +123,42 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_finished(cache: Path)
     assert not cache_folder([dataset]).exists()
     assert_same_episodes(load_episodes([dataset]), load_episodes([dataset], "memmap"))
     # and what it left is gone
-    assert [path.name for path in (cache / "memmap").iterdir()] == [cache_folder([dataset]).name]
+    assert [path for path in (cache / "memmap").iterdir() if path.is_dir()] == [cache_folder([dataset])]
+
+
+def test_several_threads_write_the_files_once(cache: Path, pendulum_dataset):
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load_episodes([pendulum_dataset], "memmap"), range(4)))
+    for episodes in loaded:
+        assert_same_episodes(load_episodes([pendulum_dataset]), episodes)
+
+
+def test_a_full_disk_is_an_error_that_says_where(cache: Path, pendulum_dataset, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    with pytest.raises(OSError, match=rf"cannot be written to {cache}.*No space left.*SB3_QAM_CACHE"):
+        load_episodes([pendulum_dataset], "memmap")
+    assert not any(path.is_dir() for path in (cache / "memmap").iterdir())
+
+
+def test_a_folder_that_cannot_be_written(cache: Path, pendulum_dataset):
+    cache.parent.mkdir(exist_ok=True)
+    cache.write_text("a file")
+    with pytest.raises(OSError, match=r"cannot be written to .*SB3_QAM_CACHE"):
+        load_episodes([pendulum_dataset], "memmap")
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:40])])
+def test_files_that_are_damaged_say_what_to_remove(cache: Path, pendulum_dataset, damage):
+    load_episodes([pendulum_dataset], "memmap")
+    folder = cache_folder([pendulum_dataset])
+    damage(folder / "actions.npy")
+    with pytest.raises(OSError, match=rf"{folder} cannot be read: .*Remove that folder"):
+        load_episodes([pendulum_dataset], "memmap")
+    shutil.rmtree(folder)
+    assert_same_episodes(load_episodes([pendulum_dataset]), load_episodes([pendulum_dataset], "memmap"))
 
 
 def test_unknown_storages_are_refused(pendulum_dataset):

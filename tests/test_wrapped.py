@@ -9,6 +9,7 @@ from gymnasium.wrappers import (
     FilterObservation,
     FlattenObservation,
     FrameStackObservation,
+    NormalizeObservation,
     RescaleAction,
     TimeAwareObservation,
     TimeLimit,
@@ -16,6 +17,7 @@ from gymnasium.wrappers import (
 )
 
 from sb3_qam import QAM
+from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.describe import describe
 from sb3_qam.datasets.minari import read_episodes, training_spaces
 from sb3_qam.datasets.sources import open_dataset, wrap_dataset
@@ -173,15 +175,22 @@ def test_the_mapped_files_belong_to_what_the_wrappers_do(tmp_path, monkeypatch):
         model.pretrain(gradient_steps=1)
         rewards[factor] = model.offline_buffer.rewards
     np.testing.assert_array_equal(2 * rewards[1.0], rewards[2.0])
-    assert len(list((tmp_path / "memmap").iterdir())) == 2
+    assert sum(path.is_dir() for path in (tmp_path / "memmap").iterdir()) == 2
 
 
 class Skips(gym.Wrapper):
-    """Two steps for one."""
+    """Begins anew now and then."""
 
     def step(self, action):
-        self.env.step(action)
+        self.env.reset()
         return self.env.step(action)
+
+
+class Reverses(gym.ActionWrapper):
+    """Other actions of the same space."""
+
+    def action(self, action):
+        return -action
 
 
 class AsksTheSimulator(gym.ObservationWrapper):
@@ -199,10 +208,83 @@ def rescaled(env: gym.Env) -> gym.Env:
     ("wrapper", "complaint"),
     [
         (rescaled, "wrapper rescaled changes the actions"),
-        (Skips, "Skips failed in episode 0: .*takes other steps than it is asked for"),
+        (Skips, "Skips failed in episode 0: .*it changes the action"),
+        (Reverses, "Reverses failed in episode 0: .*it changes the action"),
         (AsksTheSimulator, "AsksTheSimulator failed in episode 0: AttributeError: .*data"),
     ],
 )
 def test_wrappers_that_cannot_be_used_say_why(wrapper, complaint, pendulum_dataset):
     with pytest.raises(ValueError, match=complaint):
         read_episodes(wrap_dataset(pendulum_dataset, wrapper))
+
+
+class OneArray(gym.ObservationWrapper):
+    """Writes each observation into the same array."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.array = np.zeros(env.observation_space.shape, env.observation_space.dtype)
+
+    def observation(self, observation):
+        self.array[:] = observation
+        return self.array
+
+
+def test_observations_are_kept_as_they_were(pendulum_dataset):
+    got = read_episodes(wrap_dataset(pendulum_dataset, OneArray))
+    np.testing.assert_array_equal(got.observations, read_episodes(pendulum_dataset).observations)
+
+
+def test_a_state_that_outlives_episodes_begins_anew_with_each_pass(pendulum_dataset):
+    wrapped = wrap_dataset(pendulum_dataset, NormalizeObservation)
+    first, second = read_episodes(wrapped), read_episodes(wrapped)
+    np.testing.assert_array_equal(first.observations, second.observations)
+    assert not np.array_equal(first.observations, read_episodes(pendulum_dataset).observations)
+
+
+class SaysSuccess(gym.Wrapper):
+    """Success where the reward is high."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, {**info, "success": reward > -3}
+
+
+def test_success_is_what_wrappers_say(pendulum_dataset):
+    transform = RewardTransform(from_success=True)
+    rewards = read_episodes(wrap_dataset(pendulum_dataset, SaysSuccess), transform=transform).rewards
+    np.testing.assert_array_equal(rewards, read_episodes(pendulum_dataset).rewards > -3)
+    assert 0 < rewards.mean() < 1
+
+
+class UnsortedEnv(gym.Env):
+    """Its keys are in another order than that of the alphabet."""
+
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Dict([("z", spaces.Box(0.0, 1.0, (1,))), ("a", spaces.Box(0.0, 1.0, (1,)))])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"z": np.array([0.1], np.float32), "a": np.array([0.9], np.float32)}, {}
+
+    def step(self, action):
+        return self.reset()[0], 0.0, False, False, {}
+
+
+def test_keys_are_flattened_in_the_order_of_the_environment():
+    gym.register("Unsorted-v0", "tests.test_wrapped:UnsortedEnv", max_episode_steps=3)
+    try:
+        env = gym.make("Unsorted-v0")
+        assert list(env.observation_space) == ["z", "a"]
+        write_dataset(record(env, 1), env.observation_space, env.action_space, "test/unsorted-v0", env=env.spec)
+        wrapped = wrap_dataset("test/unsorted-v0", FlattenObservation)
+        np.testing.assert_array_equal(read_episodes(wrapped).observations[0], FlattenObservation(env).reset()[0])
+    finally:
+        gym.registry.pop("Unsorted-v0")
+
+
+def test_lists_are_wrapped_one_by_one(pendulum_dataset):
+    with pytest.raises(TypeError, match="wrap each of them"):
+        wrap_dataset([pendulum_dataset], FlattenObservation)

@@ -36,7 +36,14 @@ from sb3_qam.common.random_state import get_random_state, set_random_state
 from sb3_qam.common.rewards import RewardTransform, successes_of_step
 from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, training_spaces
-from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, is_storable, open_datasets, recover_environment
+from sb3_qam.datasets.sources import (
+    OfflineDataset,
+    OpenDataset,
+    is_storable,
+    open_datasets,
+    recover_environment,
+    with_absolute_folders,
+)
 from sb3_qam.datasets.storage import STORAGES, load_episodes
 
 # Gradient steps between two outputs of the logger
@@ -97,7 +104,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self.policy_kwargs = self.policy_kwargs.copy()
         self.replay_buffer_kwargs = self.replay_buffer_kwargs.copy()
         self.chunk_size = chunk_size
-        self.offline_dataset = offline_dataset
+        self.offline_dataset = with_absolute_folders(offline_dataset)
         self.offline_steps = offline_steps
         self.offline_fraction = offline_fraction
         self.offline_storage = offline_storage
@@ -304,7 +311,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             device=self.device,
             **self._sequence_kwargs(),
         )
-        self.offline_buffer, self.offline_dataset, self._offline_dataset_id = offline_buffer, dataset, episodes.name
+        self.offline_buffer, self._offline_dataset_id = offline_buffer, episodes.name
+        self.offline_dataset = with_absolute_folders(dataset)
 
     def _require_offline_data(self, for_offline_phase: bool) -> None:
         """
@@ -550,6 +558,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         check_callback(callback)
+        self._check_reward_scales()
         if self.offline_buffer is not None and self._vec_normalize_env is not None:
             warm_up(self._vec_normalize_env, self.offline_buffer)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
@@ -562,6 +571,17 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         # Last: what fails before leaves the model as it was
         self._set_objective(self._phase_objective)
         return result
+
+    def _check_reward_scales(self) -> None:
+        """
+        :raises ValueError: if a transform and ``VecNormalize`` both scale rewards
+        """
+        vec_normalize = self._vec_normalize_env
+        if self.reward_transform is not None and vec_normalize is not None and vec_normalize.norm_reward:
+            raise ValueError(
+                "VecNormalize scales rewards by statistics of the environment's own, which reward_transform changes: "
+                "use VecNormalize(..., norm_reward=False), or no reward_transform."
+            )
 
     def _before_reset(self) -> None:
         super()._before_reset()

@@ -24,7 +24,7 @@ class RewardTransform:
     :param scale: r is multiplied by it
     :param shift: and this is added
     :param terminate_on_success: Steps with success cut the bootstrap
-    :raises ValueError: if a number is not finite
+    :raises ValueError: if a number is not finite, or a switch is not a bool
     """
 
     from_success: bool = False
@@ -37,6 +37,9 @@ class RewardTransform:
     def __post_init__(self) -> None:
         for name in ("solved_at", "scale", "shift"):
             check_in_range(name, getattr(self, name), -np.inf)
+        for name in ("from_success", "sparse", "terminate_on_success"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}.")
 
     @classmethod
     def make(cls, value: "RewardTransform | Mapping[str, Any] | None") -> "RewardTransform | None":
@@ -93,8 +96,9 @@ def successes_of_episode(infos: Any, n_steps: int, where: str) -> np.ndarray:
     :raises ValueError: if infos do not say
     """
     key = next((key for key in SUCCESS_KEYS if isinstance(infos, dict) and key in infos), None)
-    values = np.asarray([]) if key is None else np.asarray(infos[key])
-    if key is None or len(values) not in (n_steps, n_steps + 1):
+    values = np.asarray([]) if key is None else np.atleast_1d(infos[key])
+    one_for_each = values.size in (n_steps, n_steps + 1) and len(values) == values.size
+    if key is None or not one_for_each or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise ValueError(
             f"{where}: infos do not say for each of {n_steps} steps whether it was a success (expected "
             f"{' or '.join(map(repr, SUCCESS_KEYS))} there): record them, or use a reward_transform without success."

@@ -2,14 +2,16 @@
 
 import statistics
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
 
-from sb3_qam.datasets.hdf5 import hdf5_file, read_hdf5_episodes
+from sb3_qam.datasets.hdf5 import hdf5_file, read_hdf5_episode
 
 # Kinds of NumPy types that may stand for each other without a loss that matters: float64 data of a float32 space, or
 # terminations that were written as 0 and 1. A float where integers belong (an image in [0, 1]) would be cut to 0
@@ -52,21 +54,39 @@ def readable_episodes(dataset: MinariDataset, with_infos: bool = False) -> Itera
     :raises ValueError: if one cannot be read: its file is damaged, or a key is missing
     """
     file = None if with_infos else hdf5_file(dataset)
-    episodes: Iterator[EpisodeData] | None = None
-    for number in dataset.episode_indices.tolist():
-        place = Place(dataset.id, number, file or Path(dataset.storage.data_path))
-        try:
-            if episodes is None:
-                episodes = read_hdf5_episodes(dataset, file) if file else dataset.iterate_episodes()
-            episode = next(episodes)
-        except StopIteration:
-            raise place.error("is missing") from None
-        except (OSError, LookupError, ValueError, TypeError) as error:
-            # The libraries below raise any of these where a file is damaged; they name a missing key
-            raise place.error(
-                f"cannot be read: {error}", "Repair the file, or download or collect it again."
-            ) from error
-        yield place, episode
+    with ExitStack() as stack:
+        opened: h5py.File | None = None
+        for number in dataset.episode_indices.tolist():
+            place = Place(dataset.id, number, file or Path(dataset.storage.data_path))
+            try:
+                if file is None:
+                    episode = _read_with_minari(dataset, number)
+                else:
+                    opened = opened or stack.enter_context(h5py.File(file))
+                    episode = read_hdf5_episode(dataset, opened, number)
+            except Exception as error:
+                # The libraries below raise anything where a file is damaged; they name a missing key
+                raise place.error(
+                    f"cannot be read: {error}", "Repair the file, or download or collect it again."
+                ) from error
+            yield place, episode
+
+
+def _read_with_minari(dataset: MinariDataset, number: int) -> EpisodeData:
+    """
+    :raises ValueError: if Minari has not read all of it
+    """
+    # On its own: of several Arrow episodes, Minari opens all before it gives one
+    episode = next(iter(dataset.iterate_episodes([number])), None)
+    (metadata,) = dataset.storage.get_episode_metadata([number])
+    n_steps = metadata["total_steps"]
+    if episode is None or (np.size(episode.rewards) < n_steps and dataset.storage.FORMAT != "hdf5"):
+        n_read = 0 if episode is None else np.size(episode.rewards)
+        raise ValueError(
+            f"Minari reads {n_read} of its {n_steps} steps from the format {dataset.storage.FORMAT!r}; hdf5 holds "
+            "episodes of any length"
+        )
+    return episode
 
 
 def n_steps_of(episode: EpisodeData, place: Place) -> int:
@@ -76,14 +96,18 @@ def n_steps_of(episode: EpisodeData, place: Place) -> int:
     :return: Its number of steps
     :raises ValueError: if one of its keys has another length than the others, or there is nothing to learn from
     """
-    parts = {"observations": -1, "actions": 0, "rewards": 0, "terminations": 0}
+    offsets = {"observations": -1, "actions": 0, "rewards": 0, "terminations": 0}
+    parts = {name: _first_array(getattr(episode, name), name) for name in offsets}
+    for key, values in parts.values():
+        if np.ndim(values) == 0:
+            raise place._replace(key=key).error(f"holds the single value {values!r}, and not one for each step")
     # An episode of n steps has n + 1 observations
-    lengths = {key: _length(getattr(episode, key)) + offset for key, offset in parts.items()}
+    lengths = {name: len(values) + offsets[name] for name, (_, values) in parts.items()}
     n_steps = statistics.mode(lengths.values())
-    for key, offset in parts.items():
-        if lengths[key] != n_steps:
+    for name, (key, values) in parts.items():
+        if lengths[name] != n_steps:
             raise place._replace(key=key).error(
-                f"holds {lengths[key] - offset} values, expected {n_steps - offset} in an episode of {n_steps} steps"
+                f"holds {len(values)} values, expected {n_steps - offsets[name]} in an episode of {n_steps} steps"
             )
     if n_steps < 1:
         raise place._replace(key="actions").error("holds no step")
@@ -94,10 +118,16 @@ def n_steps_of(episode: EpisodeData, place: Place) -> int:
     return n_steps
 
 
-def _length(values: Any) -> int:
-    while isinstance(values, dict):
-        values = next(iter(values.values()))
-    return len(values)
+def _first_array(values: Any, key: str) -> tuple[str, Any]:
+    """
+    :param values: An array, or a (nested) dict or tuple of arrays
+    :param key: What it is called
+    :return: The first array, and what it is called
+    """
+    while isinstance(values, (dict, tuple)):
+        name = next(iter(values)) if isinstance(values, dict) else 0
+        key, values = f"{key}[{name!r}]", values[name]
+    return key, values
 
 
 def check_type(values: np.ndarray, target: np.dtype, place: Place) -> None:
@@ -110,6 +140,21 @@ def check_type(values: np.ndarray, target: np.dtype, place: Place) -> None:
     allowed = REAL if target.kind == "f" else INTEGER
     if values.dtype.kind not in allowed:
         raise place.error(f"holds {values.dtype} values, which are not {target}")
+    if target.kind in "iu" and values.size > 0 and not np.can_cast(values.dtype, target):
+        limits = np.iinfo(target)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise place.error(f"holds values from {values.min()} to {values.max()}, which do not fit into {target}")
+
+
+def check_shape(values: np.ndarray, shape: tuple[int, ...], place: Place) -> None:
+    """
+    :param values: Values of one key
+    :param shape: The shape they are to have, or to be brought to without losing or repeating any
+    :param place: Where they come from
+    :raises ValueError: if they have another
+    """
+    if len(values) != shape[0] or values.size != np.prod(shape):
+        raise place.error(f"holds values of shape {values.shape}, expected {shape}")
 
 
 def check_finite(values: np.ndarray, place: Place) -> None:

@@ -37,26 +37,25 @@ def _leaves(space: spaces.Space) -> Iterator[spaces.Space]:
         yield space
 
 
-def read_hdf5_episodes(dataset: MinariDataset, file: Path) -> Iterator[EpisodeData]:
+def read_hdf5_episode(dataset: MinariDataset, file: h5py.File, number: int) -> EpisodeData:
     """
     :param dataset: A dataset
-    :param file: Its file
-    :return: Its episodes, with ``success`` as the only info, where it is recorded, and without truncations
+    :param file: Its file, opened
+    :param number: Number of an episode
+    :return: The episode, with ``success`` as the only info, where it is recorded, and without truncations
     :raises OSError: if the file is damaged, or an array missing, which is named
     """
-    with h5py.File(file) as opened:
-        for number in dataset.episode_indices.tolist():
-            name = f"episode_{number}"
-            infos = {key: f"{name}/infos/{key}" for key in SUCCESS_KEYS}
-            yield EpisodeData(
-                id=number,
-                observations=_read(opened, f"{name}/observations", dataset.observation_space),
-                actions=_read(opened, f"{name}/actions"),
-                rewards=_read(opened, f"{name}/rewards"),
-                terminations=_read(opened, f"{name}/terminations"),
-                truncations=np.empty(0, dtype=bool),
-                infos={key: _read(opened, path) for key, path in infos.items() if path in opened},
-            )
+    name = f"episode_{number}"
+    infos = {key: f"{name}/infos/{key}" for key in SUCCESS_KEYS}
+    return EpisodeData(
+        id=number,
+        observations=_read(file, f"{name}/observations", dataset.observation_space),
+        actions=_read(file, f"{name}/actions"),
+        rewards=_read(file, f"{name}/rewards"),
+        terminations=_read(file, f"{name}/terminations"),
+        truncations=np.empty(0, dtype=bool),
+        infos={key: _read(file, path) for key, path in infos.items() if path in file},
+    )
 
 
 def _read(file: h5py.File, path: str, space: spaces.Space | None = None) -> Any:

@@ -1,6 +1,7 @@
 """Minari datasets as training data: check, convert."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,9 +17,10 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_qam.common.checks import check_action_space, check_same_space
 from sb3_qam.common.rewards import RewardTransform, successes_of_episode
-from sb3_qam.datasets.checks import Place, check_finite, check_type, n_steps_of
+from sb3_qam.datasets.checks import Place, check_finite, check_shape, check_type, n_steps_of
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.sources import OpenDataset, episodes_of
+from sb3_qam.datasets.wrapped import WrappedDataset
 
 # Rounding of float32 actions, not worth a warning
 ACTION_BOUND_TOLERANCE = 1e-3
@@ -137,10 +139,10 @@ def read_episodes(
         n_steps = n_steps_of(episode, place)
         rows = slice(start, start + n_steps)
         if rows.stop > n_transitions:
-            raise place.error(f"goes beyond the {n_transitions} steps that the metadata speak of")
+            raise _other_steps(datasets, [*lengths[:number].tolist(), n_steps], n_transitions)
         observation_rows = slice(start + number, start + number + n_steps + 1)
         _fill(observations, observation_rows, episode.observations, dataset.observation_space, place, "observations")
-        _fill(actions, rows, scale_actions(episode.actions, action_space), None, place, "actions")
+        _fill(actions, rows, _scaled(episode.actions, action_space, n_steps, place), None, place, "actions")
         n_outside += _clip_actions(actions[rows])
         _fill(rewards, rows, episode.rewards, None, place, "rewards")
         _fill(terminations, rows, episode.terminations, None, place, "terminations")
@@ -153,10 +155,7 @@ def read_episodes(
         if start // RELEASE_INTERVAL > (start - n_steps) // RELEASE_INTERVAL:
             store.release()
     if start < n_transitions:
-        raise ValueError(
-            f"Dataset '{name}': the metadata speak of {n_transitions} steps, and the episodes have {start}. "
-            "Download or collect it again."
-        )
+        raise _other_steps(datasets, lengths.tolist(), n_transitions)
 
     if n_outside > 0:
         warnings.warn(
@@ -165,6 +164,27 @@ def read_episodes(
             stacklevel=2,
         )
     return Episodes(name, lengths, observations, actions, rewards, terminations)
+
+
+def _other_steps(datasets: Sequence[OpenDataset], lengths: list[int], n_transitions: int) -> ValueError:
+    """
+    :param datasets: Datasets whose metadata speak of more or fewer steps than there are
+    :param lengths: The lengths of the episodes read so far
+    :param n_transitions: The number of steps that the metadata speak of
+    :return: The error, naming the first episode whose own metadata do not agree with it, if there is one
+    """
+    recorded = [dataset.dataset if isinstance(dataset, WrappedDataset) else dataset for dataset in datasets]
+    numbers = [(dataset, number) for dataset in recorded for number in dataset.episode_indices.tolist()]
+    which = f"Dataset '{recorded[0].id}'"
+    for (dataset, number), length in zip(numbers, lengths, strict=False):
+        (metadata,) = dataset.storage.get_episode_metadata([number])
+        if metadata.get("total_steps") != length:
+            which = f"Dataset '{dataset.id}', episode {number} of {length} steps"
+            break
+    return ValueError(
+        f"{which}: the metadata speak of {n_transitions} steps in all, and there are others (files in "
+        f"{recorded[0].storage.data_path}). Download or collect the dataset again."
+    )
 
 
 def _allocate(store: ArrayStore, space: spaces.Space, n_rows: int, name: str = "observations") -> Observations:
@@ -204,12 +224,21 @@ def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, epi
     if space is not None and _is_channels_last(space):
         values = VecTransposeImage.transpose_image(values)
     shape = (n_rows, *target.shape[1:])
-    if len(values) != n_rows or values.size != np.prod(shape):
-        raise place.error(f"holds values of shape {values.shape}, expected {shape}")
+    check_shape(values, shape, place)
     with np.errstate(over="ignore"):
         target[rows] = values.reshape(shape)
     if target.dtype.kind == "f":
         check_finite(target[rows], place)
+
+
+def _scaled(actions: Any, action_space: spaces.Box, n_steps: int, episode: Place) -> np.ndarray:
+    """
+    Checked first: NumPy scales actions of another shape as well.
+    """
+    place, actions = episode._replace(key="actions"), np.asarray(actions)
+    check_type(actions, np.dtype(np.float32), place)
+    check_shape(actions, (n_steps, *action_space.shape), place)
+    return scale_actions(actions, action_space)
 
 
 def scale_actions(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:

@@ -45,6 +45,21 @@ def is_storable(source: OfflineDataset | None) -> bool:
     return source is not None and not any(isinstance(each, OpenDataset) for each in _as_list(source))
 
 
+def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | None:
+    """
+    :param source: As above, or none
+    :return: The same, with folders that are found from wherever a process is
+    """
+
+    def absolute(each: DatasetSource) -> DatasetSource:
+        is_folder = isinstance(each, os.PathLike) or (isinstance(each, str) and _names_a_folder(each))
+        return str(Path(each).expanduser().resolve()) if is_folder else each  # type: ignore[arg-type]
+
+    if source is None:
+        return None
+    return [absolute(each) for each in source] if isinstance(source, (list, tuple)) else absolute(source)
+
+
 def _as_list(source: OfflineDataset) -> list[DatasetSource]:
     return list(source) if isinstance(source, (list, tuple)) else [source]
 
@@ -64,7 +79,8 @@ def recover_environment(source: OfflineDataset | None) -> gym.Env:
         )
     try:
         return dataset.recover_environment()
-    except (gym.error.Error, ImportError) as error:
+    except Exception as error:
+        # The environment's own code is run here, and what its specification names may be gone
         raise ValueError(
             f"The environment '{dataset.env_spec.id}' of dataset '{dataset.id}' cannot be made: {error}. "
             "Install the package it comes from, or pass env=... yourself."
@@ -77,7 +93,10 @@ def wrap_dataset(source: str | os.PathLike[str] | MinariDataset, *wrappers: EnvW
     :param wrappers: Wrapper classes, or functions of an environment, applied in this order
     :return: The dataset as the wrapped environment would have given it; it stands wherever a dataset may stand
     :raises ValueError: if a wrapper cannot be used
+    :raises TypeError: if it is a list
     """
+    if isinstance(source, (list, tuple)):
+        raise TypeError(f"wrap_dataset() takes one dataset, got {source!r}: wrap each of them.")
     dataset = open_dataset(source)
     if isinstance(dataset, WrappedDataset):
         return WrappedDataset(dataset.dataset, *dataset.wrappers, *wrappers)
@@ -102,7 +121,7 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
     if isinstance(source, OpenDataset):
         dataset = source
     elif isinstance(source, os.PathLike) or (isinstance(source, str) and _names_a_folder(source)):
-        dataset = _open_folder(Path(source))
+        dataset = _open_folder(Path(source).expanduser())
     elif isinstance(source, str):
         dataset = _open_id(source)
     else:
@@ -110,9 +129,16 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
             "Expected the id or the folder of a Minari dataset, a minari.MinariDataset (wrapped or not), or a list of "
             f"these, got {type(source).__name__}: {source!r}."
         )
-    if dataset.total_episodes == 0 or dataset.total_steps == 0:
+    try:
+        n_steps = dataset.total_steps
+    except Exception as error:
+        # Of a filtered dataset Minari counts them in the file
         raise ValueError(
-            f"Dataset '{dataset.id}' is empty ({dataset.total_episodes} episodes, {dataset.total_steps} steps): "
+            f"The episodes of dataset '{dataset.id}' cannot be counted: {error}. Its file is damaged."
+        ) from error
+    if dataset.total_episodes == 0 or n_steps == 0:
+        raise ValueError(
+            f"Dataset '{dataset.id}' is empty ({dataset.total_episodes} episodes, {n_steps} steps): "
             "collect episodes first, or filter less."
         )
     return dataset
@@ -137,7 +163,9 @@ def _names_a_folder(source: str) -> bool:
     An id in the cache comes first, should there be a folder of the same name here.
     """
     is_id = DATASET_ID_RE.fullmatch(source) is not None
-    return source != "" and Path(source).is_dir() and not (is_id and source in minari.list_local_datasets())
+    return (
+        source != "" and Path(source).expanduser().is_dir() and not (is_id and source in minari.list_local_datasets())
+    )
 
 
 def _open_folder(folder: Path) -> MinariDataset:

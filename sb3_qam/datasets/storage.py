@@ -4,12 +4,12 @@ import hashlib
 import json
 import mmap
 import os
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.episodes import Episodes, Observations
@@ -40,13 +40,28 @@ def load_episodes(
     :param transform: What to make of rewards and terminations
     :return: All episodes, end to end
     :raises ValueError: as :func:`sb3_qam.datasets.minari.read_episodes`; nothing is left behind then
+    :raises OSError: if the files cannot be written, or those that are there not be read
     """
     if storage != "memmap":
         return read_episodes(*datasets, transform=transform)
     folder = cache_folder(datasets, transform)
-    if not (folder / INDEX_FILE).is_file():
-        _write(datasets, folder, transform)
-    return open_mapped(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever comes second waits, and finds it done
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not folder.exists():
+                _write(datasets, folder, transform)
+    except OSError as error:
+        raise OSError(
+            f"The mapped files of '{datasets[0].id}' cannot be written to {folder}: {error}. "
+            f"Make room there, or choose another folder with the environment variable {CACHE_VARIABLE}."
+        ) from error
+    try:
+        return open_mapped(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise OSError(
+            f"The mapped files in {folder} cannot be read: {error}. Remove that folder: they are written again."
+        ) from error
 
 
 def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None = None) -> Path:
@@ -63,20 +78,10 @@ def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None 
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         described.append([dataset.id, stats, recorded.episode_indices.tolist()])
         if isinstance(dataset, WrappedDataset):
-            described.append(_what_wrappers_do(dataset))
+            described.append(dataset.fingerprint())
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
     root = Path(os.environ.get(CACHE_VARIABLE, "~/.cache/sb3_qam")).expanduser()
     return root / "memmap" / key
-
-
-def _what_wrappers_do(dataset: WrappedDataset) -> str:
-    """
-    :param dataset: A wrapped dataset
-    :return: Says what its wrappers make of the first episode: their code cannot be compared, only its effect
-    """
-    _, episode = next(dataset.episodes())
-    parts = (repr(dataset.observation_space), episode.observations, episode.rewards, episode.terminations)
-    return hashlib.sha256(pickle.dumps(parts)).hexdigest()
 
 
 class MappedFolder:
@@ -97,7 +102,12 @@ class MappedFolder:
         :param dtype: Its type
         :return: The array
         """
-        array = np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+        path = self.folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            # A full disk is an error here, and would end the process later
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         self.arrays.append(array)
         return array
 
@@ -141,9 +151,9 @@ def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform
     """
     Write the files of datasets. They appear under their name only when they are complete.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(folder)
-    unfinished = folder.with_name(f"{folder.name}-unfinished-{os.getpid()}")
+    unfinished = folder.with_suffix(".unfinished")
+    # Of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
         store = MappedFolder(unfinished)
@@ -152,28 +162,9 @@ def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform
         np.save(unfinished / "lengths.npy", episodes.lengths)
         keys = sorted(episodes.observations) if isinstance(episodes.observations, dict) else None
         (unfinished / INDEX_FILE).write_text(json.dumps({"name": episodes.name, "observation_keys": keys}))
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            # Another process was faster
-            if not (folder / INDEX_FILE).is_file():
-                raise
+        unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _remove_left_behind(folder: Path) -> None:
-    """
-    Remove what processes that no longer run did not finish.
-    """
-    for unfinished in folder.parent.glob(f"{folder.name}-unfinished-*"):
-        try:
-            os.kill(int(unfinished.name.rpartition("-")[2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        except PermissionError:
-            # It runs, and belongs to somebody else
-            pass
 
 
 def open_mapped(folder: Path) -> Episodes:

@@ -1,8 +1,12 @@
 """Datasets behind the wrappers of their environment."""
 
+import copy
+import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -10,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
 
+from sb3_qam.common.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.checks import Place, n_steps_of, readable_episodes
 
 EnvWrapper = Callable[[gym.Env], gym.Env]
@@ -30,16 +35,24 @@ class WrappedDataset:
     def __init__(self, dataset: MinariDataset, *wrappers: EnvWrapper) -> None:
         self.dataset = dataset
         self.wrappers = wrappers
-        self._replay_env = _ReplayEnv(dataset.observation_space, dataset.action_space, dataset.env_spec)
-        try:
-            self._env = self._wrap(self._replay_env)
-        except Exception as error:
-            raise self._error(f"cannot be put around recorded episodes: {error}") from error
+        self._recorded_space = _in_order_of_environment(dataset)
+        _, self._env = self._replay_chain()
         if self._env.action_space != dataset.action_space:
             raise self._error(
                 f"changes the actions, from {dataset.action_space} to {self._env.action_space}, and only those of the "
                 "environment are recorded"
             )
+
+    def _replay_chain(self) -> tuple["_ReplayEnv", gym.Env]:
+        """
+        :return: What replays episodes, and that behind new wrappers: some have a state that outlives episodes
+        """
+        replay = _ReplayEnv(self._recorded_space, self.dataset.action_space, self.dataset.env_spec)
+        try:
+            return replay, self._wrap(replay)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".rstrip(".: ")
+            raise self._error(f"cannot be put around recorded episodes: {reason}") from error
 
     def _wrap(self, env: gym.Env) -> gym.Env:
         for wrapper in self.wrappers:
@@ -52,6 +65,25 @@ class WrappedDataset:
             f"Dataset '{self.id}': the wrapper {names} {complaint}. Use wrappers of observations and rewards alone, "
             "such as FlattenObservation or TransformReward."
         )
+
+    def fingerprint(self) -> str:
+        """
+        :return: Another one for other wrappers, as far as their own code and arguments say: what functions of other
+            modules do for them is not looked at
+        """
+        chain, env = [], self._env
+        while isinstance(env, gym.Wrapper):
+            chain.append(type(env))
+            env = env.env
+        parts = [cloudpickle.dumps(self.wrappers), repr(self.observation_space).encode()]
+        code: list[Any] = [*self.wrappers, *chain]
+        for part in code:
+            try:
+                parts.append(inspect.getsource(part).encode())
+            except (OSError, TypeError):
+                # Made in an interactive session, or no plain function or class: the pickle holds it
+                continue
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     @property
     def id(self) -> str:
@@ -94,23 +126,28 @@ class WrappedDataset:
         :return: The episodes as they are behind the wrappers, and where each lies
         :raises ValueError: if one cannot be read, or a wrapper cannot be used
         """
+        replay, env = self._replay_chain()
         for place, episode in readable_episodes(self.dataset, with_infos=True):
-            yield place, self._replay(episode, n_steps_of(episode, place))
+            yield place, self._replay(replay, env, episode, n_steps_of(episode, place))
 
-    def _replay(self, episode: EpisodeData, n_steps: int) -> EpisodeData:
-        self._replay_env.episode = episode
+    def _replay(self, replay: "_ReplayEnv", env: gym.Env, episode: EpisodeData, n_steps: int) -> EpisodeData:
+        replay.episode = episode
         try:
-            observation, _ = self._env.reset()
-            observations, rewards, terminations = [observation], [], []
+            observation, info = env.reset()
+            # Wrappers may write the next observation into the same array
+            observations, infos = [copy.deepcopy(observation)], [info]
+            rewards, terminations = [], []
             for step in range(n_steps):
-                observation, reward, terminated, _, _ = self._env.step(episode.actions[step])
-                observations.append(observation)
+                observation, reward, terminated, _, info = env.step(episode.actions[step])
+                observations.append(copy.deepcopy(observation))
+                infos.append(info)
                 rewards.append(reward)
                 terminations.append(terminated)
-                if self._replay_env.position != step + 1:
+                if replay.position != step + 1:
                     raise RuntimeError("it takes other steps than it is asked for")
         except Exception as error:
             raise self._error(f"failed in episode {episode.id}: {type(error).__name__}: {error}") from error
+        successes = {key: [info.get(key, False) for info in infos] for key in SUCCESS_KEYS}
         return EpisodeData(
             id=episode.id,
             observations=_stack(observations, self.observation_space),
@@ -118,8 +155,27 @@ class WrappedDataset:
             rewards=np.array(rewards, dtype=np.float64),
             terminations=np.array(terminations, dtype=bool),
             truncations=episode.truncations,
-            infos=episode.infos,
+            infos={key: np.array(said) for key, said in successes.items() if any(key in info for info in infos)},
         )
+
+
+def _in_order_of_environment(dataset: MinariDataset) -> spaces.Space:
+    """
+    Minari sorts the keys of a Dict, and an environment may have them in another order, in which they are flattened.
+
+    :param dataset: A dataset
+    :return: Its observation space, in the order of its environment if that can be made
+    """
+    if not isinstance(dataset.observation_space, spaces.Dict) or dataset.env_spec is None:
+        return dataset.observation_space
+    try:
+        env = dataset.recover_environment()
+    except Exception:
+        # A package that is not installed, or a class that is gone
+        return dataset.observation_space
+    env.close()
+    same = dict(dataset.observation_space.spaces) == dict(getattr(env.observation_space, "spaces", {}))
+    return env.observation_space if same else dataset.observation_space
 
 
 class _ReplayEnv(gym.Env):
@@ -151,6 +207,8 @@ class _ReplayEnv(gym.Env):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert self.episode is not None  # for mypy
         step = self.position
+        if not np.array_equal(action, self.episode.actions[step]):
+            raise RuntimeError(f"it changes the action {self.episode.actions[step]} to {action}")
         self.position += 1
         is_last = self.position == len(self.episode.rewards)
         observation, info = self._now()
@@ -159,7 +217,7 @@ class _ReplayEnv(gym.Env):
 
 def _at(values: Any, step: int, n_values: int | None = None) -> Any:
     """
-    :param values: An array of one row per step, or a (nested) dict of such arrays
+    :param values: An array of one row per step, or a (nested) dict or tuple of such arrays
     :param step: A step
     :param n_values: Arrays with fewer rows than this begin later: their last row is that of the last step
     :return: The values of the step, in the same structure
@@ -167,6 +225,11 @@ def _at(values: Any, step: int, n_values: int | None = None) -> Any:
     if isinstance(values, dict):
         parts = {key: _at(value, step, n_values) for key, value in values.items()}
         return {key: value for key, value in parts.items() if value is not None}
+    if isinstance(values, tuple):
+        return tuple(_at(value, step, n_values) for value in values)
+    if np.ndim(values) == 0:
+        # An info of the whole episode
+        return values
     row = step if n_values is None else step - (n_values - len(values))
     return values[row] if row >= 0 else None
 
