@@ -195,6 +195,13 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 f"replay_buffer_class={buffer_class.__name__} does not hold observations of "
                 f"{self.observation_space}: use {'Dict' if is_dict else ''}SequenceReplayBuffer, or leave it out."
             )
+        if self.optimize_memory_usage and (is_dict or gives_sequences):
+            raise ValueError(f"{buffer_class.__name__} does not support optimize_memory_usage=True, leave it False.")
+        if self.optimize_memory_usage and self.replay_buffer_kwargs.get("handle_timeout_termination", True):
+            raise ValueError(
+                "optimize_memory_usage=True cannot tell truncations from terminations: pass "
+                "replay_buffer_kwargs=dict(handle_timeout_termination=False) beside it, or leave it False."
+            )
         if issubclass(buffer_class, HerReplayBuffer) and self.reward_transform is not None:
             raise ValueError(
                 "HerReplayBuffer takes its rewards from the environment's compute_reward(), where reward_transform has "

@@ -86,6 +86,8 @@ class QAM(OfflineToOnlineAlgorithm):
         at a cost of more complexity.
     :param n_steps: Number of steps of the returns (1 by default). Samples whose steps would cross the end of a
         trajectory have no weight. A ``replay_buffer_class`` of one's own gives the returns it gives
+    :param target_update_interval: update the target networks every ``target_update_interval`` gradient steps, counted
+        over the whole training and not within one call of ``train()``
     :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
         scale of the returns. At 0, here or at loading, the flow that acts is the behaviour's: a clone of the data.
         By default 3, and 1 where ``kl_budget`` is given, which allows no other
@@ -158,6 +160,7 @@ class QAM(OfflineToOnlineAlgorithm):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
+        target_update_interval: int = 1,
         inverse_temperature: float | None = None,
         chunk_size: int = 1,
         best_of_n: int = 1,
@@ -213,6 +216,7 @@ class QAM(OfflineToOnlineAlgorithm):
         )
         # None is resolved in _check_hyperparameters(), also after load(path, inverse_temperature=None)
         self.inverse_temperature: float = inverse_temperature  # type: ignore[assignment]
+        self.target_update_interval = target_update_interval
         self.best_of_n = best_of_n
         self.edit_scale = edit_scale
         self.distill_coef = distill_coef
@@ -233,7 +237,7 @@ class QAM(OfflineToOnlineAlgorithm):
         super()._check_hyperparameters()
         if self.inverse_temperature is None:
             self.inverse_temperature = DEFAULT_INVERSE_TEMPERATURE if self.kl_budget is None else 1.0
-        for name in ("flow_steps", "best_of_n"):
+        for name in ("flow_steps", "best_of_n", "target_update_interval"):
             check_positive_int(name, getattr(self, name))
         check_in_range("inverse_temperature", self.inverse_temperature, 0)
         check_in_range("pessimism", self.pessimism, 0)
@@ -461,13 +465,17 @@ class QAM(OfflineToOnlineAlgorithm):
         self._monitor.add(self._n_updates + 1, {**losses, "grad_norm": grad_norm, **diagnostics})
 
         # Before the step, as the published implementation does: the targets lag by one update more
+        if self._n_updates % self.target_update_interval == 0:
+            self._update_targets()
+        optimizer.step()
+        self._n_updates += 1
+
+    def _update_targets(self) -> None:
         for target, source in self.policy.target_pairs():
             if any(parameter.grad is not None for parameter in source.parameters()):
                 polyak_update(source.parameters(), target.parameters(), self.tau)
         # Copy running stats, see https://github.com/DLR-RM/stable-baselines3/issues/996
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-        optimizer.step()
-        self._n_updates += 1
 
     def _clip_gradients(self) -> th.Tensor:
         """
