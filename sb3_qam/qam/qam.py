@@ -115,6 +115,8 @@ class QAM(OfflineToOnlineAlgorithm):
         gathered without a copy
     :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
         its arguments as a dict
+    :param image_shift: Shift the images of training batches by up to that many pixels at random (DrQ,
+        https://arxiv.org/abs/2004.13649, has 4), also those in Dicts, 0 for not at all. Acting sees them as they are
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -177,6 +179,7 @@ class QAM(OfflineToOnlineAlgorithm):
         offline_fraction: float | None = None,
         offline_storage: str = "memory",
         reward_transform: RewardTransform | dict[str, Any] | None = None,
+        image_shift: int = 0,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -207,6 +210,7 @@ class QAM(OfflineToOnlineAlgorithm):
             offline_fraction=offline_fraction,
             offline_storage=offline_storage,
             reward_transform=reward_transform,
+            image_shift=image_shift,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,

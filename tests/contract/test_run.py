@@ -197,7 +197,7 @@ def test_memory_can_be_saved_where_timeouts_are_not_kept_apart(space: spaces.Spa
 
 
 def test_saving_memory_is_refused_where_it_would_go_wrong():
-    with pytest.raises(ValueError, match=r"optimize_memory_usage=True .* dict\(handle_timeout_termination=False\)"):
+    with pytest.raises(ValueError, match=r"optimize_memory_usage=True .*dict\(handle_timeout_termination=False\)"):
         QAM("MlpPolicy", "Pendulum-v1", optimize_memory_usage=True)
     env = RandomEnv(spaces.Dict(a=spaces.Box(-1.0, 1.0, (2,))))
     kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
