@@ -195,11 +195,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 f"{buffer_class.__name__} gives single transitions: "
                 "use chunk_size=1, or leave replay_buffer_class to the algorithm."
             )
-        if gives_sequences and is_dict != issubclass(buffer_class, DictReplayBuffer):
-            raise ValueError(
-                f"replay_buffer_class={buffer_class.__name__} does not hold observations of "
-                f"{self.observation_space}: use {'Dict' if is_dict else ''}SequenceReplayBuffer, or leave it out."
-            )
         if self.optimize_memory_usage and (is_dict or gives_sequences):
             raise ValueError(f"{buffer_class.__name__} does not support optimize_memory_usage=True, leave it False.")
         if self.optimize_memory_usage and self.replay_buffer_kwargs.get("handle_timeout_termination", True):
@@ -214,6 +209,14 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             )
         if issubclass(buffer_class, HerReplayBuffer) and self.env is None:
             raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
+        # A class of one's own may hold Dicts in its own way
+        holds_dicts, is_own = issubclass(buffer_class, DictReplayBuffer), buffer_class is not ReplayBuffer
+        if (holds_dicts and not is_dict) or (is_dict and not holds_dicts and (gives_sequences or not is_own)):
+            fitting = ("Dict" if is_dict else "") + ("Sequence" if gives_sequences else "") + "ReplayBuffer"
+            raise ValueError(
+                f"replay_buffer_class={buffer_class.__name__} does not hold observations of "
+                f"{self.observation_space}: use {fitting}, or leave it out."
+            )
 
     @property
     def sequence_length(self) -> int:
