@@ -210,8 +210,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         if issubclass(buffer_class, HerReplayBuffer) and self.env is None:
             raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
         # A class of one's own may hold Dicts in its own way
-        holds_dicts, is_own = issubclass(buffer_class, DictReplayBuffer), buffer_class is not ReplayBuffer
-        if (holds_dicts and not is_dict) or (is_dict and not holds_dicts and (gives_sequences or not is_own)):
+        holds_dicts = issubclass(buffer_class, DictReplayBuffer)
+        is_known = holds_dicts or gives_sequences or buffer_class is ReplayBuffer
+        if is_known and is_dict != holds_dicts:
             fitting = ("Dict" if is_dict else "") + ("Sequence" if gives_sequences else "") + "ReplayBuffer"
             raise ValueError(
                 f"replay_buffer_class={buffer_class.__name__} does not hold observations of "

@@ -445,9 +445,10 @@ class QAM(OfflineToOnlineAlgorithm):
         :return: What the policy flow is to solve, with target networks for all that is not being trained
         """
         features = self.critic_target.features(batch.observations)
+        behavior_velocity = self.policy.behavior_flow_target.given(batch.observations)
         return PolicyProblem(
-            policy_velocity=self.policy.policy_velocity(batch.observations),
-            behavior_velocity=self.policy.behavior_flow_target.given(batch.observations),
+            policy_velocity=self.policy.policy_velocity(batch.observations, behavior_velocity),
+            behavior_velocity=behavior_velocity,
             q_value=lambda actions: self.critic_target(features, actions).mean(dim=0),
             inverse_temperature=self.inverse_temperature,
             scale_sigma=self.trust_region.scale_sigma,
