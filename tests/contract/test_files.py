@@ -1,5 +1,6 @@
 """What SB3 saves and loads, QAM saves and loads: models, parameters, replay buffers, policies."""
 
+import gc
 import io
 import json
 import pickle
@@ -20,6 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
 from tests.contract.conftest import SMALL, RandomEnv, images, parameters_of, same_parameters, small
 
+PENDULUM = gym.make("Pendulum-v1")
 OBSERVATIONS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
 
@@ -153,6 +155,29 @@ def test_arguments_at_loading_replace_stored_ones(model: QAM, tmp_path: Path):
     assert list(tmp_path.glob("QAM_*/events*"))
 
 
+def test_a_schedule_of_numpy_numbers_is_stored_as_plain_ones(tmp_path: Path):
+    # PyTorch reads its files back only where they hold none of NumPy's
+    model = QAM("MlpPolicy", "Pendulum-v1", learning_rate=lambda left: np.float64(1e-3) * left, **SMALL).learn(12)
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model")
+    assert type(loaded.policy.optimizer.param_groups[0]["lr"]) is float
+
+
+def test_default_sizes_may_be_asked_for_by_none(tmp_path: Path):
+    QAM("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": None}, buffer_size=10).save(tmp_path / "model")
+    assert QAM.load(tmp_path / "model").policy.net_arch == [256, 256]
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_files_are_closed(model: QAM, tmp_path: Path):
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.policy.save(tmp_path / "policy")
+    QAM.load(tmp_path / "model").load_replay_buffer(tmp_path / "buffer")
+    FlowPolicy.load(tmp_path / "policy")
+    gc.collect()
+
+
 @pytest.mark.parametrize("device", ["cpu", "auto", th.device("cpu")])
 def test_a_device_to_load_on(device: str | th.device, model: QAM, tmp_path: Path):
     model.save(tmp_path / "model")
@@ -202,7 +227,7 @@ def test_a_new_environment_or_another_number_of_them(model: QAM, tmp_path: Path)
     ("env", "message"),
     [
         (RandomEnv(spaces.Box(-1.0, 1.0, (4,))), "Observation spaces do not match"),
-        (gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), -1.0, 1.0), "Action spaces do not match"),
+        (RandomEnv(PENDULUM.observation_space, spaces.Box(-1.0, 1.0, (1,))), "Action spaces do not match"),
     ],
 )
 def test_an_environment_with_other_spaces_is_refused(env: gym.Env, message: str, model: QAM, tmp_path: Path):

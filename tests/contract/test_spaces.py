@@ -21,6 +21,7 @@ OBSERVATION_SPACES = {
     "discrete": spaces.Discrete(5),
     "multi-discrete": spaces.MultiDiscrete([3, 4]),
     "multi-binary": spaces.MultiBinary(4),
+    "binary matrix": spaces.MultiBinary((2, 3)),
     "dict": spaces.Dict(a=spaces.Discrete(3), b=spaces.MultiDiscrete([2, 3]), c=spaces.MultiBinary(2)),
 }
 
@@ -36,6 +37,21 @@ def test_observations(name: str, n_envs: int, n_steps: int):
     assert model._n_updates > 0
     evaluate_policy(model, env, n_eval_episodes=2, warn=False)
     assert model.predict(space.sample(), deterministic=True)[0].shape == (2,)
+
+
+def test_a_dict_of_one_vector_is_the_vector():
+    class InDict(gym.ObservationWrapper):
+        def __init__(self, env: gym.Env) -> None:
+            super().__init__(env)
+            self.observation_space = spaces.Dict(vector=env.observation_space)
+
+        def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+            return {"vector": observation}
+
+    env = gym.make("Pendulum-v1")
+    vector = QAM("MlpPolicy", env, seed=0, **SMALL).learn(30)
+    in_dict = QAM("MultiInputPolicy", InDict(env), seed=0, **SMALL).learn(30)
+    np.testing.assert_array_equal(vector.policy.parameters_to_vector(), in_dict.policy.parameters_to_vector())
 
 
 @pytest.mark.parametrize("name", ["discrete", "multi-discrete", "multi-binary"])
