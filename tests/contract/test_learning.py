@@ -10,6 +10,8 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_qam import QAM
+from sb3_qam.common.image_extractors import ImpalaCNN
+from tests.conftest import record, write_dataset
 
 
 @pytest.mark.parametrize("variant", [{}, {"distill_coef": 1.0}], ids=str)
@@ -80,4 +82,28 @@ def test_an_action_that_an_image_shows(policy: str, features: dict, n_steps: int
     model.learn(n_steps)
     # of 20 rewards
     assert before < 13
+    assert evaluate_policy(model, model.get_env(), n_eval_episodes=10, warn=False)[0] > 16
+
+
+@pytest.mark.slow
+def test_a_dataset_of_images_teaches_what_its_random_actions_were_worth():
+    env = ShowsTheAction(with_vector=False)
+    dataset = write_dataset(record(env, 40), env.observation_space, env.action_space, jpeg_encoding=False)
+    extractor_kwargs = {"n_channels": [8, 8, 16], "n_blocks": 1, "features_dim": 32}
+    extractor = {"features_extractor_class": ImpalaCNN, "features_extractor_kwargs": extractor_kwargs}
+    model = QAM(
+        "CnnPolicy",
+        env,
+        learning_rate=1e-3,
+        batch_size=32,
+        gamma=0.5,
+        inverse_temperature=10.0,
+        flow_steps=5,
+        offline_dataset=dataset,
+        # a shifted image shows another action: by two pixels of the 30 that it moves in, one 7 % away
+        image_shift=2,
+        policy_kwargs={"net_arch": [64], **extractor},
+        seed=0,
+    )
+    model.pretrain(gradient_steps=300)
     assert evaluate_policy(model, model.get_env(), n_eval_episodes=10, warn=False)[0] > 16
