@@ -113,12 +113,12 @@ def test_statistics_of_vec_normalize_apply_after_relabelling():
 
 
 def test_the_buffer_goes_on_where_it_was_saved(tmp_path: Path):
-    model = hindsight(bits(max_steps=7)).learn(30)
+    model = hindsight(Reach()).learn(33)  # in the middle of an episode of five steps
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
     stored = model.replay_buffer
 
-    loaded = QAM.load(tmp_path / "model", env=bits(max_steps=7))
+    loaded = QAM.load(tmp_path / "model", env=Reach())
     assert isinstance(loaded.replay_buffer, HerReplayBuffer)
     assert loaded.replay_buffer.size() == 0
     loaded.load_replay_buffer(tmp_path / "buffer", truncate_last_traj=False)
@@ -130,10 +130,10 @@ def test_the_buffer_goes_on_where_it_was_saved(tmp_path: Path):
     # the end of an episode is found also where it lies behind the interruption
     assert (buffer.goal_selection_strategy, buffer.n_sampled_goal) == (stored.goal_selection_strategy, 2)
     loaded.learn(30, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 60
+    assert loaded.num_timesteps == 63
     assert loaded._n_updates == model._n_updates + 30
 
-    truncating = QAM.load(tmp_path / "model", env=bits(max_steps=7))
+    truncating = QAM.load(tmp_path / "model", env=Reach())
     with pytest.warns(UserWarning, match="last trajectory in the replay buffer will be truncated"):
         truncating.load_replay_buffer(tmp_path / "buffer")
     truncating.learn(10, reset_num_timesteps=False)
