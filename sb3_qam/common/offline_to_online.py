@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.her import HerReplayBuffer
 
+from sb3_qam.common.augmentation import make_augmentation
 from sb3_qam.common.buffers import (
     DictSequenceReplayBuffer,
     OfflineBuffer,
@@ -76,6 +77,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         gathered without a copy.
     :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
         its arguments as a dict.
+    :param image_shift: Shift the images of training batches by up to that many pixels at random, 0 for not at all
     :raises ValueError: if an argument is out of range, the dataset is unusable or does not fit the environment
     :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
     """
@@ -94,6 +96,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         offline_fraction: float | None = None,
         offline_storage: str = "memory",
         reward_transform: RewardTransform | dict[str, Any] | None = None,
+        image_shift: int = 0,
         **kwargs: Any,
     ) -> None:
         kwargs |= {"sde_support": False, "support_multi_env": True}
@@ -109,6 +112,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self.offline_fraction = offline_fraction
         self.offline_storage = offline_storage
         self.reward_transform = RewardTransform.make(reward_transform)
+        self.image_shift = image_shift
         self.offline_buffer: OfflineBuffer | None = None
         # Outlives a dataset object, which is not saved
         self._offline_dataset_id: str | None = None
@@ -139,7 +143,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         """
         for name in ("buffer_size", "batch_size", "n_steps", "chunk_size"):
             check_positive_int(name, getattr(self, name))
-        for name in ("learning_starts", "offline_steps"):
+        for name in ("learning_starts", "offline_steps", "image_shift"):
             check_positive_int(name, getattr(self, name), minimum=0)
         check_positive_int("gradient_steps", self.gradient_steps, minimum=-1)
         check_in_range("gamma", self.gamma, 0, 1)
@@ -183,6 +187,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         super()._setup_model()
         self.n_steps, self._random_state = n_steps, random_state
         self._monitor = UpdateMonitor.for_device(self.device)
+        self._augmentation = make_augmentation(self.observation_space, self.image_shift, self.policy.normalize_images)
 
     def _check_replay_buffer_class(self, buffer_class: type[ReplayBuffer]) -> None:
         """
@@ -197,10 +202,12 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 f"{buffer_class.__name__} gives single transitions: "
                 "use chunk_size=1, or leave replay_buffer_class to the algorithm."
             )
-        if gives_sequences and is_dict != issubclass(buffer_class, DictReplayBuffer):
+        if self.optimize_memory_usage and (is_dict or gives_sequences):
+            raise ValueError(f"{buffer_class.__name__} does not support optimize_memory_usage=True, leave it False.")
+        if self.optimize_memory_usage and self.replay_buffer_kwargs.get("handle_timeout_termination", True):
             raise ValueError(
-                f"replay_buffer_class={buffer_class.__name__} does not hold observations of "
-                f"{self.observation_space}: use {'Dict' if is_dict else ''}SequenceReplayBuffer, or leave it out."
+                "optimize_memory_usage=True cannot tell truncations from terminations: pass "
+                "replay_buffer_kwargs=dict(handle_timeout_termination=False) beside it, or leave it False."
             )
         if issubclass(buffer_class, HerReplayBuffer) and self.reward_transform is not None:
             raise ValueError(
@@ -209,6 +216,15 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             )
         if issubclass(buffer_class, HerReplayBuffer) and self.env is None:
             raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
+        # A class of one's own may hold Dicts in its own way
+        holds_dicts = issubclass(buffer_class, DictReplayBuffer)
+        is_known = holds_dicts or gives_sequences or buffer_class is ReplayBuffer
+        if is_known and is_dict != holds_dicts:
+            fitting = ("Dict" if is_dict else "") + ("Sequence" if gives_sequences else "") + "ReplayBuffer"
+            raise ValueError(
+                f"replay_buffer_class={buffer_class.__name__} does not hold observations of "
+                f"{self.observation_space}: use {fitting}, or leave it out."
+            )
 
     @property
     def sequence_length(self) -> int:
@@ -339,7 +355,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         assert self.replay_buffer is not None  # for mypy
         # A share of nothing concerns online batches: an offline phase has nothing else to learn from
         uniform = self._in_offline_phase and self.offline_fraction == 0
-        return sample_union(
+        batch = sample_union(
             self.offline_buffer,
             self.replay_buffer,
             batch_size,
@@ -347,6 +363,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             self.gamma,
             env=self._vec_normalize_env,
         )
+        return self._augmentation(batch)
 
     # ------------------------------------------------------------------ training phases
 
@@ -676,6 +693,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             self._random_state = pending
 
     def _excluded_save_params(self) -> list[str]:
-        of_a_phase = ["offline_buffer", "_monitor", "_in_offline_phase", "_phase_objective"]
+        of_a_phase = ["offline_buffer", "_monitor", "_augmentation", "_in_offline_phase", "_phase_objective"]
         not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
         return [*super()._excluded_save_params(), *of_a_phase, *not_storable]

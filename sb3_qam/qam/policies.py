@@ -355,15 +355,16 @@ class FlowPolicy(BasePolicy):
         for parameter in self.policy_flow.mlp[-1].parameters():
             parameter.zero_()
 
-    def policy_velocity(self, observations: PyTorchObs) -> Velocity:
+    def policy_velocity(self, observations: PyTorchObs, behavior_velocity: Velocity | None = None) -> Velocity:
         """
         :param observations: A batch of observations
+        :param behavior_velocity: The behaviour flow's target given these observations, where there is one already
         :return: v_theta as a function of x, shape (..., batch, action_dim), and of t
         """
         velocity = self.policy_flow.given(observations)
         if not self.residual:
             return velocity
-        behavior_velocity = self.behavior_flow_target.given(observations)
+        behavior_velocity = behavior_velocity or self.behavior_flow_target.given(observations)
         return lambda x, t: behavior_velocity(x, t) + velocity(x, t)
 
     @property

@@ -86,6 +86,8 @@ class QAM(OfflineToOnlineAlgorithm):
         at a cost of more complexity.
     :param n_steps: Number of steps of the returns (1 by default). Samples whose steps would cross the end of a
         trajectory have no weight. A ``replay_buffer_class`` of one's own gives the returns it gives
+    :param target_update_interval: update the target networks every ``target_update_interval`` gradient steps, counted
+        over the whole training and not within one call of ``train()``
     :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
         scale of the returns. At 0, here or at loading, the flow that acts is the behaviour's: a clone of the data.
         By default 3, and 1 where ``kl_budget`` is given, which allows no other
@@ -113,6 +115,8 @@ class QAM(OfflineToOnlineAlgorithm):
         gathered without a copy
     :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
         its arguments as a dict
+    :param image_shift: Shift the images of training batches by up to that many pixels at random (DrQ,
+        https://arxiv.org/abs/2004.13649, has 4), also those in Dicts, 0 for not at all. Acting sees them as they are
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -158,6 +162,7 @@ class QAM(OfflineToOnlineAlgorithm):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
+        target_update_interval: int = 1,
         inverse_temperature: float | None = None,
         chunk_size: int = 1,
         best_of_n: int = 1,
@@ -174,6 +179,7 @@ class QAM(OfflineToOnlineAlgorithm):
         offline_fraction: float | None = None,
         offline_storage: str = "memory",
         reward_transform: RewardTransform | dict[str, Any] | None = None,
+        image_shift: int = 0,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -204,6 +210,7 @@ class QAM(OfflineToOnlineAlgorithm):
             offline_fraction=offline_fraction,
             offline_storage=offline_storage,
             reward_transform=reward_transform,
+            image_shift=image_shift,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -213,6 +220,7 @@ class QAM(OfflineToOnlineAlgorithm):
         )
         # None is resolved in _check_hyperparameters(), also after load(path, inverse_temperature=None)
         self.inverse_temperature: float = inverse_temperature  # type: ignore[assignment]
+        self.target_update_interval = target_update_interval
         self.best_of_n = best_of_n
         self.edit_scale = edit_scale
         self.distill_coef = distill_coef
@@ -233,7 +241,7 @@ class QAM(OfflineToOnlineAlgorithm):
         super()._check_hyperparameters()
         if self.inverse_temperature is None:
             self.inverse_temperature = DEFAULT_INVERSE_TEMPERATURE if self.kl_budget is None else 1.0
-        for name in ("flow_steps", "best_of_n"):
+        for name in ("flow_steps", "best_of_n", "target_update_interval"):
             check_positive_int(name, getattr(self, name))
         check_in_range("inverse_temperature", self.inverse_temperature, 0)
         check_in_range("pessimism", self.pessimism, 0)
@@ -437,9 +445,10 @@ class QAM(OfflineToOnlineAlgorithm):
         :return: What the policy flow is to solve, with target networks for all that is not being trained
         """
         features = self.critic_target.features(batch.observations)
+        behavior_velocity = self.policy.behavior_flow_target.given(batch.observations)
         return PolicyProblem(
-            policy_velocity=self.policy.policy_velocity(batch.observations),
-            behavior_velocity=self.policy.behavior_flow_target.given(batch.observations),
+            policy_velocity=self.policy.policy_velocity(batch.observations, behavior_velocity),
+            behavior_velocity=behavior_velocity,
             q_value=lambda actions: self.critic_target(features, actions).mean(dim=0),
             inverse_temperature=self.inverse_temperature,
             scale_sigma=self.trust_region.scale_sigma,
@@ -461,13 +470,17 @@ class QAM(OfflineToOnlineAlgorithm):
         self._monitor.add(self._n_updates + 1, {**losses, "grad_norm": grad_norm, **diagnostics})
 
         # Before the step, as the published implementation does: the targets lag by one update more
+        if self._n_updates % self.target_update_interval == 0:
+            self._update_targets()
+        optimizer.step()
+        self._n_updates += 1
+
+    def _update_targets(self) -> None:
         for target, source in self.policy.target_pairs():
             if any(parameter.grad is not None for parameter in source.parameters()):
                 polyak_update(source.parameters(), target.parameters(), self.tau)
         # Copy running stats, see https://github.com/DLR-RM/stable-baselines3/issues/996
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-        optimizer.step()
-        self._n_updates += 1
 
     def _clip_gradients(self) -> th.Tensor:
         """

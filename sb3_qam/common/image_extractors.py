@@ -1,0 +1,94 @@
+"""Features extractors for images."""
+
+from collections.abc import Sequence
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+from sb3_qam.common.checks import check_positive_int
+
+
+class ResidualBlock(nn.Module):
+    """
+    Two convolutions beside a connection that skips them.
+
+    :param n_channels: Number of channels of input and output
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(n_channels, n_channels, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(n_channels, n_channels, kernel_size=3, padding=1),
+        )
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: shape (batch, n_channels, height, width)
+        :return: same shape
+        """
+        return inputs + self.layers(inputs)
+
+
+class ImpalaCNN(BaseFeaturesExtractor):
+    """
+    The residual encoder of IMPALA (Espeholt et al., https://arxiv.org/abs/1802.01561): stages of a convolution, a
+    pooling that halves the image, and residual blocks. It is deeper than ``NatureCNN`` and takes images of any size.
+
+    :param observation_space: Space of the images, channels first
+    :param features_dim: Number of features extracted
+    :param n_channels: Number of channels of each stage
+    :param n_blocks: Number of residual blocks of each stage
+    :param normalized_image: Whether the images are normalised already, which goes together with
+        ``policy_kwargs=dict(normalize_images=False)``: their type and bounds are not checked then
+    :raises ValueError: if the space is not one of images, or a size is not positive
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        features_dim: int = 256,
+        n_channels: Sequence[int] = (16, 32, 32),
+        n_blocks: int = 2,
+        normalized_image: bool = False,
+    ) -> None:
+        if not is_image_space(observation_space, normalized_image=normalized_image):
+            raise ValueError(
+                f"ImpalaCNN is for images, uint8 in [0, 255] of three axes, got {observation_space}. For images that "
+                "are normalised already, channels first, pass policy_kwargs=dict(normalize_images=False, "
+                "features_extractor_kwargs=dict(normalized_image=True)); for all others leave it out."
+            )
+        for name, size in [
+            ("features_dim", features_dim),
+            ("n_blocks", n_blocks),
+            *(("n_channels", n) for n in n_channels),
+        ]:
+            check_positive_int(name, size)
+        super().__init__(observation_space, features_dim)
+        assert observation_space.shape is not None  # for mypy
+        layers: list[nn.Module] = []
+        n_in = observation_space.shape[0]
+        for n_out in n_channels:
+            layers += [
+                nn.Conv2d(n_in, n_out, kernel_size=3, padding=1),
+                nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+                *(ResidualBlock(n_out) for _ in range(n_blocks)),
+            ]
+            n_in = n_out
+        self.cnn = nn.Sequential(*layers, nn.ReLU(), nn.Flatten())
+        # Compute shape by doing one forward pass
+        with th.no_grad():
+            n_flatten = self.cnn(th.zeros(1, *observation_space.shape)).shape[1]
+        self.linear = nn.Sequential(nn.Linear(n_flatten, features_dim), nn.ReLU())
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: Images as floats, shape (batch, channels, height, width)
+        :return: shape (batch, features_dim)
+        """
+        return self.linear(self.cnn(observations))

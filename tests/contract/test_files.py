@@ -1,0 +1,376 @@
+"""What SB3 saves and loads, QAM saves and loads: models, parameters, replay buffers, policies."""
+
+import gc
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
+from tests.contract.conftest import SMALL, RandomEnv, images, parameters_of, same_parameters, small
+
+PENDULUM = gym.make("Pendulum-v1")
+OBSERVATIONS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+
+
+def test_a_model_comes_back_with_its_actions_parameters_and_optimizer(model: QAM, tmp_path: Path):
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model")
+    np.testing.assert_array_equal(*(each.predict(OBSERVATIONS, deterministic=True)[0] for each in (model, loaded)))
+    assert same_parameters(parameters_of(model), parameters_of(loaded))
+    moments = [each.policy.optimizer.state_dict()["state"] for each in (model, loaded)]
+    for own, other in zip(moments[0].values(), moments[1].values(), strict=True):
+        assert all(th.equal(own[name], other[name]) for name in own)
+    assert loaded.num_timesteps == model.num_timesteps
+    assert loaded._n_updates == model._n_updates
+    assert loaded.policy_kwargs == model.policy_kwargs
+    # the targets stay frozen and in evaluation mode
+    loaded.policy.set_training_mode(True)
+    for target, _ in loaded.policy.target_pairs():
+        assert not target.training
+        assert not any(parameter.requires_grad for parameter in target.parameters())
+
+
+def in_memory(tmp_path: Path) -> tuple[io.BytesIO, Callable[[], io.BytesIO]]:
+    file = io.BytesIO()
+    return file, lambda: (file.seek(0), file)[1]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        lambda path: (str(path / "model"), lambda: str(path / "model")),
+        lambda path: (str(path / "model.zip"), lambda: str(path / "model")),
+        lambda path: (path / "model", lambda: path / "model.zip"),
+        lambda path: (path / "new" / "folder" / "model", lambda: path / "new" / "folder" / "model"),
+        in_memory,
+    ],
+    ids=["str", "suffix", "pathlib", "new folder", "BytesIO"],
+)
+def test_kinds_of_paths(places, model: QAM, tmp_path: Path):
+    to_write, to_read = places(tmp_path)
+    model.save(to_write)
+    loaded = QAM.load(to_read())
+    assert same_parameters(parameters_of(model), parameters_of(loaded))
+    other = QAM("MlpPolicy", "Pendulum-v1", **SMALL)
+    other.set_parameters(to_read())
+    assert same_parameters(parameters_of(model), parameters_of(other))
+
+
+def test_open_files(model: QAM, tmp_path: Path):
+    with open(tmp_path / "model.zip", "wb") as file:
+        model.save(file)
+    with open(tmp_path / "model.zip", "rb") as file:
+        assert same_parameters(parameters_of(model), parameters_of(QAM.load(file)))
+    with open(tmp_path / "buffer.pkl", "wb") as file:
+        model.save_replay_buffer(file)
+    with open(tmp_path / "buffer.pkl", "rb") as file:
+        model.load_replay_buffer(file)
+    assert model.replay_buffer.size() == 20
+
+
+def test_a_file_that_does_not_exist(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        QAM.load(tmp_path / "nothing")
+
+
+def test_what_is_excluded_is_not_in_the_file_and_what_is_included_is(model: QAM, tmp_path: Path):
+    model.save(tmp_path / "model", exclude=["learning_starts"], include=["replay_buffer"])
+    data, _, _ = load_from_zip_file(tmp_path / "model")
+    assert "learning_starts" not in data
+    assert isinstance(data["replay_buffer"], ReplayBuffer)
+    loaded = QAM.load(tmp_path / "model")
+    # the default of a new model
+    assert loaded.learning_starts == 100
+    assert loaded.replay_buffer.size() == 20
+
+
+def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_file(
+    model: QAM, pendulum_dataset, tmp_path
+):
+    model.pretrain(pendulum_dataset, gradient_steps=2)
+    model.save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        data = json.loads(archive.read("data"))
+        assert {"data", "policy.pth", "policy.optimizer.pth", "pytorch_variables.pth"} <= set(archive.namelist())
+    unwanted = {
+        "env",
+        "policy",
+        "replay_buffer",
+        "offline_buffer",
+        "offline_dataset",
+        "actor",
+        "critic",
+        "critic_target",
+    }
+    unwanted |= {"_monitor", "_augmentation", "_logger", "rollout_buffer", "eval_env", "device", "policy_objective"}
+    assert not unwanted & data.keys()
+    assert data["policy_class"][":type:"]
+    # all that a user passes is
+    passed = {"gamma", "tau", "flow_steps", "chunk_size", "target_update_interval", "image_shift", "batch_size"}
+    assert passed <= data.keys()
+
+
+def test_files_from_before_an_argument_existed_have_its_default(model: QAM, tmp_path: Path):
+    model.save(tmp_path / "model", exclude=["target_update_interval", "image_shift"])
+    loaded = QAM.load(tmp_path / "model", env=gym.make("Pendulum-v1")).learn(2)
+    assert (loaded.target_update_interval, loaded.image_shift) == (1, 0)
+
+
+def test_custom_objects_replace_what_cannot_be_read(tmp_path: Path):
+    model = QAM("MlpPolicy", "Pendulum-v1", learning_rate=lambda left: 1e-3 * left, **SMALL)
+    model.save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    data = json.loads(contents["data"])
+    data["learning_rate"][":serialized:"] = "bm8gcGlja2xl"
+    contents["data"] = json.dumps(data).encode()
+    with zipfile.ZipFile(tmp_path / "damaged.zip", "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    custom_objects = {"learning_rate": 5e-4, "lr_schedule": lambda _: 5e-4}
+    loaded = QAM.load(tmp_path / "damaged", env=gym.make("Pendulum-v1"), custom_objects=custom_objects)
+    assert loaded.learn(12).policy.optimizer.param_groups[0]["lr"] == 5e-4
+
+
+def test_arguments_at_loading_replace_stored_ones(model: QAM, tmp_path: Path):
+    model.save(tmp_path / "model")
+    loaded = QAM.load(
+        tmp_path / "model", env=gym.make("Pendulum-v1"), learning_rate=7e-4, tensorboard_log=str(tmp_path)
+    )
+    loaded.learn(2, reset_num_timesteps=False)
+    assert loaded.policy.optimizer.param_groups[0]["lr"] == 7e-4
+    assert list(tmp_path.glob("QAM_*/events*"))
+
+
+def test_a_schedule_of_numpy_numbers_is_stored_as_plain_ones(tmp_path: Path):
+    # PyTorch reads its files back only where they hold none of NumPy's
+    model = QAM("MlpPolicy", "Pendulum-v1", learning_rate=lambda left: np.float64(1e-3) * left, **SMALL).learn(12)
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model")
+    assert type(loaded.policy.optimizer.param_groups[0]["lr"]) is float
+
+
+def test_default_sizes_may_be_asked_for_by_none(tmp_path: Path):
+    QAM("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": None}, buffer_size=10).save(tmp_path / "model")
+    assert QAM.load(tmp_path / "model").policy.net_arch == [256, 256]
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_files_are_closed(model: QAM, tmp_path: Path):
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.policy.save(tmp_path / "policy")
+    QAM.load(tmp_path / "model").load_replay_buffer(tmp_path / "buffer")
+    FlowPolicy.load(tmp_path / "policy")
+    gc.collect()
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", th.device("cpu")])
+def test_a_device_to_load_on(device: str | th.device, model: QAM, tmp_path: Path):
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model", device=device, env=gym.make("Pendulum-v1")).learn(2)
+    assert (
+        loaded.device
+        == loaded.policy.device
+        == th.device("cuda" if device == "auto" and th.cuda.is_available() else "cpu")
+    )
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+def test_from_one_device_to_another_and_back(model: QAM, tmp_path: Path):
+    model.save(tmp_path / "cpu")
+    on_gpu = QAM.load(tmp_path / "cpu", device="cuda", env=gym.make("Pendulum-v1")).learn(15)
+    on_gpu.save(tmp_path / "gpu")
+    on_gpu.save_replay_buffer(tmp_path / "buffer")
+    back = QAM.load(tmp_path / "gpu", device="cpu", env=gym.make("Pendulum-v1"))
+    back.load_replay_buffer(tmp_path / "buffer")
+    assert back.replay_buffer.device == th.device("cpu")
+    actions = [each.predict(OBSERVATIONS, deterministic=True)[0] for each in (on_gpu, back)]
+    np.testing.assert_allclose(*actions, atol=1e-4)
+    back.learn(15)
+
+
+def test_the_system_is_printed_where_asked(model: QAM, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model.save(tmp_path / "model")
+    QAM.load(tmp_path / "model", print_system_info=True)
+    assert "== SAVED MODEL SYSTEM INFO ==" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- environments
+
+
+def test_a_new_environment_or_another_number_of_them(model: QAM, tmp_path: Path):
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs=3))
+    assert loaded.n_envs == loaded.replay_buffer.n_envs == 3
+    loaded.learn(12, reset_num_timesteps=False)
+    without = QAM.load(tmp_path / "model")
+    assert without.get_env() is None
+    without.set_env(gym.make("Pendulum-v1"))
+    without.learn(2, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (RandomEnv(spaces.Box(-1.0, 1.0, (4,))), "Observation spaces do not match"),
+        (RandomEnv(PENDULUM.observation_space, spaces.Box(-1.0, 1.0, (1,))), "Action spaces do not match"),
+    ],
+)
+def test_an_environment_with_other_spaces_is_refused(env: gym.Env, message: str, model: QAM, tmp_path: Path):
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        QAM.load(tmp_path / "model", env=env)
+    with pytest.raises(ValueError, match=message):
+        model.set_env(DummyVecEnv([lambda: env]))
+
+
+class CountsResets(gym.Wrapper):
+    n_resets = 0
+
+    def reset(self, **kwargs):
+        self.n_resets += 1
+        return super().reset(**kwargs)
+
+
+@pytest.mark.parametrize("force_reset", [True, False])
+@pytest.mark.parametrize("by_loading", [True, False])
+def test_an_environment_is_reset_where_it_is_forced(force_reset: bool, by_loading: bool, tmp_path: Path):
+    env = CountsResets(gym.make("Pendulum-v1"))
+    model = QAM("MlpPolicy", env, **SMALL).learn(12)
+    assert env.n_resets == 1
+    vec_env = model.get_env()
+    if by_loading:
+        model.save(tmp_path / "model")
+        model = QAM.load(tmp_path / "model", env=vec_env, force_reset=force_reset)
+    else:
+        model.set_env(vec_env, force_reset=force_reset)
+    model.learn(5, reset_num_timesteps=False)
+    assert env.n_resets == 1 + force_reset
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def test_parameters_are_given_and_taken_as_a_dict(model: QAM):
+    other = QAM("MlpPolicy", "Pendulum-v1", seed=1, **SMALL)
+    parameters = model.get_parameters()
+    assert set(parameters) == {"policy", "policy.optimizer"}
+    before = parameters_of(other)
+    assert not same_parameters(before, parameters["policy"])
+    other.set_parameters(parameters, exact_match=True)
+    assert same_parameters(parameters_of(other), parameters["policy"])
+
+
+def test_an_exact_match_misses_nothing_and_without_it_parts_will_do(model: QAM):
+    parameters = {"policy": {name: th.zeros_like(value) for name, value in model.get_parameters()["policy"].items()}}
+    with pytest.raises(ValueError, match="Names of parameters do not match"):
+        model.set_parameters(parameters)
+    part = {name: value for name, value in parameters["policy"].items() if name.startswith("critic.")}
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.set_parameters({**model.get_parameters(), "policy": part})
+    flow = [parameter.clone() for parameter in model.policy.policy_flow.parameters()]
+    model.set_parameters({"policy": part}, exact_match=False)
+    assert not any(parameter.any() for parameter in model.critic.parameters())
+    for old, parameter in zip(flow, model.policy.policy_flow.parameters(), strict=True):
+        assert th.equal(old, parameter)
+
+
+def test_an_unknown_name_of_parameters_is_refused(model: QAM):
+    with pytest.raises(ValueError, match=r"Key actor_of_sac\.optimizer is an invalid object name"):
+        model.set_parameters({"actor_of_sac.optimizer": {}}, exact_match=False)
+
+
+# ---------------------------------------------------------------- replay buffers
+
+
+@pytest.mark.parametrize("variant", [{}, {"n_steps": 3}, {"chunk_size": 3}, {"optimize_memory_usage": True}], ids=str)
+def test_a_replay_buffer_comes_back(variant: dict, tmp_path: Path):
+    kwargs = small(**variant)
+    if "optimize_memory_usage" in variant:
+        kwargs["replay_buffer_kwargs"] = {"handle_timeout_termination": False}
+    # 31 steps: where there are chunks, one is in flight
+    model = QAM("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), **kwargs).learn(62)
+    model.save_replay_buffer(str(tmp_path / "buffer"))
+    model.save(tmp_path / "model")
+    old = model.replay_buffer
+    loaded = QAM.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs=2))
+    loaded.load_replay_buffer(str(tmp_path / "buffer"))
+    new = loaded.replay_buffer
+    assert type(new) is type(old)
+    assert new.size() == old.size() == 31
+    for name in ("observations", "actions", "rewards", "dones", "timeouts"):
+        np.testing.assert_array_equal(getattr(new, name), getattr(old, name))
+    assert new.device == loaded.device
+    loaded.learn(20, reset_num_timesteps=False)
+    assert new.size() == 41
+
+
+def test_a_chunk_in_flight_is_executed_to_its_end_after_loading(tmp_path: Path):
+    env = make_vec_env("Pendulum-v1")
+    model = QAM("MlpPolicy", env, chunk_size=5, **small(learning_starts=0)).learn(13)
+    # three of five actions of the third chunk are done
+    in_flight = model.policy.scale_action(model._rollout_state.actions[0, 3:])
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = QAM.load(tmp_path / "model", env=env, force_reset=False)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    loaded.learn(2, reset_num_timesteps=False)
+    np.testing.assert_allclose(loaded.replay_buffer.actions[13:15, 0], in_flight, atol=1e-6)
+
+
+def test_what_is_no_replay_buffer_is_refused(model: QAM, tmp_path: Path):
+    (tmp_path / "buffer.pkl").write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(AssertionError, match="must inherit from ReplayBuffer"):
+        model.load_replay_buffer(tmp_path / "buffer")
+
+
+# ---------------------------------------------------------------- policies
+
+
+@pytest.mark.parametrize(
+    ("policy_class", "space"),
+    [
+        (FlowPolicy, spaces.Box(-1.0, 1.0, (3,))),
+        (CnnPolicy, images()),
+        (MultiInputPolicy, spaces.Dict(image=images(), number=spaces.Discrete(3))),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "variant", [{}, {"edit_scale": 0.3}, {"distill_coef": 1.0}, {"chunk_size": 3}, {"best_of_n": 2}]
+)
+def test_a_policy_alone_comes_back_and_acts_the_same(policy_class, space: spaces.Space, variant: dict, tmp_path: Path):
+    env = RandomEnv(space)
+    model = QAM(policy_class, env, **small(), **variant).learn(12)
+    model.policy.save(tmp_path / "policy")
+    loaded = policy_class.load(tmp_path / "policy", device="cpu")
+    assert type(loaded) is policy_class
+    observation = env.observation_space.sample()
+    np.testing.assert_array_equal(*(each.predict(observation, deterministic=True)[0] for each in (model, loaded)))
+    # sampling too
+    samples = []
+    for each in (model, loaded):
+        th.manual_seed(0)
+        samples.append(each.predict(observation)[0])
+    np.testing.assert_array_equal(*samples)
+
+
+def test_parameters_as_one_vector(model: QAM):
+    vector = model.policy.parameters_to_vector()
+    other = QAM("MlpPolicy", "Pendulum-v1", seed=1, **SMALL).policy
+    other.load_from_vector(vector)
+    np.testing.assert_array_equal(other.parameters_to_vector(), vector)

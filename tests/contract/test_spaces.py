@@ -1,0 +1,128 @@
+"""Every observation space that SB3 preprocesses, and the action spaces a flow can act in."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_qam import QAM
+from tests.conftest import record, write_dataset
+from tests.contract.conftest import SMALL, RandomEnv
+
+OBSERVATION_SPACES = {
+    "vector": spaces.Box(-1.0, 1.0, (3,)),
+    "float64": spaces.Box(-1.0, 1.0, (3,), np.float64),
+    "matrix": spaces.Box(-1.0, 1.0, (2, 3)),
+    "integers": spaces.Box(0, 9, (2,), np.int64),
+    "discrete": spaces.Discrete(5),
+    "multi-discrete": spaces.MultiDiscrete([3, 4]),
+    "multi-binary": spaces.MultiBinary(4),
+    "binary matrix": spaces.MultiBinary((2, 3)),
+    "dict": spaces.Dict(a=spaces.Discrete(3), b=spaces.MultiDiscrete([2, 3]), c=spaces.MultiBinary(2)),
+}
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("name", OBSERVATION_SPACES)
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_observations(name: str, n_envs: int, n_steps: int):
+    space = OBSERVATION_SPACES[name]
+    policy = "MultiInputPolicy" if name == "dict" else "MlpPolicy"
+    env = DummyVecEnv([lambda: RandomEnv(space) for _ in range(n_envs)])
+    model = QAM(policy, env, n_steps=n_steps, **SMALL).learn(20)
+    assert model._n_updates > 0
+    evaluate_policy(model, env, n_eval_episodes=2, warn=False)
+    assert model.predict(space.sample(), deterministic=True)[0].shape == (2,)
+
+
+def test_a_dict_of_one_vector_is_the_vector():
+    class InDict(gym.ObservationWrapper):
+        def __init__(self, env: gym.Env) -> None:
+            super().__init__(env)
+            self.observation_space = spaces.Dict(vector=env.observation_space)
+
+        def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+            return {"vector": observation}
+
+    env = gym.make("Pendulum-v1")
+    vector = QAM("MlpPolicy", env, seed=0, **SMALL).learn(30)
+    in_dict = QAM("MultiInputPolicy", InDict(env), seed=0, **SMALL).learn(30)
+    np.testing.assert_array_equal(vector.policy.parameters_to_vector(), in_dict.policy.parameters_to_vector())
+
+
+@pytest.mark.parametrize("name", ["discrete", "multi-discrete", "multi-binary"])
+def test_numbers_are_ones_and_zeros_to_the_networks(name: str):
+    space = OBSERVATION_SPACES[name]
+    policy = QAM("MlpPolicy", RandomEnv(space), **SMALL).policy
+    observation, is_vectorized = policy.obs_to_tensor(np.asarray(space.sample()))
+    features = policy.policy_flow.features(observation)
+    assert not is_vectorized
+    assert features.shape == (1, spaces.flatdim(space))
+    assert set(features.flatten().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("name", ["discrete", "multi-discrete", "multi-binary"])
+def test_offline_and_online_batches_of_numbers_are_alike(name: str):
+    space = OBSERVATION_SPACES[name]
+    env = RandomEnv(space)
+    dataset = write_dataset(record(env, 2), env.observation_space, env.action_space)
+    model = QAM("MlpPolicy", env, offline_dataset=dataset, offline_steps=3, **SMALL).learn(20)
+    batches = []
+    for fraction in (0.0, 1.0):
+        model.offline_fraction = fraction
+        batches.append(model._sample_batch(6))
+    online, offline = batches
+    assert online.observations.shape == offline.observations.shape
+    assert online.observations.dtype == offline.observations.dtype
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1.0, 1.0, (1,)),
+        spaces.Box(-1.0, 1.0, (2, 3)),
+        spaces.Box(np.array([-1.0, 5.0], np.float32), np.array([0.0, 5.5], np.float32)),
+        spaces.Box(-1.0, 1.0, (2,), np.float64),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_actions(space: spaces.Box, chunk_size: int):
+    # RandomEnv refuses what is not in its action space
+    env = DummyVecEnv([lambda: RandomEnv(spaces.Box(-1.0, 1.0, (3,)), space) for _ in range(2)])
+    model = QAM("MlpPolicy", env, chunk_size=chunk_size, **SMALL).learn(30)
+    assert np.abs(model.replay_buffer.actions).max() <= 1
+    assert model.predict(np.zeros(3))[0].shape == space.shape
+    evaluate_policy(model, env, n_eval_episodes=2, warn=False)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Discrete(3), spaces.MultiDiscrete([2, 2]), spaces.MultiBinary(3), spaces.Dict(a=spaces.Discrete(2))],
+)
+def test_actions_that_are_no_box_are_refused_with_the_name_of_the_space(space: spaces.Space):
+    with pytest.raises(ValueError, match="needs a continuous action space"):
+        QAM("MlpPolicy", DummyVecEnv([lambda: RandomEnv(spaces.Box(-1.0, 1.0, (3,)), space)]))
+
+
+def test_observations_sb3_does_not_support_are_refused():
+    with pytest.raises(NotImplementedError, match="observation space is not supported"):
+        QAM("MlpPolicy", DummyVecEnv([lambda: RandomEnv(spaces.Tuple([spaces.Discrete(2)]))]))
+
+
+def test_the_environments_of_these_tests_pass_sb3s_own_check():
+    for space in (OBSERVATION_SPACES["vector"], OBSERVATION_SPACES["dict"], OBSERVATION_SPACES["discrete"]):
+        check_env(RandomEnv(space), warn=True)
+
+
+def test_spaces_without_bounds_may_be_observed():
+    env = make_vec_env("MountainCarContinuous-v0")
+    unbounded = gym.wrappers.TransformObservation(
+        gym.make("MountainCarContinuous-v0"), lambda obs: obs, spaces.Box(-np.inf, np.inf, (2,))
+    )
+    for each in (env, unbounded):
+        assert QAM("MlpPolicy", each, **SMALL).learn(12)._n_updates == 2
