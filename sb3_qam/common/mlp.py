@@ -131,7 +131,7 @@ class MLP(nn.Sequential):
                 expected = (kinds[0], kinds[1])
                 continue
             parameters = [part.detach() for part in module.parameters()]
-            if parameters[0].device.type != "cpu" or parameters[0].dtype != th.float32:
+            if len(parameters) != 2 or parameters[0].device.type != "cpu" or parameters[0].dtype != th.float32:
                 return None
             if type(module) is kinds[0]:
                 layers.append((*parameters, None, None, 0.0))
