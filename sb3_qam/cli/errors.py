@@ -13,7 +13,7 @@ def on_one_line(*kinds: type[Exception]) -> Iterator[None]:
 
     :param kinds: Further kinds of errors that do
     """
-    expected: tuple[type[Exception], ...] = (ValueError, FileNotFoundError, ImportError, FloatingPointError, *kinds)
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, FloatingPointError, *kinds)
     try:
         yield
     except expected as error:

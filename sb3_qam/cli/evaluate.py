@@ -38,9 +38,9 @@ def evaluate(
     from sb3_qam.common.evaluation import evaluate as evaluate_model
 
     with on_one_line():
-        # What libraries print on the way is not the result. A buffer is not needed
+        # What libraries print on the way is not the result
         with contextlib.redirect_stdout(sys.stderr):
-            loaded = QAM.load(model, device=device, buffer_size=1, seed=seed)
+            loaded = QAM.load(model, device=device, seed=seed)
             vec_env, env_id = _make_env(model, env, loaded, n_envs, seed)
         summary = evaluate_model(loaded, vec_env, episodes, deterministic=not stochastic).summary()
         vec_env.close()
