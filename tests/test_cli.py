@@ -154,7 +154,9 @@ def test_errors_of_the_zoo_are_on_one_line(args: list[str], expected: str, tmp_p
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", [["train"], ["enjoy"], ["eval"], ["data", "import"], ["data", "describe"]])
+@pytest.mark.parametrize(
+    "command", [["train"], ["enjoy"], ["eval"], ["benchmark"], ["data", "import"], ["data", "describe"]]
+)
 def test_every_help_has_an_example(command: list[str]):
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0, result.output
