@@ -154,6 +154,15 @@ def test_errors_of_the_zoo_are_on_one_line(args: list[str], expected: str, tmp_p
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["train", "enjoy"])
+def test_without_the_zoo_it_is_said_what_to_install(command: str):
+    code = f"import sys; sys.modules['rl_zoo3'] = None; from sb3_qam.cli import app; app(['{command}'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: RL Zoo cannot be imported")
+    assert result.stderr.endswith("pip install 'sb3-qam[zoo]'.\n")
+
+
 @pytest.mark.parametrize(
     "command", [["train"], ["enjoy"], ["eval"], ["benchmark"], ["data", "import"], ["data", "describe"]]
 )

@@ -18,6 +18,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM, preset, zoo
+from sb3_qam.datasets.sources import wrap_dataset
 from sb3_qam.environments import OGBENCH_TASKS
 from sb3_qam.zoo.experiment import HYPERPARAMS, ExperimentManager, default_config
 from sb3_qam.zoo.wrappers import EpisodeSuccess
@@ -203,6 +204,26 @@ def test_the_dataset_is_wrapped_as_the_environment_is(tmp_path: Path):
     assert np.abs(model.offline_buffer.observations[:, 0]).max() > 1
     # What is written is what was asked for
     assert saved["offline_dataset"] == dataset_id
+
+
+def test_kitchens_wrappers_make_vectors_of_its_nested_data():
+    vector = spaces.Box(-np.inf, np.inf, (59,), np.float64)
+    goals = spaces.Dict({"kettle": spaces.Box(-np.inf, np.inf, (7,), np.float64)})
+    space = spaces.Dict({"observation": vector, "achieved_goal": goals, "desired_goal": goals})
+    episode = {
+        "observations": {
+            "observation": np.arange(4 * 59.0).reshape(4, 59),
+            "achieved_goal": {"kettle": np.zeros((4, 7))},
+            "desired_goal": {"kettle": np.zeros((4, 7))},
+        },
+        "actions": np.zeros((3, 9), np.float32),
+        "rewards": [0.0, 0.0, 1.0],
+    }
+    dataset = write_dataset([episode], space, spaces.Box(-1.0, 1.0, (9,)))
+    wrapped = wrap_dataset(dataset, rl_zoo3.get_wrapper_class(FILES["qam"]["FrankaKitchen-v1"]))
+    ((_, found),) = wrapped.episodes()
+    np.testing.assert_array_equal(found.observations, episode["observations"]["observation"])
+    assert QAM("FlowPolicy", offline_dataset=wrapped, buffer_size=10).observation_space.shape == (59,)
 
 
 class _TwoSteps(gym.Env):

@@ -35,10 +35,14 @@ def benchmark(
         missing = [run for run in runs if not run.is_finished(root)]
         typer.echo(f"{len(runs)} runs in {root}, {len(runs) - len(missing)} of them finished")
         n_failed = 0
-        for number, (run, ended) in enumerate(LAUNCHERS[launcher](missing, root, jobs), start=1):
-            n_failed += not ended
-            outcome = "finished" if ended else f"failed, see {run.folder(root) / OUTPUT}"
-            typer.echo(f"{number}/{len(missing)} {run}: {outcome}")
+        try:
+            for number, (run, ended) in enumerate(LAUNCHERS[launcher](missing, root, jobs), start=1):
+                n_failed += not ended
+                outcome = "finished" if ended else f"failed, see {run.folder(root) / OUTPUT}"
+                typer.echo(f"{number}/{len(missing)} {run}: {outcome}")
+        except KeyboardInterrupt:
+            typer.echo("Interrupted. The same command goes on with what is missing.", err=True)
+            raise typer.Exit(130) from None
         if n_failed > 0:
             raise ValueError(f"{n_failed} of {len(missing)} runs failed. The same command repeats them.")
 
