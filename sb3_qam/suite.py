@@ -81,17 +81,17 @@ class Run:
 
 def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
     """
-    :param path: A YAML file with ``tasks`` and ``algorithms``, lists of names or dicts of hyper-parameters by name,
-        and, for all runs, ``hyperparams`` and ``options`` of ``sb3-qam train``. The hyper-parameters of an algorithm
-        come before those of a task, and these before those for all
+    :param path: A YAML file with ``tasks`` and ``algorithms`` (by default ``qam``), lists of names or dicts of
+        hyper-parameters by name, and, for all runs, ``hyperparams`` and ``options`` of ``sb3-qam train``. The
+        hyper-parameters of an algorithm come before those of a task, and these before those for all
     :param seeds: Seeds
     :return: The runs
     :raises ValueError: if the file is not such a one
     """
     suite = yaml.safe_load(path.read_text())
     if not isinstance(suite, dict) or not set(suite) <= set(KEYS) or not suite.get("tasks"):
-        raise ValueError(f"{path} must have tasks and algorithms, and may have hyperparams and options.")
-    tasks, algorithms = _by_name(suite["tasks"]), _by_name(suite.get("algorithms") or ["qam"])
+        raise ValueError(f"{path} must have tasks, and may have algorithms (qam by default), hyperparams and options.")
+    tasks, algorithms = (_by_name(key, suite.get(key) or ["qam"]) for key in ("tasks", "algorithms"))
     # Runs lie side by side, and give the same numbers wherever they run
     options = {"num-threads": 1, **(suite.get("options") or {})}
     return [
@@ -102,8 +102,14 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
     ]
 
 
-def _by_name(entries: list[str] | dict[str, dict[str, Any] | None]) -> dict[str, dict[str, Any]]:
-    return {name: {} for name in entries} if isinstance(entries, list) else {k: v or {} for k, v in entries.items()}
+def _by_name(key: str, entries: Any) -> dict[str, dict[str, Any]]:
+    """
+    :raises ValueError: if they are neither names nor hyper-parameters by name
+    """
+    by_name = dict.fromkeys(entries) if isinstance(entries, list) else entries
+    if not isinstance(by_name, dict) or not all(isinstance(each, (dict, type(None))) for each in by_name.values()):
+        raise ValueError(f"{key} of a suite must be a list of names, or a dict of hyper-parameters by name: {entries}")
+    return {name: hyperparams or {} for name, hyperparams in by_name.items()}
 
 
 def run_locally(runs: list[Run], root: Path, n_jobs: int) -> Iterator[tuple[Run, bool]]:
@@ -155,7 +161,10 @@ def execute(run: Run, root: Path) -> None:
         _train(run.arguments(root))
         # A marker is there as a whole, or not at all
         unfinished = folder / f"{MARKER}.tmp"
-        unfinished.write_text(json.dumps(asdict(run), indent=1))
+        with unfinished.open("w") as file:
+            json.dump(asdict(run), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(unfinished, folder / MARKER)
 
 

@@ -149,8 +149,10 @@ def test_bad_input(tmp_path: Path):
     (run.folder(tmp_path) / MARKER).write_text(json.dumps({"task": "Pendulum-v1"}))
     with pytest.raises(ValueError, match=r"seed_0 has been finished with other settings"):
         run.is_finished(tmp_path)
-    with pytest.raises(ValueError, match=r"suite.yml must have tasks and algorithms"):
+    with pytest.raises(ValueError, match=r"suite.yml must have tasks, and may have algorithms"):
         read_suite(write(tmp_path / "suite.yml", envs=["Pendulum-v1"]), [0])
+    with pytest.raises(ValueError, match="algorithms of a suite must be a list of names, or a dict"):
+        read_suite(write(tmp_path / "suite.yml", algorithms={"qam": 3}), [0])
     assert parse_seeds("0-2,7") == [0, 1, 2, 7]
     for seeds in ("", "a", "3-1", "1-"):
         with pytest.raises(ValueError, match="--seeds must be numbers or ranges"):

@@ -270,6 +270,21 @@ def test_what_is_sampled_are_arguments_and_converts_to_them_again(name: str):
     assert "goal_selection_strategy" in with_her["replay_buffer_kwargs"]
 
 
+class _NotFinite(_TwoSteps):
+    def step(self, action):
+        return np.zeros(1, dtype=np.float32), float("nan"), True, False, {}
+
+
+def test_a_search_prunes_trials_whose_losses_are_not_finite(tmp_path: Path):
+    gym.register("NotFinite-v0", _NotFinite, disable_env_checker=True)
+    search = {"optimize_hyperparameters": True, "n_evaluations": 1, "pruner": "none", "seed": 0}
+    experiment = manager("qam", "NotFinite-v0", tmp_path, {"learning_starts": 5, "buffer_size": 100}, **search)
+    experiment.setup_experiment()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(experiment.objective, n_trials=1)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED"]
+
+
 def test_a_search_finds_what_a_run_can_be_started_with(tmp_path: Path):
     storage = f"sqlite:///{tmp_path}/study.db"
     hyperparams = {"buffer_size": 100, "learning_starts": 18}

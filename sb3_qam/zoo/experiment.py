@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import optuna
 import rl_zoo3.exp_manager
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -33,8 +34,8 @@ def default_config(algo: str, env_id: str) -> str:
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     """
-    The zoo's own, which besides finds our configurations, wraps the offline dataset as it wraps the environment, and
-    says how to go on with training that has been interrupted.
+    The zoo's own, which besides finds our configurations, wraps the offline dataset as it wraps the environment, says
+    how to go on with training that has been interrupted, and prunes trials whose losses are not finite.
 
     :param args: The command's arguments
     :param algo: Name of the algorithm
@@ -64,8 +65,16 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         super().save_trained_model(model)
         n_missing = model._total_timesteps - model.num_timesteps
         if n_missing > 0:
+            # The last one of repeated options counts
+            options = ["-i", f"{self.save_path}/{self.env_name}.zip", "-n", str(min(n_missing, self.n_timesteps))]
             print(
                 f"Training ended {n_missing} steps early. To go on from {self.save_path}:\n"
-                f"  {sys.argv[0]} {shlex.join(sys.argv[1:])} -i {self.save_path}/{self.env_name}.zip "
-                f"-n {min(n_missing, self.n_timesteps)}"
+                f"  sb3-qam train {shlex.join([*sys.argv[1:], *options])}"
             )
+
+    def objective(self, trial: optuna.Trial) -> float:
+        try:
+            return super().objective(trial)
+        except FloatingPointError as error:
+            # The zoo prunes trials in which other algorithms fail by NaN
+            raise optuna.exceptions.TrialPruned(str(error)) from error
