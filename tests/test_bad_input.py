@@ -66,9 +66,9 @@ def test_action_spaces_a_flow_cannot_act_in(action_space: spaces.Space, message:
             for value in (0, -1, 2.5)
         ],
         ("offline_steps", -1),
+        ("clone_steps", -1),
         ("learning_starts", -1),
         ("gradient_steps", -2),
-        ("learning_rate", 0.0),
         ("learning_rate", -1e-3),
         ("gamma", 1.5),
         ("tau", -0.1),

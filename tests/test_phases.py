@@ -430,3 +430,18 @@ def test_resetting_the_environment_ends_trajectories():
     # steps 2 and 3 would cross the reset, 6 and 7 what has not been written
     assert batch.valid.tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
     assert batch.masks.tolist()[:2] == [1, 1]
+
+
+def test_learn_clones_first_and_only_once(pendulum_dataset, tmp_path: Path):
+    kwargs = SMALL | {"offline_dataset": pendulum_dataset.id, "clone_steps": 6, "offline_steps": 4}
+    model = QAM("FlowPolicy", "Pendulum-v1", **kwargs)
+    model.pretrain(gradient_steps=2, objective="clone")
+    model.learn(3, reset_num_timesteps=False)
+    assert (model._n_clone_steps_done, model._n_offline_steps_done, model.num_timesteps) == (6, 4, 13)
+    model.save(tmp_path / "model")
+    again = QAM.load(tmp_path / "model", env=model.get_env(), clone_steps=8, offline_steps=5)
+    again.learn(2, reset_num_timesteps=False)
+    # Cloning now would give up the policy
+    assert (again._n_clone_steps_done, again._n_offline_steps_done) == (6, 5)
+    with pytest.raises(ValueError, match="clone_steps=1 needs offline data"):
+        QAM("FlowPolicy", "Pendulum-v1", **SMALL, clone_steps=1).learn(1)

@@ -70,6 +70,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         stored with the model; objects have to be given again to ``load()``.
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
         Those done by ``pretrain()`` count, and so do those before an interruption.
+    :param clone_steps: Gradient steps of ``pretrain(objective="clone")`` that ``learn()`` takes before these, if none
+        of these has been taken.
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
         uniformly from the union of offline and online data.
     :param offline_storage: ``"memory"``; ``"memmap"`` for datasets that do not fit into it: they are written to files
@@ -93,6 +95,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         chunk_size: int = 1,
         offline_dataset: OfflineDataset | None = None,
         offline_steps: int = 0,
+        clone_steps: int = 0,
         offline_fraction: float | None = None,
         offline_storage: str = "memory",
         reward_transform: RewardTransform | dict[str, Any] | None = None,
@@ -109,6 +112,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self.chunk_size = chunk_size
         self.offline_dataset = with_absolute_folders(offline_dataset)
         self.offline_steps = offline_steps
+        self.clone_steps = clone_steps
         self.offline_fraction = offline_fraction
         self.offline_storage = offline_storage
         self.reward_transform = RewardTransform.make(reward_transform)
@@ -143,13 +147,14 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         """
         for name in ("buffer_size", "batch_size", "n_steps", "chunk_size"):
             check_positive_int(name, getattr(self, name))
-        for name in ("learning_starts", "offline_steps", "image_shift"):
+        for name in ("learning_starts", "offline_steps", "clone_steps", "image_shift"):
             check_positive_int(name, getattr(self, name), minimum=0)
         check_positive_int("gradient_steps", self.gradient_steps, minimum=-1)
         check_in_range("gamma", self.gamma, 0, 1)
         check_in_range("tau", self.tau, 0, 1)
         if not callable(self.learning_rate):
-            check_in_range("learning_rate", self.learning_rate, 0, low_excluded=True)
+            # Not excluded: with 0 RL Zoo loads models that are to act
+            check_in_range("learning_rate", self.learning_rate, 0)
             self.learning_rate = float(self.learning_rate)
         if self.offline_fraction is not None:
             check_in_range("offline_fraction", self.offline_fraction, 0, 1)
@@ -436,9 +441,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         progress_bar: bool = False,
     ) -> SelfOfflineToOnline:
         """
-        What is left of ``offline_steps``, then ``total_timesteps`` environment steps. Both phases share one axis of
-        timesteps and the callbacks. After an offline phase the policy acts from the first step on: there is no
-        random warm-up.
+        What is left of ``clone_steps`` and ``offline_steps``, then ``total_timesteps`` environment steps. All phases
+        share one axis of timesteps and the callbacks. After an offline phase the policy acts from the first step on:
+        there is no random warm-up.
 
         :param total_timesteps: The number of environment steps to train on
         :param callback: callback(s) called at every step with state of the algorithm.
@@ -456,22 +461,26 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 "learn() needs an environment: call set_env(env) first, or pretrain() to train on offline data alone."
             )
         check_in_range("total_timesteps", total_timesteps, 0)
-        offline_steps_left = self.offline_steps - self._n_offline_steps_done
-        self._require_offline_data(for_offline_phase=offline_steps_left > 0)
-        if offline_steps_left > 0:
-            if self.offline_buffer is None:
-                raise ValueError(
-                    f"offline_steps={self.offline_steps} needs offline data: pass offline_dataset=..., "
-                    "or call pretrain(dataset) first."
-                )
+        phases = self._offline_phases_left()
+        steps_left = sum(phases.values())
+        self._require_offline_data(for_offline_phase=steps_left > 0)
+        if steps_left > 0 and self.offline_buffer is None:
+            name = "clone_steps" if "clone" in phases else "offline_steps"
+            raise ValueError(
+                f"{name}={getattr(self, name)} needs offline data: pass offline_dataset=..., "
+                "or call pretrain(dataset) first."
+            )
+        for objective, gradient_steps in phases.items():
+            steps_left -= gradient_steps
             goes_on = self._offline_phase(
-                offline_steps_left,
-                total_timesteps,
+                gradient_steps,
+                steps_left + total_timesteps,
                 callback,
                 OFFLINE_LOG_INTERVAL,
                 tb_log_name,
                 reset_num_timesteps,
                 progress_bar,
+                objective,
             )
             if not goes_on:
                 return self
@@ -486,6 +495,17 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         )
         self._monitor.check()
         return self
+
+    def _offline_phases_left(self) -> dict[str, int]:
+        """
+        :return: The gradient steps that ``learn()`` takes before its first environment step, by objective, in order
+        """
+        has_begun = self._n_offline_steps_done > 0
+        phases = {
+            "clone": 0 if has_begun else self.clone_steps - self._n_clone_steps_done,
+            "full": self.offline_steps - self._n_offline_steps_done,
+        }
+        return {objective: steps for objective, steps in phases.items() if steps > 0}
 
     def _offline_phase(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 
-from sb3_qam.datasets.sources import check_dataset_id
+from sb3_qam.datasets.sources import OGBENCH_NAMESPACE, check_dataset_id
 
 SINGLE_TASK = "singletask"
 
@@ -54,7 +54,7 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     except ImportError as error:
         raise ImportError("OGBench's data needs its package: pip install 'sb3-qam[ogbench]'.") from error
     env_id, file_id = split_task_id(task_id)
-    dataset_id = dataset_id or f"ogbench/{task_id}"
+    dataset_id = dataset_id or OGBENCH_NAMESPACE + task_id
     # Minari finds out when the dataset lies in its cache already, and fails at every dataset from then on
     check_dataset_id(dataset_id)
     if dataset_id in minari.list_local_datasets():

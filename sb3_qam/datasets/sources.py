@@ -20,6 +20,8 @@ DatasetSource: TypeAlias = str | os.PathLike[str] | OpenDataset
 OfflineDataset: TypeAlias = DatasetSource | Sequence[DatasetSource]
 
 METADATA_FILE = "metadata.json"
+# Of the ids of what import_ogbench() writes
+OGBENCH_NAMESPACE = "ogbench/"
 
 
 def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
@@ -200,7 +202,11 @@ def _download(dataset_id: str) -> None:
     except Exception as error:
         # Whatever the client of the remote raises, where it is not reached or does not know the dataset
         known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
+        way_out = ". Datasets are collected with sb3_qam.datasets.collect"
+        if dataset_id.startswith(OGBENCH_NAMESPACE):
+            task_id = dataset_id.removeprefix(OGBENCH_NAMESPACE)
+            way_out = f". OGBench's data comes from elsewhere: run `sb3-qam data import {task_id}`"
         raise FileNotFoundError(
             f"No Minari dataset '{dataset_id}' in the local cache (there: {known}), and it cannot be downloaded: "
-            f"{error}. Datasets are collected with sb3_qam.datasets.collect."
+            f"{error}{way_out}"
         ) from error

@@ -108,6 +108,8 @@ class QAM(OfflineToOnlineAlgorithm):
         ``env=None`` the model takes its spaces from it, with ``env="recover"`` its environment. Ids and folders are
         stored with the model; objects have to be given again to ``load()``
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
+    :param clone_steps: Gradient steps of ``pretrain(objective="clone")`` that ``learn()`` takes before these, if none
+        of these has been taken
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
         uniformly from the union of offline and online data
     :param offline_storage: ``"memory"``; ``"memmap"`` for datasets that do not fit into it: they are written to files
@@ -176,6 +178,7 @@ class QAM(OfflineToOnlineAlgorithm):
         max_grad_norm: float = 1.0,
         offline_dataset: OfflineDataset | None = None,
         offline_steps: int = 0,
+        clone_steps: int = 0,
         offline_fraction: float | None = None,
         offline_storage: str = "memory",
         reward_transform: RewardTransform | dict[str, Any] | None = None,
@@ -207,6 +210,7 @@ class QAM(OfflineToOnlineAlgorithm):
             chunk_size=chunk_size,
             offline_dataset=offline_dataset,
             offline_steps=offline_steps,
+            clone_steps=clone_steps,
             offline_fraction=offline_fraction,
             offline_storage=offline_storage,
             reward_transform=reward_transform,

@@ -1,0 +1,5 @@
+"""``python -m sb3_qam.cli`` is ``sb3-qam``."""
+
+from sb3_qam.cli import app
+
+app(prog_name="sb3-qam")

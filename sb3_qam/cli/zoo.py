@@ -1,0 +1,79 @@
+"""``sb3-qam train`` and ``sb3-qam enjoy``: RL Zoo's commands."""
+
+import sys
+import traceback
+from collections.abc import Callable
+
+import typer
+
+from sb3_qam.cli.errors import on_one_line
+
+TRAIN_HELP = """Train by RL Zoo: every option below is the zoo's.
+
+Examples:
+  sb3-qam train --algo qam --env PointMaze_UMaze-v3 --eval-freq 10000
+  sb3-qam train --algo qam_edit --env cube-double-play-singletask-task1-v0 --seed 1 --device cuda
+  sb3-qam train --algo qam --env Pendulum-v1 -n 5000 --hyperparams inverse_temperature:1.0
+  sb3-qam train --algo qam --env PointMaze_UMaze-v3 --hyperparams offline_dataset:"'mine/maze-v0'" offline_steps:20000
+  sb3-qam train --algo qam --env Pendulum-v1 -optimize --n-trials 20 --n-evaluations 2
+
+Algorithms of this package: qam, qam_edit, qam_f, trqam, bam. Configurations: sb3_qam/zoo/hyperparams/*.yml.
+Ctrl-C saves the model and says how to go on.
+"""
+ENJOY_HELP = """Watch a trained model by RL Zoo: every option below is the zoo's.
+
+Examples:
+  sb3-qam enjoy --algo qam --env PointMaze_UMaze-v3 -f logs
+  sb3-qam enjoy --algo qam --env PointMaze_UMaze-v3 -f logs --load-best --no-render -n 3000
+"""
+
+
+def train(context: typer.Context) -> None:
+    """
+    Train by RL Zoo, with all its options. See: sb3-qam train --help
+    """
+
+    def command() -> None:
+        from sb3_qam.zoo.train import train
+
+        train()
+
+    _run(context, command, TRAIN_HELP)
+
+
+def enjoy(context: typer.Context) -> None:
+    """
+    Watch a trained model by RL Zoo, with all its options. See: sb3-qam enjoy --help
+    """
+
+    def command() -> None:
+        from sb3_qam.zoo.enjoy import enjoy
+
+        enjoy()
+
+    _run(context, command, ENJOY_HELP)
+
+
+def _run(context: typer.Context, command: Callable[[], None], help_text: str) -> None:
+    """
+    :param context: Has what was typed
+    :param command: Reads it from sys.argv, as the zoo does
+    :param help_text: What to print before the zoo's own help
+    """
+    if {"-h", "--help"} & set(context.args):
+        typer.echo(help_text)
+    sys.argv = [context.command_path, *context.args]
+    # The zoo asserts what users are to give
+    with on_one_line(AssertionError):
+        try:
+            command()
+        except (NameError, SyntaxError) as error:
+            # The zoo evaluates values as Python
+            if not (
+                isinstance(error, SyntaxError) or traceback.extract_tb(error.__traceback__)[-1].filename == "<string>"
+            ):
+                raise
+            raise ValueError(
+                f"A value on the command line is not Python ({error}): quote text twice, such as "
+                """offline_dataset:"'mine/maze-v0'"."""
+            ) from error

@@ -1,0 +1,74 @@
+"""What a policy achieves."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_qam.common.rewards import SUCCESS_KEYS
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    One number for each episode.
+
+    :param returns: Sums of the environment's rewards
+    :param lengths: Numbers of steps
+    :param successes: Whether infos said at any step that it was a success; ``None`` if they never say
+    """
+
+    returns: list[float]
+    lengths: list[int]
+    successes: list[bool] | None
+
+    def summary(self) -> dict[str, float | None]:
+        """
+        :return: Means, and the standard deviation of the returns
+        """
+        return {
+            "episodes": len(self.returns),
+            "mean_return": float(np.mean(self.returns)),
+            "std_return": float(np.std(self.returns)),
+            "mean_length": float(np.mean(self.lengths)),
+            "success": None if self.successes is None else float(np.mean(self.successes)),
+        }
+
+
+def evaluate(model: BaseAlgorithm, env: VecEnv, n_episodes: int, deterministic: bool = True) -> Evaluation:
+    """
+    :param model: The model
+    :param env: Environments with the model's spaces
+    :param n_episodes: Number of episodes, shared among the environments
+    :param deterministic: Whether to use deterministic or stochastic actions
+    :return: What was achieved
+    """
+    succeeded: list[bool | None] = [None] * env.num_envs
+    successes: list[bool | None] = []
+
+    def note(locals_: dict[str, Any], _: dict[str, Any]) -> None:
+        number, info = locals_["i"], locals_["info"]
+        said = [bool(info[key]) for key in SUCCESS_KEYS if key in info]
+        if said:
+            succeeded[number] = bool(succeeded[number]) or any(said)
+        if locals_["done"]:
+            successes.append(succeeded[number])
+            succeeded[number] = None
+
+    returns, lengths = evaluate_policy(
+        model,
+        env,
+        n_episodes,
+        deterministic=deterministic,
+        callback=note,
+        return_episode_rewards=True,
+        # Without a Monitor the returns are those of the environment as it is
+        warn=False,
+    )
+    assert isinstance(returns, list)  # for mypy
+    assert isinstance(lengths, list)
+    said = [bool(success) for success in successes if success is not None]
+    return Evaluation(returns, lengths, said if len(said) == n_episodes else None)

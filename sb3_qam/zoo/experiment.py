@@ -1,0 +1,80 @@
+"""RL Zoo's experiments, as QAM's need them."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import optuna
+import rl_zoo3.exp_manager
+import yaml
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.datasets.sources import wrap_dataset
+
+HYPERPARAMS = Path(__file__).parent / "hyperparams"
+
+
+def default_config(algo: str, env_id: str) -> str:
+    """
+    :param algo: Name of one of our algorithms
+    :param env_id: Id of the environment
+    :return: The algorithm's own file if it has something for the environment, else the one for all variants
+    """
+    own = HYPERPARAMS / f"{algo}.yml"
+    if own.is_file() and env_id in yaml.safe_load(own.read_text()):
+        return str(own)
+    return str(HYPERPARAMS / "qam.yml")
+
+
+class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
+    """
+    The zoo's own, which besides finds our configurations, wraps the offline dataset as it wraps the environment, says
+    how to go on with training that has been interrupted, and prunes trials whose losses are not finite.
+
+    :param args: The command's arguments
+    :param algo: Name of the algorithm
+    :param env_id: Id of the environment
+    :param others: The zoo's other arguments
+    :param kwargs: The zoo's other arguments. ``config``, the file of the configurations, is by default the package's
+        for our algorithms, and the zoo's for its own
+    """
+
+    def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *others: Any, **kwargs: Any) -> None:
+        if kwargs.get("config") is None and issubclass(rl_zoo3.ALGOS[algo], OfflineToOnlineAlgorithm):
+            kwargs["config"] = default_config(algo, env_id)
+        super().__init__(args, algo, env_id, *others, **kwargs)
+
+    def _preprocess_hyperparams(
+        self, hyperparams: dict[str, Any]
+    ) -> tuple[dict[str, Any], Callable[[gym.Env], gym.Env] | None, list[BaseCallback], Callable | None]:
+        hyperparams, env_wrapper, callbacks, vec_env_wrapper = super()._preprocess_hyperparams(hyperparams)
+        dataset = hyperparams.get("offline_dataset")
+        if env_wrapper is not None and dataset is not None:
+            # Data is recorded without the wrappers of a run
+            datasets = dataset if isinstance(dataset, list) else [dataset]
+            hyperparams["offline_dataset"] = [wrap_dataset(each, env_wrapper) for each in datasets]
+        return hyperparams, env_wrapper, callbacks, vec_env_wrapper
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        super().save_trained_model(model)
+        n_missing = model._total_timesteps - model.num_timesteps
+        if n_missing > 0:
+            # The last one of repeated options counts
+            options = ["-i", f"{self.save_path}/{self.env_name}.zip", "-n", str(min(n_missing, self.n_timesteps))]
+            print(
+                f"Training ended {n_missing} steps early. To go on from {self.save_path}:\n"
+                f"  sb3-qam train {shlex.join([*sys.argv[1:], *options])}"
+            )
+
+    def objective(self, trial: optuna.Trial) -> float:
+        try:
+            return super().objective(trial)
+        except FloatingPointError as error:
+            # The zoo prunes trials in which other algorithms fail by NaN
+            raise optuna.exceptions.TrialPruned(str(error)) from error

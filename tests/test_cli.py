@@ -1,0 +1,173 @@
+"""The commands, as they are typed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import gymnasium_robotics
+import minari
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sb3_qam import QAM
+from sb3_qam.cli import app
+from tests.conftest import record, write_dataset
+from tests.test_ogbench import DATA, TASK
+
+gym.register_envs(gymnasium_robotics)
+
+MAZE = "PointMaze_UMaze-v3"
+DATASET_ID = "test/maze-v0"
+HYPERPARAMS = [
+    "--hyperparams",
+    f"offline_dataset:'{DATASET_ID}'",
+    "offline_steps:100",
+    "learning_starts:0",
+    "buffer_size:1000",
+    "flow_steps:2",
+    "policy_kwargs:dict(net_arch=[8])",
+]
+
+
+@pytest.fixture
+def maze_dataset() -> minari.MinariDataset:
+    env = gym.make(MAZE, max_episode_steps=40)
+    return write_dataset(record(env, 5), env.observation_space, env.action_space, DATASET_ID, env=env.spec)
+
+
+def start(folder: Path, *args: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "sb3_qam.cli", *args]
+    # Tests may run from a checkout that is not installed
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(folder: Path, *args: str) -> str:
+    process = start(folder, *args)
+    output, errors = process.communicate()
+    assert process.returncode == 0, output + errors
+    return output
+
+
+def invoke(*args: str) -> list[str]:
+    """Lines of a command that fails."""
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 1, result.output
+    return result.output.strip().splitlines()
+
+
+def test_train_enjoy_go_on_and_evaluate_from_an_empty_folder(maze_dataset, tmp_path: Path):
+    task = ["--algo", "qam", "--env", MAZE]
+    evaluation = ["--eval-freq", "150", "--eval-episodes", "1"]
+    output = run(tmp_path, "train", *task, "-n", "200", *evaluation, *HYPERPARAMS)
+    folder = tmp_path / "logs" / "qam" / f"{MAZE}_1"
+    assert "Saving to logs/qam" in output
+    assert "early" not in output
+    # Both phases are on one axis
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [150, 300]
+    model = QAM.load(folder / f"{MAZE}.zip")
+    assert (model.num_timesteps, model._n_offline_steps_done, model._n_updates) == (300, 100, 300)
+
+    assert "Loading logs/qam" in run(tmp_path, "enjoy", *task, "-f", "logs", "--no-render", "-n", "50")
+
+    file = str(folder / f"{MAZE}.zip")
+    run(tmp_path, "train", *task, "-n", "20", "--eval-freq", "-1", "-i", file, *HYPERPARAMS)
+    again = QAM.load(tmp_path / "logs" / "qam" / f"{MAZE}_2" / f"{MAZE}.zip")
+    assert (again._n_offline_steps_done, again._n_updates) == (100, 320)
+
+    result = json.loads(run(tmp_path, "eval", file, "-n", "2", "--n-envs", "2", "--json"))
+    assert (result["model"], result["env"], result["episodes"]) == (file, MAZE, 2)
+    assert result["mean_length"] == 300
+    assert result["success"] in (0.0, 0.5, 1.0)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(maze_dataset, tmp_path: Path):
+    args = ["--algo", "qam_f", "--env", MAZE, "-n", "100000", "--eval-freq", "-1", "--log-interval", "1"]
+    process = start(tmp_path, "train", *args, *HYPERPARAMS)
+    assert process.stdout is not None
+    # The first episode is over
+    line = next(line for line in process.stdout if "rollout/" in line)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate()
+    assert process.returncode == 0, line + rest + errors
+    file = f"logs/qam_f/{MAZE}_1/{MAZE}.zip"
+    model = QAM.load(tmp_path / file)
+    n_left = 100_100 - model.num_timesteps
+    assert f"Training ended {n_left} steps early" in rest
+    assert rest.strip().endswith(f"-i {file} -n {n_left}")
+    assert model._n_offline_steps_done == 100
+
+
+def test_eval_takes_the_environment_from_where_it_is_known(maze_dataset, pendulum_dataset, tmp_path: Path):
+    small = {"buffer_size": 100, "policy_kwargs": {"net_arch": [8]}, "chunk_size": 3}
+    QAM("FlowPolicy", offline_dataset=DATASET_ID, **small).save(tmp_path / "maze.zip")
+    QAM("FlowPolicy", offline_dataset=pendulum_dataset, **small).save(tmp_path / "pendulum.zip")
+
+    def evaluate(*args: str) -> dict:
+        result = CliRunner().invoke(app, ["eval", *args, "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    found = evaluate(str(tmp_path / "maze.zip"), "-n", "2")
+    assert (found["env"], found["mean_length"]) == (MAZE, 40)
+    found = evaluate(str(tmp_path / "pendulum.zip"), "-n", "1", "--env", "Pendulum-v1", "--stochastic")
+    assert (found["episodes"], found["mean_length"], found["success"]) == (1, 200, None)
+    assert found == evaluate(str(tmp_path / "pendulum.zip"), "-n", "1", "--env", "Pendulum-v1", "--stochastic")
+
+    assert invoke("eval", str(tmp_path / "pendulum.zip")) == [
+        f"Error: The environment of {tmp_path / 'pendulum.zip'} is not known: pass --env ID."
+    ]
+    for not_a_model in ("nothing.zip", "."):
+        assert len(invoke("eval", str(tmp_path / not_a_model))) == 1
+
+
+def test_data_import_writes_what_a_configuration_names(tmp_path: Path):
+    result = CliRunner().invoke(app, ["data", "import", TASK, "--path", str(DATA)])
+    assert result.exit_code == 0, result.output
+    assert result.output == f"ogbench/{TASK}: 2 episodes, 2000 steps\n"
+    assert minari.load_dataset(f"ogbench/{TASK}").total_steps == 2000
+    assert invoke("data", "import", "Pendulum-v1")[0].startswith("Error: 'Pendulum-v1' is not the id of an OGBench")
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--env", "Nothing-v0"], "Error: Nothing-v0 not found in gym registry"),
+        (["--env", "Pendulum-v1", "--hyperparams", "offline_dataset:mine/maze-v0"], "quote text twice, such as"),
+        (["--env", "Pendulum-v1", "--hyperparams", "gamma:2.0"], "Error: gamma must be a finite number"),
+        (["--env", "Pendulum-v1", "-i", "nothing.zip"], "Error: The trained_agent must be a valid path"),
+        (["--env", "Pendulum-v1", "-conf", "nothing.yml"], "No such file or directory: 'nothing.yml'"),
+    ],
+)
+def test_errors_of_the_zoo_are_on_one_line(args: list[str], expected: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["train", "--algo", "qam", "-n", "10", *args])
+    assert result.exit_code == 1
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["train", "enjoy"])
+def test_without_the_zoo_it_is_said_what_to_install(command: str):
+    code = f"import sys; sys.modules['rl_zoo3'] = None; from sb3_qam.cli import app; app(['{command}'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: RL Zoo cannot be imported")
+    assert result.stderr.endswith("pip install 'sb3-qam[zoo]'.\n")
+
+
+@pytest.mark.parametrize(
+    "command", [["train"], ["enjoy"], ["eval"], ["benchmark"], ["data", "import"], ["data", "describe"]]
+)
+def test_every_help_has_an_example(command: list[str]):
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Example" in result.output
+    assert f"sb3-qam {' '.join(command)} " in result.output

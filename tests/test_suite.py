@@ -1,0 +1,161 @@
+"""Suites of runs: complete, each run once, and the same whatever has interrupted them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sb3_qam import QAM
+from sb3_qam.cli import app
+from sb3_qam.cli.benchmark import parse_seeds
+from sb3_qam.suite import MARKER, OUTPUT, Run, execute, read_suite
+
+SUITE = {
+    "tasks": {"Pendulum-v1": {"gamma": 0.9}, "MountainCarContinuous-v0": None},
+    "algorithms": {"qam": None, "qam_edit": {"edit_scale": 0.2}},
+    "hyperparams": {
+        "buffer_size": 1000,
+        "learning_starts": 10,
+        "flow_steps": 2,
+        "batch_size": 16,
+        "chunk_size": 2,
+        "policy_kwargs": {"net_arch": [8]},
+    },
+    "options": {"n-timesteps": 120, "eval-freq": 50, "eval-episodes": 1, "env-kwargs": ["max_episode_steps:50"]},
+}
+
+
+@pytest.fixture
+def keep_ctrl_c() -> Iterator[None]:
+    """What a run does in its own process."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def write(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump(SUITE | changes))
+    return path
+
+
+def results(run: Run, root: Path) -> dict[str, np.ndarray]:
+    """The numbers of a run; that there is one folder of the zoo is checked along the way."""
+    (folder,) = run.folder(root).glob("*/*_*")
+    assert folder.name == f"{run.task}_1"
+    parameters = QAM.load(folder / f"{run.task}.zip").policy.state_dict()
+    with np.load(folder / "evaluations.npz") as evaluations:
+        return {**evaluations, **{name: value.numpy() for name, value in parameters.items()}}
+
+
+def start(path: Path, root: Path, seeds: str, jobs: str = "2") -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "sb3_qam.cli", "benchmark", str(path), "--seeds", seeds]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(
+        [*command, "--folder", str(root), "--jobs", jobs],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.02)
+
+
+def check_kill_and_start_again(tmp_path: Path, path: Path, seeds: str, whole_group: bool) -> None:
+    root = tmp_path / "broken"
+    process = start(path, root, seeds, jobs="1")
+    # One run is finished, and another one in the middle
+    wait_until(lambda: any(root.glob(f"*/*/*/{MARKER}")))
+    runs = read_suite(path, parse_seeds(seeds))
+    wait_until(
+        lambda: (
+            any(not run.is_finished(root) and any(run.folder(root).glob("*/*/*.monitor.csv")) for run in runs)
+            or all(run.is_finished(root) for run in runs)
+        )
+    )
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {str(run): (run.folder(root) / MARKER).stat().st_mtime_ns for run in runs if run.is_finished(root)}
+    assert len(finished) > 0
+
+    again = start(path, root, seeds)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    for run in runs:
+        assert run.is_finished(root)
+        if str(run) in finished:
+            assert (run.folder(root) / MARKER).stat().st_mtime_ns == finished[str(run)]
+        unbroken = tmp_path / "unbroken"
+        execute(run, unbroken)
+        expected, found = results(run, unbroken), results(run, root)
+        assert expected.keys() == found.keys()
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=f"{run}: {name}")
+    assert len(list(root.glob(f"*/*/*/{MARKER}"))) == len(runs)
+
+    # Nothing is left to do
+    assert f"{len(runs)} runs in {root}, {len(runs)} of them finished" in start(path, root, seeds).communicate()[0]
+
+
+def test_a_killed_suite_goes_on(tmp_path: Path, keep_ctrl_c: None):
+    path = write(tmp_path / "suite.yml", tasks=["Pendulum-v1"], algorithms=["qam", "qam_edit"])
+    check_kill_and_start_again(tmp_path, path, "7", whole_group=True)
+
+
+@pytest.mark.slow
+def test_a_suite_of_twelve_runs_goes_on_while_its_orphans_are_still_at_work(tmp_path: Path, keep_ctrl_c: None):
+    check_kill_and_start_again(tmp_path, write(tmp_path / "suite.yml"), "0-2", whole_group=False)
+
+
+def test_what_a_suite_consists_of(tmp_path: Path):
+    runs = read_suite(write(tmp_path / "suite.yml"), [3, 4])
+    assert len(runs) == len({run.folder(tmp_path) for run in runs}) == 8
+    (run,) = [run for run in runs if (run.task, run.algorithm, run.seed) == ("Pendulum-v1", "qam_edit", 4)]
+    assert run.hyperparams == {**SUITE["hyperparams"], "gamma": 0.9, "edit_scale": 0.2}
+    arguments = run.arguments(tmp_path)
+    assert arguments[:6] == ["--algo", "qam_edit", "--env", "Pendulum-v1", "--seed", "4"]
+    assert arguments[arguments.index("--num-threads") + 1] == "1"
+    assert "policy_kwargs:{'net_arch': [8]}" in arguments
+
+
+def test_a_run_that_fails_is_named_and_not_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    path = write(tmp_path / "suite.yml", tasks={"Pendulum-v1": {"gamma": 2.0}}, algorithms=["qam"])
+    args = ["benchmark", str(path), "--seeds", "1", "--folder", str(tmp_path / "runs")]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 1
+    assert "1/1 qam on Pendulum-v1, seed 1: failed, see" in result.output
+    assert "Error: 1 of 1 runs failed" in result.output
+    (run,) = read_suite(path, [1])
+    assert not run.is_finished(tmp_path / "runs")
+    assert "gamma must be" in (run.folder(tmp_path / "runs") / OUTPUT).read_text()
+
+
+def test_bad_input(tmp_path: Path):
+    run = Run("Pendulum-v1", "qam", 0, {}, {})
+    run.folder(tmp_path).mkdir(parents=True)
+    (run.folder(tmp_path) / MARKER).write_text(json.dumps({"task": "Pendulum-v1"}))
+    with pytest.raises(ValueError, match=r"seed_0 has been finished with other settings"):
+        run.is_finished(tmp_path)
+    with pytest.raises(ValueError, match=r"suite.yml must have tasks, and may have algorithms"):
+        read_suite(write(tmp_path / "suite.yml", envs=["Pendulum-v1"]), [0])
+    with pytest.raises(ValueError, match="algorithms of a suite must be a list of names, or a dict"):
+        read_suite(write(tmp_path / "suite.yml", algorithms={"qam": 3}), [0])
+    assert parse_seeds("0-2,7") == [0, 1, 2, 7]
+    for seeds in ("", "a", "3-1", "1-"):
+        with pytest.raises(ValueError, match="--seeds must be numbers or ranges"):
+            parse_seeds(seeds)
+    args = ["benchmark", str(write(tmp_path / "suite.yml")), "--launcher", "moon"]
+    assert "Error: --launcher must be one of local, got 'moon'." in CliRunner().invoke(app, args).output
