@@ -106,8 +106,8 @@ class GivenVelocity:
         :param t: Flow time in [0, 1], a number or a tensor that broadcasts against (..., 1)
         :return: The velocity dx/dt, same shape as x
         """
-        if not th.is_grad_enabled() and self.is_fused(x):
-            return evaluate(self._layers, self._inputs(x, t))
+        if not th.is_grad_enabled() and self._takes_rows(x.shape[:-1].numel()):
+            return evaluate(self._layers, self._inputs(x, t)).view(x.shape)
         time = th.as_tensor(t, dtype=x.dtype, device=x.device).expand(*x.shape[:-1], 1)
         return self.mlp(th.cat([broadcast_features(self.features, x), x, time], dim=-1))
 
@@ -116,7 +116,13 @@ class GivenVelocity:
         :param x: Points
         :return: Whether there is a point for each state, and the network can be evaluated as a whole
         """
-        return x.dim() == 2 and self.features.dim() == 2 and len(x) == len(self.features) and bool(self._members)
+        return x.dim() == 2 and len(x) == len(self.features) and self._takes_rows(len(x))
+
+    def _takes_rows(self, n_rows: int) -> bool:
+        """
+        What the first layer makes of the features must be that of each row, or of all.
+        """
+        return self.features.dim() == 2 and len(self.features) in (1, n_rows) and bool(self._members)
 
     @cached_property
     def _members(self) -> list[list[Layer]]:
@@ -136,10 +142,10 @@ class GivenVelocity:
 
     @staticmethod
     def _inputs(x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
-        inputs = x.new_empty(len(x), x.shape[1] + 1)
-        inputs[:, :-1] = x
-        inputs[:, -1:] = t
-        return inputs
+        inputs = x.new_empty(*x.shape[:-1], x.shape[-1] + 1)
+        inputs[..., :-1] = x
+        inputs[..., -1:] = t
+        return inputs.flatten(end_dim=-2)
 
     def evaluate_and_save(self, x: th.Tensor, t: th.Tensor | float) -> tuple[th.Tensor, list[Saved]]:
         """
