@@ -12,13 +12,13 @@ one member after the other stay in the cache, those of a batched product do not.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch as th
 from torch.nn import functional as F
 
 # Where oneDNN's kernels are the faster ones (docs/guide/speed.md)
-MIN_ROWS_FOR_ONEDNN, MIN_ROWS_FOR_CONVOLUTION, MIN_WIDTH_FOR_ONEDNN = 16, 1024, 64
+MIN_ROWS_FOR_ONEDNN, MIN_WIDTH_FOR_ONEDNN = 16, 64
 
 
 class Layer(NamedTuple):
@@ -119,16 +119,9 @@ def outer(a: th.Tensor, b: th.Tensor) -> th.Tensor:
     :param b: shape (rows, m)
     :return: ``a.T @ b``, shape (n, m)
     """
-    rows, n, m = len(a), a.shape[1], b.shape[1]
-    if not HAS_ONEDNN or min(n, m) <= MIN_WIDTH_FOR_ONEDNN:
-        return th.mm(a.t(), b)
-    if rows <= MIN_ROWS_FOR_CONVOLUTION:
+    if _takes_onednn(a) and min(a.shape[1], b.shape[1]) > MIN_WIDTH_FOR_ONEDNN:
         return th.ops.mkldnn._linear_pointwise(a.t(), b.t(), None, "none", [], "")
-    # The weight gradient of a 1x1 convolution over an image of one row of pixels is the same sum
-    as_image = [part.view(1, rows, 1, -1).permute(0, 3, 1, 2) for part in (a, b)]
-    weight = a.new_empty(1).expand(n, m, 1, 1)
-    arguments = (weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
-    return th.ops.aten.convolution_backward(*as_image, *arguments)[1].view(n, m)
+    return th.mm(a.t(), b)
 
 
 def gelu_and_slope(h: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -223,15 +216,3 @@ def parameter_gradients(
         of_weight = outer(kept.x, pre) if weights_are_transposed else outer(pre, kept.x)
         gradients += [of_weight, pre.sum(dim=0), *of_norm]
     return gradients
-
-
-def concatenate(parts: Sequence[Sequence[Saved]]) -> list[Saved]:
-    """
-    :param parts: What was kept of several evaluations of the same network
-    :return: What would have been kept of all rows at once
-    """
-
-    def joined(tensors: tuple[Any, ...]) -> Any:
-        return None if tensors[0] is None else th.cat(tensors)
-
-    return [Saved(*map(joined, zip(*of_layer, strict=True))) for of_layer in zip(*parts, strict=True)]

@@ -10,7 +10,6 @@ from sb3_qam.common.fused_mlp import (
     Layer,
     Saved,
     backpropagate,
-    concatenate,
     evaluate,
     evaluate_and_save,
     linear,
@@ -106,6 +105,9 @@ class GivenVelocity:
         :param t: Flow time in [0, 1], a number or a tensor that broadcasts against (..., 1)
         :return: The velocity dx/dt, same shape as x
         """
+        if not th.is_grad_enabled() and x.dim() == 3 and self.is_fused(x[0]) and isinstance(t, th.Tensor):
+            # One after the other: what one needs stays in the cache
+            return th.stack([self(*each) for each in zip(x, t.expand(len(x), 1, 1), strict=True)])
         if not th.is_grad_enabled() and self._takes_rows(x.shape[:-1].numel()):
             return evaluate(self._layers, self._inputs(x, t)).view(x.shape)
         time = th.as_tensor(t, dtype=x.dtype, device=x.device).expand(*x.shape[:-1], 1)
@@ -218,17 +220,21 @@ class RecordedVelocities(th.autograd.Function):
         :param parameters: Of the network
         :return: shape (calls, batch, action_dim)
         """
-        ctx.features, ctx.layers, ctx.saved = features, layers, concatenate(saved)
+        ctx.features, ctx.layers, ctx.saved = features, layers, saved
         ctx.of_features = parameters[0][:, : features.shape[1]]
         return th.stack(values)
 
     @staticmethod
     @th.autograd.function.once_differentiable
     def backward(ctx: Any, gradients: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        deltas = backpropagate(ctx.layers, ctx.saved, gradients.flatten(end_dim=1))
-        # The states are the same at each call
-        of_state = deltas.pre[0].view(*gradients.shape[:2], -1).sum(dim=0)
-        weight, *others = parameter_gradients(ctx.saved, deltas)
+        sums: list[th.Tensor] = []
+        # Call by call: what one needs stays in the cache
+        for gradient, saved in zip(gradients, ctx.saved, strict=True):
+            deltas = backpropagate(ctx.layers, saved, gradient)
+            # The states are the same at each call: their part of the first layer takes the sum of its gradients
+            parts = [*parameter_gradients(saved, deltas), deltas.pre[0]]
+            sums = [total.add_(part) for total, part in zip(sums, parts, strict=True)] if sums else parts
+        weight, *others, of_state = sums
         weight = th.cat([outer(of_state, ctx.features), weight], dim=1)
         of_features = th.mm(of_state, ctx.of_features) if ctx.needs_input_grad[0] else None
         return of_features, None, None, None, weight, *others
