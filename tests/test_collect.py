@@ -349,7 +349,7 @@ def test_killed_at_random_moments_a_parallel_collection_goes_on(tmp_path: Path):
 
 
 def test_two_collectors_of_one_dataset_do_not_mix():
-    with Staging("test/locked-v0").locked(), pytest.raises(RuntimeError, match=f"collected by process {os.getpid()}"):
+    with Staging("test/locked-v0").locked(), pytest.raises(RuntimeError, match=f"written by process {os.getpid()}"):
         collect_pendulum("test/locked-v0")
     assert collect_pendulum("test/locked-v0").total_episodes == 5
 
