@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import gymnasium_robotics
@@ -33,6 +33,9 @@ from sb3_qam.datasets.staging import STAGING_FOLDER, Staging, write_episode
 from tests.conftest import record, write_dataset
 
 gym.register_envs(gymnasium_robotics)
+# Worker processes are forked from one that has imported what they need: here there are many of them
+if "forkserver" in multiprocessing.get_all_start_methods():
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_qam.datasets.workers", "sb3_contrib"])
 SMALL = {"net_arch": [8]}
 STEPS = 12
 
@@ -405,6 +408,74 @@ def test_what_cannot_be_collected_is_refused():
     assert not minari.list_local_datasets()
     # What failed at once does not stand in the way
     assert collect_pendulum("test/b-v0").total_episodes == 5
+
+
+class OddInfos(Pictures):
+    """Infos that no file can hold, or not both."""
+
+    odd: ClassVar[dict[str, Any]] = {
+        "a": 2.0,
+        "a/b": 1.0,
+        "": 3.0,
+        ".": 4.0,
+        "c/": 5.0,
+        "/d": 6.0,
+        "e\0": 7.0,
+        "f/g": 8,
+    }
+
+    def _info(self) -> dict[str, Any]:
+        return {**self.odd, "f": {"g": 9, "h": 10}, "\ud800": 1}
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_infos_that_no_file_can_hold_are_left_out_with_one_warning(n_processes: int):
+    with pytest.warns(UserWarning, match="Infos are left out of the dataset, 'a/b', '', '.', 'c/', '/d', ") as warned:
+        dataset = collect(None, OddInfos, "test/odd-v0", 4, n_processes=n_processes)
+    assert len([each for each in warned if "left out" in str(each.message)]) == 1
+    for episode in dataset:
+        assert sorted(episode.infos) == ["a", "f", "is_success", "step"]
+        assert set(episode.infos["f"]) == {"g", "h"}
+        assert episode.infos["a"].tolist() == [2.0] * 5
+
+
+class Broken(gym.Env):
+    """Something is not finite at the third step of every episode but the first two."""
+
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+    observation_space = spaces.Dict({"position": spaces.Box(-1.0, 1.0, (2,)), "time": spaces.Discrete(9)})
+
+    def __init__(self, what: str) -> None:
+        self.what, self.n_episodes = what, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.t, self.n_episodes = 0, self.n_episodes + 1
+        return {"position": np.zeros(2), "time": 0}, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        value = np.nan if self.t == 3 and self.n_episodes > 2 else 0.0
+        observation = {"position": np.full(2, value if self.what == "observation" else 0.0), "time": self.t}
+        return observation, value if self.what == "reward" else 0.0, False, self.t == 5, {}
+
+
+def test_what_is_not_finite_is_an_error_and_not_recorded():
+    for what, place in {"observation": r"observation\['position'\]", "reward": "reward"}.items():
+        with pytest.raises(ValueError, match=f"^Episode 2, step 2: {place} is not finite, .*nan"):
+            collect(None, Broken(what), f"test/{what}-v0", 5)
+        assert minari.load_dataset(f"test/{what}-v0").total_episodes == 2
+        assert len(list(Staging(f"test/{what}-v0").folder.glob("*/*"))) == 0
+    with pytest.raises(ValueError, match=r"^Episode 0, step 0: action is not finite, array\(\[nan\]"):
+        collect_pendulum("test/action-v0", policy=lambda observation: np.full(1, np.nan))
+
+
+def test_actions_beyond_the_bounds_are_an_error_and_rounding_is_none():
+    with pytest.raises(ValueError, match=r"^Episode 0, step 0: action array\(\[3.\].* bounds \[-2.\] and \[2.\]: clip"):
+        collect_pendulum("test/beyond-v0", policy=lambda observation: np.full(1, 3.0))
+    with pytest.raises(ValueError, match=r"action .*5.* lies beyond the values of Discrete\(3\)"):
+        collect(lambda observation: 5, Pictures, "test/beyond-v0", 1)
+    rounded = collect_pendulum("test/rounded-v0", 1, lambda observation: np.full(1, np.nextafter(np.float32(2), 3)))
+    assert rounded[0].actions.tolist() == [[2.0]] * STEPS
 
 
 class Push(ScriptedPolicy):

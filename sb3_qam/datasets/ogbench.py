@@ -136,8 +136,8 @@ def _read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndar
         raise ValueError(f"{path} is not one of OGBench's files: {error.args[0]}") from error
     except UNREADABLE as error:
         raise ValueError(
-            f"{path} cannot be read as one of OGBench's npz files, it is cut off or something else ({error}): remove it and "
-            "download it again, which import_ogbench() does where path is left out."
+            f"{path} cannot be read as one of OGBench's npz files, it is cut off or something else ({error}): remove "
+            "it and download it again, which import_ogbench() does where path is left out."
         ) from error
     _check_shapes(rows, env, path)
     try:
