@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +23,8 @@ from gymnasium import spaces
 from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import PPO, SAC, HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_qam import QAM
@@ -361,7 +363,7 @@ def test_a_collection_goes_on_with_the_same_arguments_only():
     collect_pendulum("test/mine-v0", 2)
     with pytest.raises(ValueError, match=r"other arguments: seed 0 there, 3 here"):
         collect_pendulum("test/mine-v0", 3, seed=3)
-    with pytest.raises(ValueError, match=r"policy 'RandomPolicy' there, 'to_the_goal' here"):
+    with pytest.raises(ValueError, match=r"policy 'RandomPolicy' there, 'to_the_goal \w+' here"):
         collect_pendulum("test/mine-v0", 3, to_the_goal)
     with pytest.raises(ValueError, match=r"env 'Pendulum-v1, {}, max_episode_steps=12' there, 'Pend.*=9' here"):
         collect_pendulum("test/mine-v0", 3, max_episode_steps=9)
@@ -375,6 +377,98 @@ def test_a_collection_goes_on_with_the_same_arguments_only():
     write_dataset(record(env, 1), env.observation_space, env.action_space, "test/foreign-v0")
     with pytest.raises(ValueError, match=r"was not made by collect.*minari delete test/foreign-v0"):
         collect_pendulum("test/foreign-v0")
+
+
+def towards(sign: float, offset: Any = 0.0) -> Any:
+    return lambda observation: np.full(1, sign + np.sum(offset))
+
+
+def test_other_functions_environments_and_wrappers_are_other_collections():
+    def refused(what: str, first: dict[str, Any], second: dict[str, Any]) -> None:
+        dataset_id = f"test/other{next(numbers)}-v0"
+        defaults = {"policy": None, "env": Pictures}
+        collect(dataset_id=dataset_id, n_episodes=1, **defaults | first)
+        collect(dataset_id=dataset_id, n_episodes=2, **defaults | first)
+        with pytest.raises(ValueError, match=rf"is collected with other arguments: {what}"):
+            collect(dataset_id=dataset_id, n_episodes=3, **defaults | second)
+
+    numbers = itertools.count()
+    refused("env 'Pictures, max_episode_steps=3' there, ", {"max_episode_steps": 3}, {"max_episode_steps": 2})
+    refused("env 'Broken, ", {"env": Broken("nothing")}, {"env": Pictures})
+    refused(r"env .partial\(Broken, ", {"env": partial(Broken, "no")}, {"env": partial(Broken, "nothing")})
+    refused(r"wrappers '' there, 'Autoreset", {"env": Pictures()}, {"env": gym.wrappers.Autoreset(Pictures())})
+
+    def rewarded(function: Any) -> gym.Env:
+        return gym.wrappers.TransformReward(Pictures(), function)
+
+    refused(
+        r"wrappers 'TransformReward\(func=.*<lambda> \w+\)' there, ",
+        {"env": rewarded(lambda r: r)},
+        {"env": rewarded(lambda r: -r)},
+    )
+    pendulum = {"env": "Pendulum-v1", "max_episode_steps": 3}
+    for first, second in [
+        (lambda observation: np.ones(1), lambda observation: -np.ones(1)),
+        (lambda observation: np.ones(1), lambda observation: np.zeros(1)),
+        (towards(1.0), towards(-1.0)),
+        (towards(1.0, np.zeros(3)), towards(1.0, np.ones(3) / 3)),
+        (partial(towards(1.0)), partial(towards(-1.0))),
+    ]:
+        refused("policy '.*<lambda> \\w+' there, ", {"policy": first, **pendulum}, {"policy": second, **pendulum})
+
+
+def test_the_names_of_functions_do_not_depend_on_the_process():
+    """Neither on addresses nor on the order of sets, and functions may contain themselves."""
+    code = """
+from sb3_qam.datasets.scripted import as_scripted
+def around(*words):
+    def walk(observation, up={"to", *words}):
+        return walk if observation in {"a", "b", "c", "d"} else object
+    return walk
+print(as_scripted(around("x", "y", object), False).name)
+"""
+    names = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("algorithm", [SAC, QAM])
+def test_models_with_hindsight_act_in_processes_too(algorithm: Any):
+    def make_env() -> gym.Env:
+        return BitFlippingEnv(n_bits=4, continuous=True, max_steps=4)
+
+    model = algorithm(
+        "MultiInputPolicy",
+        make_env(),
+        replay_buffer_class=HerReplayBuffer,
+        buffer_size=200,
+        policy_kwargs=dict(SMALL),
+        seed=0,
+    )
+    alone = collect(model, make_env, "test/hindsight-v0", 2)
+    assert_same(alone, collect(model, make_env, "test/hindsight-v1", 2, n_processes=2))
+
+
+def test_workers_go_on_while_the_parent_publishes(monkeypatch: pytest.MonkeyPatch):
+    publish = Staging.publish
+
+    def publish_slowly(self: Staging, n_episodes: int, *args: Any, **kwargs: Any) -> None:
+        end = time.monotonic() + 60
+        while n_episodes < 8 and not (self.episodes_folder / "7.pickle").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        publish(self, n_episodes, *args, **kwargs)
+
+    monkeypatch.setattr(Staging, "publish", publish_slowly)
+    assert collect_pendulum("test/slow-v0", 8, n_processes=2).total_episodes == 8
 
 
 class Unsuitable(gym.Env):
