@@ -24,10 +24,10 @@ def describe(
 
     try:
         description = describe_dataset(dataset)
-    except (ValueError, FileNotFoundError) as error:
+        typer.echo(description)
+        if picture is not None:
+            description.draw(picture)
+            typer.echo(f"Histograms: {picture}")
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo(description)
-    if picture is not None:
-        description.draw(picture)
-        typer.echo(f"Histograms: {picture}")
