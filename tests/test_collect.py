@@ -320,8 +320,11 @@ def test_killed_at_random_moments_again_and_again_a_collection_goes_on():
 
 
 SCRIPT = f"""
+import multiprocessing
 from sb3_qam.datasets.collect import collect
 if __name__ == "__main__":
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_qam.datasets.workers"])
     collect(None, "Pendulum-v1", "test/killed-v0", 400, max_episode_steps={STEPS}, n_processes=2)
 """
 
@@ -417,27 +420,28 @@ def test_other_functions_environments_and_wrappers_are_other_collections():
         refused("policy '.*<lambda> \\w+' there, ", {"policy": first, **pendulum}, {"policy": second, **pendulum})
 
 
-def test_the_names_of_functions_do_not_depend_on_the_process():
-    """Neither on addresses nor on the order of sets, and functions may contain themselves."""
-    code = """
+AROUND = """
 from sb3_qam.datasets.scripted import as_scripted
 def around(*words):
     def walk(observation, up={"to", *words}):
         return walk if observation in {"a", "b", "c", "d"} else object
     return walk
-print(as_scripted(around("x", "y", object), False).name)
+name = as_scripted(around("x", "y", object), False).name
 """
-    names = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert names[0] == names[1]
+
+
+def test_the_names_of_functions_do_not_depend_on_the_process():
+    """Neither on addresses nor on the order of sets, and functions may contain themselves."""
+    here: dict[str, Any] = {}
+    exec(AROUND, here)
+    there = subprocess.run(
+        [sys.executable, "-c", AROUND + "print(name)"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.strip() == here["name"]
 
 
 @pytest.mark.parametrize("algorithm", [SAC, QAM])
@@ -615,9 +619,10 @@ def test_ogbenchs_oracles_reach_one_target_after_the_other(env_id: str, kind: st
             positions = np.concatenate([episode.infos["privileged"][key] for key in blocks], axis=1)
             assert np.ptp(positions, axis=0).max() > 0.05
     # The second episode does not know of the first, of which a scene would remember targets
-    for n_episodes in (1, 2):
-        resumed = collect(oracle, env_id, "test/resumed-v0", n_episodes, max_episode_steps=n_steps)
-    assert_same(dataset, resumed)
+    if env_id in ("cube-double-v0", "scene-v0") or "maze" in env_id:
+        for n_episodes in (1, 2):
+            resumed = collect(oracle, env_id, "test/resumed-v0", n_episodes, max_episode_steps=n_steps)
+        assert_same(dataset, resumed)
 
 
 def test_oracles_are_refused_where_they_do_not_fit():
