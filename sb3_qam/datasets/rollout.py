@@ -147,7 +147,8 @@ def as_member(space: spaces.Space, action: Any, where: str) -> Any:
         return tuple(as_member(part, each, where) for part, each in zip(space.spaces, action, strict=True))
     if isinstance(space, spaces.Box):
         clipped = np.clip(action, space.low, space.high)
-        if np.allclose(action, clipped):
+        # Nearly always equal, and found out much faster
+        if (action == clipped).all() or np.allclose(action, clipped):
             return clipped
         bounds = f"bounds {space.low} and {space.high}: clip it, np.clip(action, space.low, space.high),"
     elif space.contains(action):
