@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import gymnasium_robotics
@@ -22,7 +23,8 @@ from gymnasium import spaces
 from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import PPO, SAC, HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_qam import QAM
@@ -33,6 +35,9 @@ from sb3_qam.datasets.staging import STAGING_FOLDER, Staging, write_episode
 from tests.conftest import record, write_dataset
 
 gym.register_envs(gymnasium_robotics)
+# Worker processes are forked from one that has imported what they need: here there are many of them
+if "forkserver" in multiprocessing.get_all_start_methods():
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_qam.datasets.workers", "sb3_contrib"])
 SMALL = {"net_arch": [8]}
 STEPS = 12
 
@@ -315,8 +320,11 @@ def test_killed_at_random_moments_again_and_again_a_collection_goes_on():
 
 
 SCRIPT = f"""
+import multiprocessing
 from sb3_qam.datasets.collect import collect
 if __name__ == "__main__":
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_qam.datasets.workers"])
     collect(None, "Pendulum-v1", "test/killed-v0", 400, max_episode_steps={STEPS}, n_processes=2)
 """
 
@@ -349,7 +357,7 @@ def test_killed_at_random_moments_a_parallel_collection_goes_on(tmp_path: Path):
 
 
 def test_two_collectors_of_one_dataset_do_not_mix():
-    with Staging("test/locked-v0").locked(), pytest.raises(RuntimeError, match=f"collected by process {os.getpid()}"):
+    with Staging("test/locked-v0").locked(), pytest.raises(RuntimeError, match=f"written by process {os.getpid()}"):
         collect_pendulum("test/locked-v0")
     assert collect_pendulum("test/locked-v0").total_episodes == 5
 
@@ -358,7 +366,7 @@ def test_a_collection_goes_on_with_the_same_arguments_only():
     collect_pendulum("test/mine-v0", 2)
     with pytest.raises(ValueError, match=r"other arguments: seed 0 there, 3 here"):
         collect_pendulum("test/mine-v0", 3, seed=3)
-    with pytest.raises(ValueError, match=r"policy 'RandomPolicy' there, 'to_the_goal' here"):
+    with pytest.raises(ValueError, match=r"policy 'RandomPolicy' there, 'to_the_goal \w+' here"):
         collect_pendulum("test/mine-v0", 3, to_the_goal)
     with pytest.raises(ValueError, match=r"env 'Pendulum-v1, {}, max_episode_steps=12' there, 'Pend.*=9' here"):
         collect_pendulum("test/mine-v0", 3, max_episode_steps=9)
@@ -372,6 +380,99 @@ def test_a_collection_goes_on_with_the_same_arguments_only():
     write_dataset(record(env, 1), env.observation_space, env.action_space, "test/foreign-v0")
     with pytest.raises(ValueError, match=r"was not made by collect.*minari delete test/foreign-v0"):
         collect_pendulum("test/foreign-v0")
+
+
+def towards(sign: float, offset: Any = 0.0) -> Any:
+    return lambda observation: np.full(1, sign + np.sum(offset))
+
+
+def test_other_functions_environments_and_wrappers_are_other_collections():
+    def refused(what: str, first: dict[str, Any], second: dict[str, Any]) -> None:
+        dataset_id = f"test/other{next(numbers)}-v0"
+        defaults = {"policy": None, "env": Pictures}
+        collect(dataset_id=dataset_id, n_episodes=1, **defaults | first)
+        collect(dataset_id=dataset_id, n_episodes=2, **defaults | first)
+        with pytest.raises(ValueError, match=rf"is collected with other arguments: {what}"):
+            collect(dataset_id=dataset_id, n_episodes=3, **defaults | second)
+
+    numbers = itertools.count()
+    refused("env 'Pictures, max_episode_steps=3' there, ", {"max_episode_steps": 3}, {"max_episode_steps": 2})
+    refused("env 'Broken, ", {"env": Broken("nothing")}, {"env": Pictures})
+    refused(r"env .partial\(Broken, ", {"env": partial(Broken, "no")}, {"env": partial(Broken, "nothing")})
+    refused(r"wrappers '' there, 'Autoreset", {"env": Pictures()}, {"env": gym.wrappers.Autoreset(Pictures())})
+
+    def rewarded(function: Any) -> gym.Env:
+        return gym.wrappers.TransformReward(Pictures(), function)
+
+    refused(
+        r"wrappers 'TransformReward\(func=.*<lambda> \w+\)' there, ",
+        {"env": rewarded(lambda r: r)},
+        {"env": rewarded(lambda r: -r)},
+    )
+    pendulum = {"env": "Pendulum-v1", "max_episode_steps": 3}
+    for first, second in [
+        (lambda observation: np.ones(1), lambda observation: -np.ones(1)),
+        (lambda observation: np.ones(1), lambda observation: np.zeros(1)),
+        (towards(1.0), towards(-1.0)),
+        (towards(1.0, np.zeros(3)), towards(1.0, np.ones(3) / 3)),
+        (partial(towards(1.0)), partial(towards(-1.0))),
+    ]:
+        refused("policy '.*<lambda> \\w+' there, ", {"policy": first, **pendulum}, {"policy": second, **pendulum})
+
+
+AROUND = """
+from sb3_qam.datasets.scripted import as_scripted
+def around(*words):
+    def walk(observation, up={"to", *words}):
+        return walk if observation in {"a", "b", "c", "d"} else object
+    return walk
+name = as_scripted(around("x", "y", object), False).name
+"""
+
+
+def test_the_names_of_functions_do_not_depend_on_the_process():
+    """Neither on addresses nor on the order of sets, and functions may contain themselves."""
+    here: dict[str, Any] = {}
+    exec(AROUND, here)
+    there = subprocess.run(
+        [sys.executable, "-c", AROUND + "print(name)"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.strip() == here["name"]
+
+
+@pytest.mark.parametrize("algorithm", [SAC, QAM])
+def test_models_with_hindsight_act_in_processes_too(algorithm: Any):
+    def make_env() -> gym.Env:
+        return BitFlippingEnv(n_bits=4, continuous=True, max_steps=4)
+
+    model = algorithm(
+        "MultiInputPolicy",
+        make_env(),
+        replay_buffer_class=HerReplayBuffer,
+        buffer_size=200,
+        policy_kwargs=dict(SMALL),
+        seed=0,
+    )
+    alone = collect(model, make_env, "test/hindsight-v0", 2)
+    assert_same(alone, collect(model, make_env, "test/hindsight-v1", 2, n_processes=2))
+
+
+def test_workers_go_on_while_the_parent_publishes(monkeypatch: pytest.MonkeyPatch):
+    publish = Staging.publish
+
+    def publish_slowly(self: Staging, n_episodes: int, *args: Any, **kwargs: Any) -> None:
+        end = time.monotonic() + 60
+        while n_episodes < 8 and not (self.episodes_folder / "7.pickle").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        publish(self, n_episodes, *args, **kwargs)
+
+    monkeypatch.setattr(Staging, "publish", publish_slowly)
+    assert collect_pendulum("test/slow-v0", 8, n_processes=2).total_episodes == 8
 
 
 class Unsuitable(gym.Env):
@@ -405,6 +506,74 @@ def test_what_cannot_be_collected_is_refused():
     assert not minari.list_local_datasets()
     # What failed at once does not stand in the way
     assert collect_pendulum("test/b-v0").total_episodes == 5
+
+
+class OddInfos(Pictures):
+    """Infos that no file can hold, or not both."""
+
+    odd: ClassVar[dict[str, Any]] = {
+        "a": 2.0,
+        "a/b": 1.0,
+        "": 3.0,
+        ".": 4.0,
+        "c/": 5.0,
+        "/d": 6.0,
+        "e\0": 7.0,
+        "f/g": 8,
+    }
+
+    def _info(self) -> dict[str, Any]:
+        return {**self.odd, "f": {"g": 9, "h": 10}, "\ud800": 1}
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_infos_that_no_file_can_hold_are_left_out_with_one_warning(n_processes: int):
+    with pytest.warns(UserWarning, match="Infos are left out of the dataset, 'a/b', '', '.', 'c/', '/d', ") as warned:
+        dataset = collect(None, OddInfos, "test/odd-v0", 4, n_processes=n_processes)
+    assert len([each for each in warned if "left out" in str(each.message)]) == 1
+    for episode in dataset:
+        assert sorted(episode.infos) == ["a", "f", "is_success", "step"]
+        assert set(episode.infos["f"]) == {"g", "h"}
+        assert episode.infos["a"].tolist() == [2.0] * 5
+
+
+class Broken(gym.Env):
+    """Something is not finite at the third step of every episode but the first two."""
+
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+    observation_space = spaces.Dict({"position": spaces.Box(-1.0, 1.0, (2,)), "time": spaces.Discrete(9)})
+
+    def __init__(self, what: str) -> None:
+        self.what, self.n_episodes = what, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.t, self.n_episodes = 0, self.n_episodes + 1
+        return {"position": np.zeros(2), "time": 0}, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        value = np.nan if self.t == 3 and self.n_episodes > 2 else 0.0
+        observation = {"position": np.full(2, value if self.what == "observation" else 0.0), "time": self.t}
+        return observation, value if self.what == "reward" else 0.0, False, self.t == 5, {}
+
+
+def test_what_is_not_finite_is_an_error_and_not_recorded():
+    for what, place in {"observation": r"observation\['position'\]", "reward": "reward"}.items():
+        with pytest.raises(ValueError, match=f"^Episode 2, step 2: {place} is not finite, .*nan"):
+            collect(None, Broken(what), f"test/{what}-v0", 5)
+        assert minari.load_dataset(f"test/{what}-v0").total_episodes == 2
+        assert len(list(Staging(f"test/{what}-v0").folder.glob("*/*"))) == 0
+    with pytest.raises(ValueError, match=r"^Episode 0, step 0: action is not finite, array\(\[nan\]"):
+        collect_pendulum("test/action-v0", policy=lambda observation: np.full(1, np.nan))
+
+
+def test_actions_beyond_the_bounds_are_an_error_and_rounding_is_none():
+    with pytest.raises(ValueError, match=r"^Episode 0, step 0: action array\(\[3.\].* bounds \[-2.\] and \[2.\]: clip"):
+        collect_pendulum("test/beyond-v0", policy=lambda observation: np.full(1, 3.0))
+    with pytest.raises(ValueError, match=r"action .*5.* lies beyond the values of Discrete\(3\)"):
+        collect(lambda observation: 5, Pictures, "test/beyond-v0", 1)
+    rounded = collect_pendulum("test/rounded-v0", 1, lambda observation: np.full(1, np.nextafter(np.float32(2), 3)))
+    assert rounded[0].actions.tolist() == [[2.0]] * STEPS
 
 
 class Push(ScriptedPolicy):
@@ -450,9 +619,10 @@ def test_ogbenchs_oracles_reach_one_target_after_the_other(env_id: str, kind: st
             positions = np.concatenate([episode.infos["privileged"][key] for key in blocks], axis=1)
             assert np.ptp(positions, axis=0).max() > 0.05
     # The second episode does not know of the first, of which a scene would remember targets
-    for n_episodes in (1, 2):
-        resumed = collect(oracle, env_id, "test/resumed-v0", n_episodes, max_episode_steps=n_steps)
-    assert_same(dataset, resumed)
+    if env_id in ("cube-double-v0", "scene-v0") or "maze" in env_id:
+        for n_episodes in (1, 2):
+            resumed = collect(oracle, env_id, "test/resumed-v0", n_episodes, max_episode_steps=n_steps)
+        assert_same(dataset, resumed)
 
 
 def test_oracles_are_refused_where_they_do_not_fit():

@@ -1,10 +1,14 @@
 """What describe() says of a dataset is what is in it."""
 
+import re
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
+from minari import MinariDataset
 from typer.testing import CliRunner
 
 from sb3_qam.cli import app
@@ -15,18 +19,19 @@ OBSERVATIONS = spaces.Box(-1.0, 1.0, (2,))
 ACTIONS = spaces.Box(np.array([0.0, -5.0], np.float32), np.array([10.0, 5.0], np.float32))
 
 
-@pytest.fixture
-def dataset():
-    def episode(rewards: list[float], actions: list[list[float]], success: list[bool]) -> dict:
-        n = len(rewards)
-        return {
-            "observations": np.zeros((n + 1, 2), np.float32),
-            "actions": np.array(actions, np.float32),
-            "rewards": rewards,
-            "terminations": [False] * (n - 1) + [success[-1]],
-            "infos": {"success": success},
-        }
+def episode(rewards: list[float], actions: list[list[float]], success: list[bool] | None) -> dict[str, Any]:
+    n = len(rewards)
+    return {
+        "observations": np.zeros((n + 1, 2), np.float32),
+        "actions": np.array(actions, np.float32),
+        "rewards": rewards,
+        "terminations": [False] * (n - 1) + [bool(success and success[-1])],
+        "infos": None if success is None else {"success": success},
+    }
 
+
+@pytest.fixture
+def dataset() -> MinariDataset:
     return write_dataset(
         [
             episode([0.0, 0.0, 1.0], [[10, 0], [10, 0], [5, 5]], [False, False, False, True]),
@@ -58,6 +63,40 @@ def test_several_are_described_together(dataset):
     assert both.name == "test/described-v0, test/described-v0"
 
 
+def test_datasets_of_other_spaces_are_refused(dataset):
+    other = spaces.Box(-1.0, 1.0, (2,))
+    wider = write_dataset([episode([0.0], [[1, 1]], [False, True])], OBSERVATIONS, other, "test/other-v0")
+    with pytest.raises(ValueError, match=r"action space of dataset 'test/other-v0' does not fit.*: bounds"):
+        describe([dataset, wider])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rewards", [0.0, np.nan], "rewards is not finite .* at 1 of 2 steps, first at step 1"),
+        ("actions", np.full((2, 2), np.inf), "actions is not finite"),
+        ("actions", np.zeros((2, 3)), r"actions holds values of shape \(2, 3\), expected \(2, 2\)"),
+        ("actions", np.array([[b"a", b"b"]] * 2), "actions holds .* values, which are not float32"),
+        ("rewards", [0.0], "rewards holds 1 values, expected 2 in an episode of 2 steps"),
+        ("rewards", [], "rewards holds 0 values, expected 2"),
+    ],
+)
+def test_what_training_refuses_is_refused_with_the_same_error(dataset, key: str, value: Any, message: str):
+    with h5py.File(dataset.storage.data_path / "main_data.hdf5", "a") as file:
+        del file[f"episode_1/{key}"]
+        file[f"episode_1/{key}"] = value
+    with pytest.raises(ValueError, match=rf"^Dataset 'test/described-v0', episode 1: {message}.*main_data.hdf5"):
+        describe("test/described-v0")
+
+
+def test_success_may_be_said_only_when_it_happens(dataset):
+    silent = [episode([0.0, 0.0], [[5, 0], [0, 0]], None), episode([1.0], [[5, 0]], [False, True])]
+    some = write_dataset(silent, OBSERVATIONS, ACTIONS, "test/some-v0")
+    assert describe([some, dataset]).successes.tolist() == [False, True, True, False]
+    none = write_dataset(silent[:1], OBSERVATIONS, ACTIONS, "test/none-v0")
+    assert describe([some, none]).successes is None
+
+
 def test_success_that_was_not_recorded_is_not_made_up(pendulum_dataset):
     found = describe(pendulum_dataset)
     assert found.successes is None
@@ -73,3 +112,12 @@ def test_the_command_prints_draws_and_fails_on_one_line(dataset, tmp_path: Path)
     assert result.exit_code == 1
     assert result.output.startswith("Error: No Minari dataset 'nobody/knows-v0'")
     assert len(result.output.strip().splitlines()) == 1
+    for picture, message in {
+        "nodir/x.png": "No such file or directory: .*nodir/x.png",
+        "x.foo": "'foo' is not",
+    }.items():
+        arguments = ["data", "describe", "test/described-v0", "--picture", str(tmp_path / picture)]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1
+        assert re.search(f"^Error: .*{message}", result.output.splitlines()[-1])
+        assert isinstance(result.exception, SystemExit)

@@ -1,11 +1,17 @@
 """OGBench's data arrives as OGBench itself gives it."""
 
+import itertools
+import multiprocessing
+import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import minari
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sb3_qam import QAM
 from sb3_qam.datasets.minari import read_episodes
@@ -56,12 +62,62 @@ def test_what_is_in_the_cache_is_opened():
     assert import_ogbench(TASK, DATA, dataset_id="mine/maze-v3").id == "mine/maze-v3"
 
 
-def test_a_cached_dataset_of_another_task_is_refused():
+def test_a_cached_dataset_of_another_task_or_of_other_data_is_refused():
     import_ogbench(TASK, DATA, dataset_id="mine/maze-v0")
-    with pytest.raises(
-        ValueError, match=r"'mine/maze-v0' in the Minari cache is of pointmaze.*task1-v0, not of.*task3"
-    ):
-        import_ogbench(TASK.replace("task1", "task3"), DATA, dataset_id="mine/maze-v0")
+    for other in (TASK.replace("task1", "task3"), TASK.replace("navigate", "stitch"), TASK.replace("-task1", "")):
+        with pytest.raises(
+            ValueError, match=rf"'mine/maze-v0' in the Minari cache is not of '{other}', its .*navigate.*task1-v0\."
+        ):
+            import_ogbench(other, DATA, dataset_id="mine/maze-v0")
+
+
+def test_images_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # What the environment shows does not matter here, and needs OpenGL
+    monkeypatch.setattr(
+        "ogbench.manipspace.envs.manipspace_env.ManipSpaceEnv.get_pixel_observation",
+        lambda self: np.zeros((64, 64, 3), np.uint8),
+    )
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
+    terminals = np.array([0, 0, 1, 0, 0, 1], np.float32)
+    np.savez(
+        tmp_path / "images.npz",
+        observations=images,
+        actions=np.zeros((6, 5), np.float32),
+        terminals=terminals,
+        qpos=np.zeros((6, 21)),
+        qvel=np.zeros((6, 20)),
+    )
+    dataset = import_ogbench("visual-cube-single-play-singletask-task1-v0", tmp_path / "images.npz")
+    assert dataset.observation_space == spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    np.testing.assert_array_equal(np.concatenate([episode.observations for episode in dataset]), images)
+
+
+def import_until_killed(n_events: int) -> None:
+    """Import, and be killed before the given one of all the operations on files in Minari's cache."""
+    events = itertools.count()
+    root = os.environ["MINARI_DATASETS_PATH"]
+
+    def kill(event: str, arguments: tuple) -> None:
+        is_ours = event in {"open", "os.rename", "os.mkdir", "os.remove"} and root in str(arguments[0])
+        if is_ours and next(events) == n_events:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(kill)
+    import_ogbench(TASK, DATA)
+
+
+def test_killed_anywhere_the_same_call_imports_the_whole():
+    whole = read_episodes(import_ogbench(TASK, DATA, dataset_id="mine/whole-v0"))
+    for n_events in itertools.count(step=4):
+        child = multiprocessing.get_context("fork").Process(target=import_until_killed, args=(n_events,))
+        child.start()
+        child.join()
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+        np.testing.assert_array_equal(read_episodes(import_ogbench(TASK, DATA)).rewards, whole.rewards)
+        minari.delete_dataset(f"ogbench/{TASK}")
+    assert n_events > 10
 
 
 def test_what_is_not_the_file_of_the_task_is_refused_and_nothing_is_written(tmp_path: Path):
@@ -70,6 +126,14 @@ def test_what_is_not_the_file_of_the_task_is_refused_and_nothing_is_written(tmp_
     np.savez(tmp_path / "other.npz", observations=np.zeros((4, 2)))
     with pytest.raises(ValueError, match=r"other.npz is not one of OGBench's files: actions"):
         import_ogbench(TASK, tmp_path / "other.npz")
+    content = DATA.read_bytes()
+    broken = {"cut": content[:1000], "text": b"hello", "empty": b"", "flipped": content[:3000] + b"?" + content[3001:]}
+    for name, damaged in broken.items():
+        (tmp_path / f"{name}.npz").write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=rf"{name}.npz cannot be read as one of OGBench's npz files.*download it a"
+        ):
+            import_ogbench(TASK, tmp_path / f"{name}.npz")
     with pytest.raises(ValueError, match="OGBench has no environment 'pointmaze-medium-singletask-task9-v0'"):
         import_ogbench(TASK.replace("task1", "task9"), DATA)
     with pytest.raises(ValueError, match="'bad id' is not a Minari dataset id, nor"):

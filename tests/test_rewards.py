@@ -109,6 +109,14 @@ def test_switches_are_no_words(name: str):
         RewardTransform.make({name: "no"})
 
 
+def test_success_that_is_spoken_of_only_when_it_happens():
+    space = spaces.Box(-1, 1, (1,))
+    episode = {"observations": np.zeros((4, 1)), "actions": np.zeros((3, 1)), "rewards": np.ones(3)}
+    episodes = [episode, {**episode, "infos": {"success": [False, False, False, True]}}]
+    data = read_episodes(write_dataset(episodes, space, space), transform=RewardTransform(from_success=True))
+    np.testing.assert_array_equal(data.rewards, [0, 0, 0, 0, 0, 1])
+
+
 def test_infos_without_those_of_the_reset_belong_to_the_same_steps():
     episodes = read_episodes(dataset(with_reset_info=False), transform=RewardTransform(from_success=True))
     np.testing.assert_array_equal(episodes.rewards, [0, 0, 1, 1, 0, 0])
@@ -126,7 +134,7 @@ def test_the_transform_is_stored_with_the_model_and_may_be_a_dict(tmp_path: Path
 
 def test_what_a_transform_cannot_do_is_said():
     needs_success = RewardTransform(from_success=True)
-    with pytest.raises(ValueError, match=r"episode 0: infos do not say for each of 6 steps whether it was a success"):
+    with pytest.raises(ValueError, match=r"infos do not say of any episode whether it was a success"):
         read_episodes(dataset(infos=None), transform=needs_success)
     model = QAM("FlowPolicy", DummyVecEnv([lambda: Counter(False)]), reward_transform=needs_success, **SMALL)
     with pytest.raises(ValueError, match=r"environment does not say in its infos whether a step was a success"):

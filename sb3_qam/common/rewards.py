@@ -87,21 +87,23 @@ class RewardTransform:
         return terminations if successes is None or not self.terminate_on_success else terminations | successes
 
 
-def successes_of_episode(infos: Any, n_steps: int, where: str) -> np.ndarray:
+def successes_of_episode(infos: Any, n_steps: int, where: str) -> np.ndarray | None:
     """
     :param infos: Infos of a Minari episode; with those of the reset there is one more than there are steps
     :param n_steps: Number of steps
     :param where: Dataset and episode, for the error
-    :return: Whether each step succeeded, shape (n_steps,)
-    :raises ValueError: if infos do not say
+    :return: Whether each step succeeded, shape (n_steps,); ``None`` if they speak of no success
+    :raises ValueError: if they do not say it of each step
     """
     key = next((key for key in SUCCESS_KEYS if isinstance(infos, dict) and key in infos), None)
-    values = np.asarray([]) if key is None else np.atleast_1d(infos[key])
+    if key is None:
+        return None
+    values = np.atleast_1d(infos[key])
     one_for_each = values.size in (n_steps, n_steps + 1) and len(values) == values.size
-    if key is None or not one_for_each or (values.dtype.kind == "f" and np.isnan(values).any()):
+    if not one_for_each or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise ValueError(
-            f"{where}: infos do not say for each of {n_steps} steps whether it was a success (expected "
-            f"{' or '.join(map(repr, SUCCESS_KEYS))} there): record them, or use a reward_transform without success."
+            f"{where}: infos do not say for each of {n_steps} steps whether it was a success ({key!r} has the shape "
+            f"{values.shape}, or is not a number): record it so, or use a reward_transform without success."
         )
     return values[len(values) - n_steps :].astype(bool).reshape(n_steps)
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import ProgressBarCallback
 
 from sb3_qam.common.checks import check_positive_int
 from sb3_qam.datasets.rollout import check_storable
-from sb3_qam.datasets.scripted import ScriptedPolicy, as_scripted
+from sb3_qam.datasets.scripted import ScriptedPolicy, as_scripted, identify
 from sb3_qam.datasets.sources import check_dataset_id
 from sb3_qam.datasets.staging import Description, Staging
 from sb3_qam.datasets.workers import Job, record_here, record_in_processes
@@ -68,9 +68,15 @@ def collect(
     number of processes nor on interruptions, as far as the environment draws from the seed of ``reset()`` or from the
     global generators, and forgets earlier episodes when it is reset.
 
+    The same call means: the same environment with the same wrappers, and the same policy. Functions are told apart by
+    their code, defaults and enclosed values, not by the globals that they use, objects with a ``__call__()`` or a
+    ``predict()`` of their own by their class alone: give the data of another policy another ``dataset_id``.
+
     Observations, actions and rewards are stored as the environment gives and takes them: not normalized, images
     channel-last and without compression. Infos are stored where they are arrays or numbers of the same shape at every
-    step; success may be missing at some steps, where it is 0, as is at the reset what only steps say.
+    step; success may be missing at some steps, where it is 0, as is at the reset what only steps say. Those that hdf5
+    has no name for are left out with a warning. An observation, action or reward that is not finite is an error, as is
+    an action beyond its bounds: SB3's models clip theirs, and a function has to.
 
     :param policy: A model of SB3 or sb3-contrib, recurrent or not; a function of an observation; a
         :class:`~sb3_qam.datasets.scripted.ScriptedPolicy` such as
@@ -89,8 +95,8 @@ def collect(
     :param record_infos: Whether to store infos
     :param progress_bar: Display a progress bar using tqdm and rich
     :return: The dataset
-    :raises ValueError: if arguments do not fit each other or the environment, or the dataset in the cache is not of
-        this collection
+    :raises ValueError: if arguments do not fit each other or the environment, the dataset in the cache is not of this
+        collection, or, in one process, an episode is not finite or leaves the action space
     :raises TypeError: if the policy or the environment is something else
     :raises RuntimeError: if the dataset is being collected by another process, or a worker process fails
     :raises ImportError: if the progress bar's packages are missing
@@ -113,7 +119,7 @@ def collect(
         _check_env(own_env, acting)
         staging = Staging(dataset_id)
         with staging.locked():
-            staging.begin(_describe(own_env, env, acting, seed, deterministic, record_infos))
+            staging.begin(_describe(own_env, env, max_episode_steps, acting, seed, deterministic, record_infos))
             if staging.n_published > n_episodes:
                 raise ValueError(
                     f"Dataset '{dataset_id}' has {staging.n_published} episodes already, more than "
@@ -173,25 +179,44 @@ def _check_env(env: gym.Env, policy: ScriptedPolicy) -> None:
 
 
 def _describe(
-    env: gym.Env, source: Any, policy: ScriptedPolicy, seed: int, deterministic: bool, record_infos: bool
+    env: gym.Env,
+    source: Any,
+    max_episode_steps: int | None,
+    policy: ScriptedPolicy,
+    seed: int,
+    deterministic: bool,
+    record_infos: bool,
 ) -> Description:
     """
     :return: All that an episode depends on, as far as it has a name
     """
     if env.spec is None:
-        name = getattr(source, "__qualname__", type(env.unwrapped).__qualname__)
+        is_class = isinstance(source, gym.Env | type)
+        name = type(env.unwrapped).__qualname__ if is_class else identify(source)
+        limit = max_episode_steps
     else:
-        wrappers = "".join(f", {wrapper.name}" for wrapper in env.spec.additional_wrappers)
-        name = f"{env.spec.id}, {env.spec.kwargs}, max_episode_steps={env.spec.max_episode_steps}{wrappers}"
+        name = f"{env.spec.id}, {identify(env.spec.kwargs)}"
+        limit = env.spec.max_episode_steps
     return {
         "policy": policy.name,
-        "env": name,
+        "env": f"{name}, max_episode_steps={limit}",
+        "wrappers": ", ".join(_names_of_wrappers(env)),
         "observations": str(env.observation_space),
         "actions": str(env.action_space),
         "seed": int(seed),
         "deterministic": bool(deterministic),
         "record_infos": bool(record_infos),
     }
+
+
+def _names_of_wrappers(env: gym.Env) -> Iterator[str]:
+    """
+    :return: From the outermost to the innermost, with their arguments, where they know these
+    """
+    while isinstance(env, gym.Wrapper):
+        arguments = getattr(env, "_saved_kwargs", {})
+        yield f"{type(env).__qualname__}({', '.join(f'{key}={identify(value)}' for key, value in arguments.items())})"
+        env = env.env
 
 
 def _storable_spec(env: gym.Env) -> EnvSpec | None:

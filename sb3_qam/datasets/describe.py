@@ -1,6 +1,6 @@
 """What is in a dataset, before anything is trained on it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from gymnasium import spaces
 from minari.dataset.episode_data import EpisodeData
 
 from sb3_qam.common.rewards import SUCCESS_KEYS
-from sb3_qam.datasets.minari import scale_actions, training_spaces
+from sb3_qam.datasets.checks import Place, check_finite, check_shape, check_type, n_steps_of
+from sb3_qam.datasets.minari import check_dataset_spaces, scale_actions, training_spaces
 from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, episodes_of, open_datasets
 
 # Scaled actions beyond this are at the bounds
@@ -115,34 +116,39 @@ def describe(source: OfflineDataset) -> DatasetDescription:
 
     :param source: As ``offline_dataset`` of :class:`sb3_qam.QAM`
     :return: Its statistics
-    :raises ValueError: if SB3 or QAM does not support the spaces
+    :raises ValueError: if SB3 or QAM does not support the spaces, those of several datasets differ, a file cannot be
+        read, or a key is missing, of another length or type than it should be, or not finite
     :raises FileNotFoundError: if there is no such dataset
     """
     datasets = open_datasets(source)
     observation_space, action_space = training_spaces(datasets[0])
+    for dataset in datasets[1:]:
+        check_dataset_spaces(dataset, observation_space, action_space)
     lengths: list[int] = []
     returns: list[float] = []
-    successes: list[bool | None] = []
+    successes: dict[int, list[bool | None]] = {number: [] for number in range(len(datasets))}
     distinct_rewards: set[float] = set()
     n_terminations = 0
     low, high = np.inf, -np.inf
     n_actions = int(np.prod(action_space.shape))
     n_saturated = np.zeros(n_actions, dtype=np.int64)
     action_counts = np.zeros((n_actions, N_BINS), dtype=np.int64)
-    for episode in _episodes(datasets):
-        rewards = np.asarray(episode.rewards, dtype=np.float64)
-        lengths.append(len(rewards))
+    for number, place, episode in _episodes(datasets):
+        n_steps = n_steps_of(episode, place)
+        rewards = _checked(episode.rewards, (n_steps,), place._replace(key="rewards"))
+        actions = _checked(episode.actions, (n_steps, *action_space.shape), place._replace(key="actions"))
+        lengths.append(n_steps)
         returns.append(float(rewards.sum()))
-        successes.append(_succeeded(episode))
+        successes[number].append(_succeeded(episode))
         n_terminations += int(np.sum(episode.terminations))
         low, high = min(low, rewards.min()), max(high, rewards.max())
         if len(distinct_rewards) <= 10:
             distinct_rewards.update(np.unique(rewards)[:11].tolist())
-        actions = scale_actions(episode.actions, action_space).reshape(len(rewards), -1)
+        actions = scale_actions(actions, action_space).reshape(n_steps, n_actions)
         n_saturated += (np.abs(actions) > SATURATED).sum(axis=0)
         bins = np.clip(((actions + 1) / 2 * N_BINS).astype(int), 0, N_BINS - 1)
-        for number in range(n_actions):
-            action_counts[number] += np.bincount(bins[:, number], minlength=N_BINS)
+        for index in range(n_actions):
+            action_counts[index] += np.bincount(bins[:, index], minlength=N_BINS)
     spec = datasets[0].env_spec
     return DatasetDescription(
         name=", ".join(dataset.id for dataset in datasets),
@@ -151,7 +157,7 @@ def describe(source: OfflineDataset) -> DatasetDescription:
         action_space=action_space,
         lengths=np.array(lengths),
         returns=np.array(returns),
-        successes=None if None in successes else np.array(successes),
+        successes=_successes_of_datasets(successes.values()),
         n_terminations=n_terminations,
         reward_range=(float(low), float(high)),
         n_distinct_rewards=min(len(distinct_rewards), 10),
@@ -160,8 +166,33 @@ def describe(source: OfflineDataset) -> DatasetDescription:
     )
 
 
-def _episodes(datasets: list[OpenDataset]) -> Iterable[EpisodeData]:
-    return (episode for dataset in datasets for _, episode in episodes_of(dataset))
+def _episodes(datasets: list[OpenDataset]) -> Iterator[tuple[int, Place, EpisodeData]]:
+    return ((number, *found) for number, dataset in enumerate(datasets) for found in episodes_of(dataset))
+
+
+def _checked(values: Any, shape: tuple[int, ...], place: Place) -> np.ndarray:
+    """
+    :return: The values in float64
+    :raises ValueError: as when they are read for training
+    """
+    values = np.asarray(values)
+    check_type(values, np.dtype(np.float32), place)
+    check_shape(values, shape, place)
+    with np.errstate(over="ignore"):
+        check_finite(values.astype(np.float32), place)
+    return values.astype(np.float64).reshape(shape)
+
+
+def _successes_of_datasets(successes: Collection[list[bool | None]]) -> np.ndarray | None:
+    """
+    :param successes: What the infos of each dataset's episodes say
+    :return: Whether each episode succeeded; ``None`` if a dataset does not say so of any
+    """
+    known = [each for each in successes if any(success is not None for success in each)]
+    if len(known) < len(successes):
+        return None
+    # Some environments speak of success only when it happens
+    return np.array([bool(success) for each in known for success in each])
 
 
 def _succeeded(episode: EpisodeData) -> bool | None:

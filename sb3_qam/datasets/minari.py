@@ -16,7 +16,7 @@ from stable_baselines3.common.preprocessing import (
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_qam.common.checks import check_action_space, check_same_space
-from sb3_qam.common.rewards import RewardTransform, successes_of_episode
+from sb3_qam.common.rewards import SUCCESS_KEYS, RewardTransform, successes_of_episode
 from sb3_qam.datasets.checks import Place, check_finite, check_shape, check_type, n_steps_of
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.sources import OpenDataset, episodes_of
@@ -132,6 +132,7 @@ def read_episodes(
     terminations = store.allocate("terminations", (n_transitions,), np.dtype(bool))
     lengths = np.empty(n_episodes, dtype=np.int64)
 
+    speak_of_success = dict.fromkeys((dataset.id for dataset in datasets), False)
     start = n_outside = 0
     name = "', '".join(dataset.id for dataset in datasets)
     all_episodes = ((dataset, *found) for dataset in datasets for found in episodes_of(dataset))
@@ -147,7 +148,12 @@ def read_episodes(
         _fill(rewards, rows, episode.rewards, None, place, "rewards")
         _fill(terminations, rows, episode.terminations, None, place, "terminations")
         if transform is not None:
-            successes = successes_of_episode(episode.infos, n_steps, str(place)) if transform.needs_success else None
+            successes = None
+            if transform.needs_success:
+                successes = successes_of_episode(episode.infos, n_steps, str(place))
+                speak_of_success[dataset.id] |= successes is not None
+                # Some environments speak of success only when it happens
+                successes = np.zeros(n_steps, dtype=bool) if successes is None else successes
             rewards[rows] = transform(rewards[rows], successes)
             terminations[rows] = transform.terminations(terminations[rows], successes)
         lengths[number] = n_steps
@@ -157,6 +163,12 @@ def read_episodes(
     if start < n_transitions:
         raise _other_steps(datasets, lengths.tolist(), n_transitions)
 
+    silent = [dataset_id for dataset_id, speaks in speak_of_success.items() if not speaks]
+    if transform is not None and transform.needs_success and silent:
+        raise ValueError(
+            f"Dataset '{silent[0]}': infos do not say of any episode whether it was a success (expected "
+            f"{' or '.join(map(repr, SUCCESS_KEYS))} there): record it, or use a reward_transform without success."
+        )
     if n_outside > 0:
         warnings.warn(
             f"Dataset '{name}': {n_outside} of {n_transitions} actions lie outside the bounds of the action space and "

@@ -1,5 +1,7 @@
 """OGBench's data for its single-task environments, as Minari datasets with the rewards of the task."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import gymnasium as gym
@@ -9,8 +11,11 @@ from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 
 from sb3_qam.datasets.sources import OGBENCH_NAMESPACE, check_dataset_id
+from sb3_qam.datasets.staging import Staging
 
 SINGLE_TASK = "singletask"
+# What NumPy raises, depending on where a file was cut or what it is instead
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, IndexError)
 
 
 def split_task_id(task_id: str) -> tuple[str, str]:
@@ -33,7 +38,8 @@ def split_task_id(task_id: str) -> tuple[str, str]:
 def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str | None = None) -> MinariDataset:
     """
     Write OGBench's data into the local Minari cache, with the rewards and terminations of one task, and with the
-    task's environment, which ``recover_environment()`` then gives. What is there already is opened.
+    task's environment, which ``recover_environment()`` then gives. Images are stored without loss. What is there
+    already is opened; it appears complete, so the same call makes an import again that was killed.
 
     OGBench rewards a state and not what leads there, so a termination can fall into the middle of a trajectory, which
     goes on after it.
@@ -43,22 +49,23 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     :param dataset_id: Id of the Minari dataset, by default ``ogbench/`` and the id of the task
     :return: The dataset
     :raises ImportError: if the package ``ogbench`` is not installed
-    :raises ValueError: if an id is not one, the cached dataset is of another task, or the file is not of the task's
-        environment
+    :raises ValueError: if an id is not one, the cached dataset is of another task or of other data, or the file cannot
+        be read or is not of the task's environment
     :raises FileNotFoundError: if there is no such file
+    :raises RuntimeError: if another process writes the dataset
     """
     try:
         import ogbench
-        from ogbench.relabel_utils import relabel_dataset
-        from ogbench.utils import DEFAULT_DATASET_DIR, download_datasets, load_dataset
+        from ogbench.utils import DEFAULT_DATASET_DIR, download_datasets
     except ImportError as error:
         raise ImportError("OGBench's data needs its package: pip install 'sb3-qam[ogbench]'.") from error
     env_id, file_id = split_task_id(task_id)
     dataset_id = dataset_id or OGBENCH_NAMESPACE + task_id
     # Minari finds out when the dataset lies in its cache already, and fails at every dataset from then on
     check_dataset_id(dataset_id)
+    description = f"OGBench's {file_id} with the rewards of {task_id}."
     if dataset_id in minari.list_local_datasets():
-        return _open_cached(dataset_id, env_id)
+        return _open_cached(dataset_id, task_id, description)
     if path is None:
         download_datasets([file_id])
         path = Path(DEFAULT_DATASET_DIR).expanduser() / f"{file_id}.npz"
@@ -70,45 +77,74 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     except gym.error.Error as error:
         raise ValueError(f"OGBench has no environment '{env_id}' for '{task_id}': {error}") from error
     try:
-        ob_dtype = np.uint8 if env.observation_space.dtype == np.uint8 else np.float32
-        try:
-            rows = load_dataset(path, ob_dtype=ob_dtype, add_info=True)
-        except KeyError as error:
-            raise ValueError(f"{path} is not one of OGBench's files: {error.args[0]}") from error
-        _check_shapes(rows, env, path)
-        relabel_dataset(env_id, env, rows)
+        rows = _read_rows(path, env, env_id)
         ends = (np.flatnonzero(rows["terminals"]) + 1).tolist()
-        return minari.create_dataset_from_buffers(
-            dataset_id,
-            [_episode(rows, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)],
-            env=env.spec,
-            eval_env=env.spec,
-            observation_space=gym.spaces.Box(-np.inf, np.inf, rows["observations"].shape[1:])
-            if ob_dtype == np.float32
-            else env.observation_space,
-            action_space=env.action_space,
-            algorithm_name="OGBench",
-            author="OGBench",
-            author_email="none",
-            code_permalink="https://github.com/seohongpark/ogbench",
-            description=f"OGBench's {file_id} with the rewards of {task_id}.",
-        )
+        staging = Staging(dataset_id)
+        with staging.locked():
+            staging.begin({"description": description})
+            staging.publish_whole(
+                (_episode(rows, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)),
+                {
+                    "algorithm_name": "OGBench",
+                    "author": {"OGBench"},
+                    "author_email": {"none"},
+                    "code_permalink": "https://github.com/seohongpark/ogbench",
+                    "description": description,
+                },
+                # States are not bounded, whatever the environment says of them
+                observation_space=env.observation_space
+                if env.observation_space.dtype == np.uint8
+                else gym.spaces.Box(-np.inf, np.inf, rows["observations"].shape[1:]),
+                action_space=env.action_space,
+                env_spec=env.spec,
+            )
+            staging.remove()
+        return minari.load_dataset(dataset_id)
     finally:
         env.close()
 
 
-def _open_cached(dataset_id: str, env_id: str) -> MinariDataset:
+def _open_cached(dataset_id: str, task_id: str, description: str) -> MinariDataset:
     """
-    :raises ValueError: if the dataset in the cache is of another environment
+    :raises ValueError: if the dataset in the cache is of another task, or of other data of the same environment
     """
     dataset = minari.load_dataset(dataset_id)
-    spec = dataset.env_spec
-    if spec is None or spec.id != env_id:
+    there = dataset.storage.metadata.get("description")
+    if there != description:
         raise ValueError(
-            f"Dataset '{dataset_id}' in the Minari cache is of {spec.id if spec else 'no environment'}, not of "
-            f"'{env_id}': choose another dataset_id, or remove it with `minari delete {dataset_id}`."
+            f"Dataset '{dataset_id}' in the Minari cache is not of '{task_id}', its description is {there!r}: choose "
+            f"another dataset_id, or remove it with `minari delete {dataset_id}`."
         )
     return dataset
+
+
+def _read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndarray]:
+    """
+    :param path: OGBench's npz file
+    :param env: Environment of the task
+    :param env_id: Its id
+    :return: The transitions, with the rewards of the task
+    :raises ValueError: if the file cannot be read, or is not of this environment
+    """
+    from ogbench.relabel_utils import relabel_dataset
+    from ogbench.utils import load_dataset
+
+    ob_dtype = np.uint8 if env.observation_space.dtype == np.uint8 else np.float32
+    try:
+        rows = load_dataset(path, ob_dtype=ob_dtype, add_info=True)
+    except KeyError as error:
+        raise ValueError(f"{path} is not one of OGBench's files: {error.args[0]}") from error
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{path} cannot be read as one of OGBench's npz files, it is cut off or something else ({error}): remove "
+            "it and download it again, which import_ogbench() does where path is left out."
+        ) from error
+    _check_shapes(rows, env, path)
+    try:
+        relabel_dataset(env_id, env, rows)
+    except KeyError as error:
+        raise ValueError(f"{path} is not one of OGBench's files: there is no {error.args[0]!r} in it.") from error
+    return rows
 
 
 def _check_shapes(rows: dict[str, np.ndarray], env: gym.Env, path: str | Path) -> None:

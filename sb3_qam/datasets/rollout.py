@@ -23,8 +23,14 @@ def check_storable(name: str, space: spaces.Space) -> None:
     """
     :param name: "observation" or "action"
     :param space: The space of an environment
-    :raises ValueError: if its values are not arrays, or dicts and tuples of these
+    :raises ValueError: if its values are not arrays, or dicts and tuples of these, or a key cannot be stored
     """
+    if isinstance(space, spaces.Dict):
+        for key in space.spaces:
+            if not is_storable_key(key) or "/" in key:
+                raise ValueError(
+                    f"The {name} space has the key {key!r}, which no hdf5 file can hold: rename it in a wrapper."
+                )
     if isinstance(space, spaces.Dict | spaces.Tuple):
         for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
             check_storable(name, part)
@@ -35,7 +41,21 @@ def check_storable(name: str, space: spaces.Space) -> None:
         )
 
 
-def record_episode(env: gym.Env, policy: ScriptedPolicy, seed: int, number: int, record_infos: bool) -> EpisodeBuffer:
+def is_storable_key(key: str) -> bool:
+    """
+    :param key: A key of an info, or several of nested ones with slashes between them
+    :return: Whether hdf5, to which it is a path, holds it where it belongs
+    """
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in key and not {"", "."} & set(key.split("/"))
+
+
+def record_episode(
+    env: gym.Env, policy: ScriptedPolicy, seed: int, number: int, record_infos: bool
+) -> tuple[EpisodeBuffer, list[str]]:
     """
     Every generator that the environment or the policy may draw from is seeded, so that it does not matter which
     episodes were recorded before, nor in which process.
@@ -45,8 +65,10 @@ def record_episode(env: gym.Env, policy: ScriptedPolicy, seed: int, number: int,
     :param seed: Seed of the collection
     :param number: Number of the episode
     :param record_infos: Whether to record infos
-    :return: The episode. Observations and infos have one entry more than the rest has
-    :raises ValueError: if an observation or an action is not of its space's shape
+    :return: The episode, in which observations and infos have one entry more than the rest has, and the keys of the
+        infos that cannot be stored
+    :raises ValueError: if an observation or an action is not of its space's shape, if one of them or a reward is not
+        finite, or an action is not in its space
     """
     # Sums of seed and number would make collections with neighbouring seeds share episodes
     env_seed, policy_seed = map(int, np.random.SeedSequence([seed, number]).generate_state(2))
@@ -58,14 +80,22 @@ def record_episode(env: gym.Env, policy: ScriptedPolicy, seed: int, number: int,
 
     observation, info = env.reset(seed=env_seed, options=policy.reset_options(env, rng))
     observation = as_stored(observation_space, observation, "observation")
+    check_finite(observation, f"Episode {number}, reset", "observation")
     policy.reset(observation, info, env, rng)
-    observations, infos, actions, rewards, terminations, truncations = [observation], [info], [], [], [], []
+    observations, infos = [observation], [info]
+    actions: list[Any] = []
+    rewards, terminations, truncations = [], [], []
     done = False
     while not done:
+        where = f"Episode {number}, step {len(actions)}"
         action = as_stored(action_space, policy.select_action(observation, info), "action")
+        check_finite(action, where, "action")
+        action = as_member(action_space, action, where)
         # A copy, because an environment may change what it is given
         observation, reward, terminated, truncated, info = env.step(as_stored(action_space, action, "action"))
         observation = as_stored(observation_space, observation, "observation")
+        check_finite(observation, where, "observation")
+        check_finite(float(reward), where, "reward")
         observations.append(observation)
         infos.append(info)
         actions.append(action)
@@ -73,15 +103,59 @@ def record_episode(env: gym.Env, policy: ScriptedPolicy, seed: int, number: int,
         terminations.append(bool(terminated))
         truncations.append(bool(truncated))
         done = terminated or truncated
-    return EpisodeBuffer(
+    stacked, left_out = stack_infos(infos) if record_infos else (None, [])
+    episode = EpisodeBuffer(
         seed=env_seed,
         observations=_stack(observation_space, observations),
         actions=_stack(action_space, actions),
         rewards=rewards,
         terminations=terminations,
         truncations=truncations,
-        infos=stack_infos(infos) if record_infos else None,
+        infos=stacked,
     )
+    return episode, left_out
+
+
+def check_finite(value: Any, where: str, name: str) -> None:
+    """
+    :param value: An observation, an action or a reward, as it is stored
+    :param where: Episode and step
+    :param name: What it is
+    :raises ValueError: if it is not finite: training would refuse the whole dataset
+    """
+    if isinstance(value, dict | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            check_finite(part, where, f"{name}[{key!r}]")
+    elif not np.isfinite(value).all():
+        raise ValueError(
+            f"{where}: {name} is not finite, {value!r}. Find out whether the policy or the environment makes it; what "
+            "was finished before is kept, and the same call goes on from there."
+        )
+
+
+def as_member(space: spaces.Space, action: Any, where: str) -> Any:
+    """
+    :param space: The action space
+    :param action: An action of its shape
+    :param where: Episode and step
+    :return: The action, with bounds that were missed by rounding alone
+    :raises ValueError: if it is not in the space, which a model's ``predict()`` sees to, and a function may not
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: as_member(part, action[key], where) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(as_member(part, each, where) for part, each in zip(space.spaces, action, strict=True))
+    if isinstance(space, spaces.Box):
+        clipped = np.clip(action, space.low, space.high)
+        # Nearly always equal, and found out much faster
+        if (action == clipped).all() or np.allclose(action, clipped):
+            return clipped
+        bounds = f"bounds {space.low} and {space.high}: clip it, np.clip(action, space.low, space.high),"
+    elif space.contains(action):
+        return action
+    else:
+        bounds = f"values of {space}: correct it"
+    raise ValueError(f"{where}: action {action!r} lies beyond the {bounds} in the policy.")
 
 
 def as_stored(space: spaces.Space, value: Any, name: str) -> Any:
@@ -111,15 +185,17 @@ def _stack(space: spaces.Space, values: list[Any]) -> Any:
     return np.stack(values)
 
 
-def stack_infos(infos: list[dict[str, Any]]) -> dict[str, Any] | None:
+def stack_infos(infos: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, list[str]]:
     """
     What steps say that resets do not, and success at steps that do not mention it, is 0.
 
     :param infos: Of the reset and of each step
-    :return: Arrays with one entry for each, of what has the same shape at every step; none if there is nothing
+    :return: Arrays with one entry for each, of what has the same shape at every step, ``None`` if there is nothing; and
+        the keys that cannot be stored: hdf5 has no such names, or another info is where they belong
     """
     leaves = [_leaves(info) for info in infos]
     stacked: dict[str, Any] = {}
+    left_out = []
     # In a fixed order: that of a set changes from process to process
     for path in dict.fromkeys(path for each in leaves for path in each):
         present = [each[path] for each in leaves if path in each]
@@ -128,11 +204,19 @@ def stack_infos(infos: list[dict[str, Any]]) -> dict[str, Any] | None:
             may_be_missing or all(path in each for each in leaves[1:])
         ):
             continue
-        parent = stacked
-        for key in path[:-1]:
-            parent = parent.setdefault(key, {})
-        parent[path[-1]] = np.stack([each.get(path, np.zeros_like(present[0])) for each in leaves])
-    return stacked or None
+        # Slashes in a key nest as well, in a file
+        *groups, name = key = "/".join(path).split("/")
+        parent: Any = stacked
+        if is_storable_key("/".join(key)):
+            for group in groups:
+                parent = parent.setdefault(group, {}) if isinstance(parent, dict) else None
+        else:
+            parent = None
+        if not isinstance(parent, dict) or name in parent:
+            left_out.append("/".join(key))
+            continue
+        parent[name] = np.stack([each.get(path, np.zeros_like(present[0])) for each in leaves])
+    return stacked or None, left_out
 
 
 def _leaves(info: dict[str, Any], prefix: InfoPath = ()) -> dict[InfoPath, np.ndarray]:

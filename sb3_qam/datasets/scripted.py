@@ -4,14 +4,74 @@ import hashlib
 import io
 import pickle
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from functools import partial
+from types import CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
+
+# Digits of a digest that tell two apart
+DIGEST_LENGTH = 12
+
+
+def identify(value: Any, seen: frozenset[int] = frozenset()) -> str:
+    """
+    Name a value in the same way in every process, which neither ``repr()`` (addresses) nor pickles (the order of sets)
+    do. Functions are told apart by their code, defaults and enclosed values, not by the globals that they use; objects
+    of other kinds, which may change while they are used, by their type alone.
+
+    :param value: A function, an argument of an environment, or whatever is in one of these
+    :param seen: Ids of the functions that it was found in
+    :return: Its name
+    """
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | range):
+        return repr(value)
+    within = seen | {id(value)}
+    if id(value) in seen:
+        return "itself"
+    if isinstance(value, np.ndarray | np.generic):
+        return f"{type(value).__name__}({value.dtype}, {np.shape(value)}, {_digest(np.asarray(value))})"
+    if isinstance(value, Mapping):
+        return (
+            "{" + ", ".join(f"{identify(key, within)}: {identify(each, within)}" for key, each in value.items()) + "}"
+        )
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(identify(each, within) for each in value) + "]"
+    if isinstance(value, set | frozenset):
+        return "{" + ", ".join(sorted(identify(each, within) for each in value)) + "}"
+    if isinstance(value, partial):
+        arguments = f"{identify(value.args, within)}, {identify(value.keywords, within)}"
+        return f"partial({identify(value.func, within)}, {arguments})"
+    if isinstance(value, MethodType):
+        return f"{identify(value.__self__, within)}.{identify(value.__func__, within)}"
+    if isinstance(value, CodeType):
+        return f"{value.co_code!r}, {identify(value.co_consts, within)}, {value.co_names!r}"
+    if isinstance(value, FunctionType):
+        enclosed = [_content(cell) for cell in value.__closure__ or ()]
+        content = [value.__code__, value.__defaults__, value.__kwdefaults__, enclosed]
+        return f"{value.__qualname__} {_digest(identify(content, within).encode())}"
+    if isinstance(value, spaces.Space):
+        return str(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # Assigned later
+        return None
+
+
+def _digest(value: bytes | np.ndarray) -> str:
+    if isinstance(value, np.ndarray):
+        # Bytes of objects are addresses
+        value = b"" if value.dtype.hasobject else value.tobytes()
+    return hashlib.sha256(value).hexdigest()[:DIGEST_LENGTH]
 
 
 class ScriptedPolicy:
@@ -83,7 +143,15 @@ class FunctionPolicy(ScriptedPolicy):
 
     @property
     def name(self) -> str:
-        return getattr(self._function, "__qualname__", type(self._function).__qualname__)
+        """
+        With a digest of what it does, as far as that can be told: all lambdas have the same name.
+        """
+        name = identify(self._function)
+        if isinstance(self._function, FunctionType):
+            return name
+        function = self._function.func if isinstance(self._function, partial) else self._function
+        short = getattr(function, "__qualname__", type(function).__qualname__)
+        return short if name == short else f"{short} {_digest(name.encode())}"
 
     def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
         return self._function(observation)
@@ -118,7 +186,7 @@ class PredictPolicy(ScriptedPolicy):
             digest.update(value.cpu().numpy().tobytes())
         if self._normalization is not None:
             digest.update(pickle.dumps(getattr(self._normalization, "obs_rms", None)))
-        return f"{name} {digest.hexdigest()[:12]}"
+        return f"{name} {digest.hexdigest()[:DIGEST_LENGTH]}"
 
     def check(self, env: gym.Env) -> None:
         for name in ("observation", "action"):
@@ -163,7 +231,11 @@ class PredictPolicy(ScriptedPolicy):
         self.__dict__.update(state)
         if isinstance(self._model, tuple):
             algorithm, file, device = self._model
-            self._model = algorithm.load(io.BytesIO(file), device=device)
+            # Acting needs no replay buffer: it takes memory, and some want an environment. Where one seems to be there
+            # already, none is made
+            without_buffer = {"replay_buffer": False, "replay_buffer_class": None, "n_steps": 1}
+            kwargs = without_buffer if issubclass(algorithm, OffPolicyAlgorithm) else {}
+            self._model = algorithm.load(io.BytesIO(file), device=device, **kwargs)
 
 
 def _same_shape(of_model: spaces.Space, of_env: spaces.Space) -> bool:

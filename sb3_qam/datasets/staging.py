@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Staging:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """
-        :raises RuntimeError: if another process collects this dataset; a lock ends with its process
+        :raises RuntimeError: if another process writes this dataset; a lock ends with its process
         """
         path = self.folder.with_name(f"{self.folder.name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class Staging:
                     except BlockingIOError:
                         file.seek(0)
                         raise RuntimeError(
-                            f"Dataset '{self.dataset_id}' is being collected by process {file.read() or '(unknown)'}: "
+                            f"Dataset '{self.dataset_id}' is being written by process {file.read() or '(unknown)'}: "
                             "wait for it, stop it, or choose another dataset_id."
                         ) from None
                 if not _is_file_at(file.fileno(), path):
@@ -182,11 +182,27 @@ class Staging:
         first = self.n_published
         if n_episodes <= first:
             return
+        self._publish((self._read_episode(number) for number in range(first, n_episodes)), metadata, **new_storage)
+        for number in range(first, n_episodes):
+            self._episode_path(number).unlink()
+
+    def publish_whole(self, episodes: Iterable[EpisodeBuffer], metadata: dict[str, Any], **new_storage: Any) -> None:
+        """
+        Bring all the episodes of a dataset into the Minari cache at once, without staging each.
+
+        :param episodes: The episodes
+        :param metadata: Of the dataset
+        :param new_storage: Its spaces and environment
+        """
+        if self.n_published == 0:
+            self._publish(episodes, metadata, **new_storage)
+
+    def _publish(self, episodes: Iterable[EpisodeBuffer], metadata: dict[str, Any], **new_storage: Any) -> None:
         unprepared = self.folder / "unprepared"
         shutil.rmtree(unprepared, ignore_errors=True)
         data = unprepared / "data"
         data.mkdir(parents=True)
-        if first > 0:
+        if self.n_published > 0:
             for name in (DATA_FILE, METADATA_FILE):
                 shutil.copyfile(self.dataset_folder / "data" / name, data / name)
             storage = MinariStorage.read(data)
@@ -200,13 +216,11 @@ class Staging:
                     **metadata,
                 }
             )
-        storage.update_episodes(self._read_episode(number) for number in range(first, n_episodes))
+        storage.update_episodes(episodes)
         for name in (DATA_FILE, METADATA_FILE):
             _sync(data / name)
         unprepared.rename(self.folder / "prepared")
         self._finish_publishing()
-        for number in range(first, n_episodes):
-            self._episode_path(number).unlink()
 
     def _finish_publishing(self) -> None:
         """

@@ -6,14 +6,13 @@ import pickle
 import signal
 import threading
 import traceback
-from collections import deque
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch as th
@@ -46,12 +45,46 @@ class Job:
     record_infos: bool
     folder: Path
 
-    def record(self, env: gym.Env, number: int) -> None:
+    def record(self, env: gym.Env, number: int) -> list[str]:
         """
         :param env: What ``make_env`` made
         :param number: Number of the episode to record and stage
+        :return: The keys of the infos that cannot be stored
         """
-        write_episode(self.folder, number, record_episode(env, self.policy, self.seed, number, self.record_infos))
+        episode, left_out = record_episode(env, self.policy, self.seed, number, self.record_infos)
+        write_episode(self.folder, number, episode)
+        return left_out
+
+
+class Recorded(NamedTuple):
+    """
+    What a worker says of an episode.
+
+    :param number: Its number
+    :param left_out: The keys of the infos that cannot be stored
+    """
+
+    number: int
+    left_out: list[str]
+
+
+class LeftOut:
+    """Warns of infos that cannot be stored, once of each."""
+
+    def __init__(self) -> None:
+        self._keys: set[str] = set()
+
+    def warn(self, keys: list[str]) -> None:
+        """
+        :param keys: Keys of infos that were left out of an episode
+        """
+        new = [key for key in keys if key not in self._keys]
+        self._keys.update(new)
+        if new:
+            warnings.warn(
+                f"Infos are left out of the dataset, {', '.join(map(repr, new))}: hdf5 takes slashes for nested keys, "
+                "and has neither empty names nor one name for two things. Rename them in a wrapper to keep them."
+            )
 
 
 def record_here(job: Job, env: gym.Env, numbers: Iterable[int]) -> Iterator[int]:
@@ -67,9 +100,10 @@ def record_here(job: Job, env: gym.Env, numbers: Iterable[int]) -> Iterator[int]
     n_threads = th.get_num_threads()
     # As in the workers: results would differ in the last digits
     th.set_num_threads(1)
+    left_out = LeftOut()
     try:
         for number in numbers:
-            job.record(env, number)
+            left_out.warn(job.record(env, number))
             yield number
     finally:
         th.set_num_threads(n_threads)
@@ -95,25 +129,34 @@ def record_in_processes(job: Job, numbers: Iterable[int], n_processes: int) -> I
     # As in SB3's SubprocVecEnv: processes that are forked from one with threads may hang
     has_forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if has_forkserver else "spawn")
-    todo = deque(numbers)
+    todo = list(numbers)
+    # Workers take numbers themselves: they need not wait while this process publishes
+    n_taken = context.Value("q", 0)
     processes: dict[Connection, BaseProcess] = {}
-    recording: dict[Connection, int] = {}
+    # What each worker is at, None before its first episode
+    recording: dict[Connection, int | None] = {}
+    left_out = LeftOut()
     try:
         for _ in range(n_processes):
             connection, of_worker = context.Pipe()
-            process = context.Process(target=_work, args=(of_worker, payload), daemon=True)  # type: ignore[attr-defined]
+            process = context.Process(  # type: ignore[attr-defined]
+                target=_work, args=(of_worker, payload, todo, n_taken), daemon=True
+            )
             process.start()
             of_worker.close()
             processes[connection] = process
-        for connection in processes:
-            _assign(connection, todo, recording)
+            recording[connection] = None
         while recording:
             ready = wait(list(recording))
             for connection in [each for each in recording if each in ready]:
-                number = recording.pop(connection)
-                _receive(connection, processes[connection], number)
-                _assign(connection, todo, recording)
-                yield number
+                message = _receive(connection, processes[connection], recording[connection])
+                if message is None:
+                    del recording[connection]
+                elif isinstance(message, int):
+                    recording[connection] = message
+                else:
+                    left_out.warn(message.left_out)
+                    yield message.number
     except BaseException:
         for process in processes.values():
             process.terminate()
@@ -125,34 +168,31 @@ def record_in_processes(job: Job, numbers: Iterable[int], n_processes: int) -> I
             process.kill()
 
 
-def _assign(connection: Connection, todo: deque[int], recording: dict[Connection, int]) -> None:
-    if todo:
-        recording[connection] = todo.popleft()
-        # Where it died, receiving from it says so
-        with suppress(OSError):
-            connection.send(recording[connection])
-
-
-def _receive(connection: Connection, process: BaseProcess, number: int) -> None:
+def _receive(connection: Connection, process: BaseProcess, number: int | None) -> int | Recorded | None:
     """
+    :return: What the worker says: the episode it begins with, or has recorded, or that none is left for it
     :raises RuntimeError: if the episode failed
     """
     try:
-        failure = connection.recv()
+        message = connection.recv()
     except (EOFError, OSError):
         process.join(CLOSING_SECONDS)
+        where = "before its first episode" if number is None else f"at episode {number}"
         raise RuntimeError(
-            f"A worker process died at episode {number}, with exit code {process.exitcode}: killed, out of memory, or "
+            f"A worker process died {where}, with exit code {process.exitcode}: killed, out of memory, or "
             "a script without `if __name__ == '__main__':`? What was finished is kept, and the same call goes on from "
             "there."
         ) from None
-    if failure is not None:
-        raise RuntimeError(f"Episode {number} failed in a worker process:\n{failure}")
+    if isinstance(message, str):
+        where = "A worker process could not begin" if number is None else f"Episode {number} failed in a worker process"
+        raise RuntimeError(f"{where}:\n{message}")
+    return message
 
 
-def _work(connection: Connection, payload: bytes) -> None:
+def _work(connection: Connection, payload: bytes, todo: list[int], n_taken: Any) -> None:
     """
-    Record the episodes whose numbers arrive, until the connection is closed; answer ``None``, or the traceback.
+    Record episodes until all are taken. What is said of each: its number, and what was left out of it; in the end
+    ``None``, or the traceback.
     """
     # Ctrl-C reaches every process of a terminal; the parent decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -160,16 +200,17 @@ def _work(connection: Connection, payload: bytes) -> None:
     th.set_num_threads(1)
     env: Any = None
     try:
-        job = None
+        job = pickle.loads(payload).var
+        env = job.make_env()
         while True:
-            number = connection.recv()
-            if job is None:
-                job = pickle.loads(payload).var
-                env = job.make_env()
-            job.record(env, number)
-            connection.send(None)
-    except EOFError:
-        pass
+            with n_taken.get_lock():
+                position = n_taken.value
+                n_taken.value += 1
+            if position >= len(todo):
+                break
+            connection.send(todo[position])
+            connection.send(Recorded(todo[position], job.record(env, todo[position])))
+        connection.send(None)
     except Exception:
         connection.send(traceback.format_exc())
     finally:
