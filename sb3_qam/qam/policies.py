@@ -386,7 +386,20 @@ class FlowPolicy(BasePolicy):
         :param x0: Standard normal noise, shape (..., batch, action_dim)
         :return: Actions in [-1, 1], same shape
         """
-        velocity = self.acting.velocity(observations)
+        return self._follow(self.acting.velocity(observations), x0)
+
+    @th.no_grad()
+    def clone_actions(self, observations: PyTorchObs, x0: th.Tensor) -> th.Tensor:
+        """
+        Follow the behaviour flow, whichever acts.
+
+        :param observations: A batch of observations
+        :param x0: Standard normal noise, shape (..., batch, action_dim)
+        :return: Actions in [-1, 1] as the data has them, same shape
+        """
+        return self._follow(self.behavior_flow.given(observations), x0)
+
+    def _follow(self, velocity: Velocity, x0: th.Tensor) -> th.Tensor:
         return integrate_flow(velocity, x0, self.flow_steps, self.ode_method, self.ode_options).clamp(-1, 1)
 
     def draw_noise(self, batch_size: int) -> SamplingNoise:
