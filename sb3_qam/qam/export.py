@@ -57,7 +57,7 @@ class Sampler(nn.Module):
     def forward(self, *inputs: th.Tensor) -> th.Tensor:
         """
         :param inputs: Observations, one tensor for each key; noise; noise for edits, where there are any
-        :return: Actions within the bounds, shape (batch, *action_shape), of a chunk (batch, chunk_size, *action_shape)
+        :return: Actions within the bounds, as the file gives them
         """
         n_parts = 1 if self.keys is None else len(self.keys)
         parts, noise = inputs[:n_parts], inputs[n_parts:]
@@ -75,9 +75,9 @@ def export_onnx(policy: "FlowPolicy", path: str | os.PathLike[str]) -> None:
     - ``noise``: standard normal, shape (best_of_n, batch, action_dim), action_dim being that of a whole chunk
     - ``edit_noise``, with QAM-E alone: standard normal, of the same shape; zeros for the median edit
 
-    The output ``action`` is within the bounds of the action space, shape (batch, *action_shape), or
-    (batch, chunk_size, *action_shape) where actions are chunked. What acts in the policy acts in the file: behaviour or
-    policy flow, the head behind it, and the best of the candidates.
+    The output ``action`` is within the bounds of the action space, shape ``(batch, *action_shape)``, or
+    ``(batch, chunk_size, *action_shape)`` where actions are chunked. What acts in the policy acts in the file:
+    behaviour or policy flow, the head behind it, and the best of the candidates.
 
     What onnxruntime makes of the file is compared with the policy's own actions before it gets its name.
 
