@@ -166,6 +166,21 @@ class OfflineBuffer(BaseBuffer):
         # The last transition of each episode
         self.last = np.cumsum(episodes.lengths) - 1
 
+    def complete_starts(self) -> np.ndarray:
+        """
+        :return: The transitions whose h steps do not cross the end of their episode, in order
+        """
+        starts = np.arange(self.size())
+        return starts[starts + self.n_steps - 1 <= self.last[np.searchsorted(self.last, starts)]]
+
+    def batch_of(self, rows: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:
+        """
+        :param rows: Where the sequences begin
+        :param env: Normalises observations and rewards with its statistics
+        :return: The batch of these
+        """
+        return self._get_samples(rows, env)
+
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
         episode = np.searchsorted(self.last, batch_inds)
         last = self.last[episode]

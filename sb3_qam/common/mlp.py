@@ -62,7 +62,8 @@ class EnsembleLayerNorm(nn.Module):
         :param inputs: shape (n_members, batch, n_features)
         :return: same shape
         """
-        normalized = F.layer_norm(inputs, inputs.shape[-1:], eps=LAYER_NORM_EPS)
+        # ONNX wants a constant shape, which that of the parameters is
+        normalized = F.layer_norm(inputs, self.weight.shape[-1:], eps=LAYER_NORM_EPS)
         return th.addcmul(self.bias.unsqueeze(1), normalized, self.weight.unsqueeze(1))
 
 
@@ -118,8 +119,12 @@ class MLP(nn.Sequential):
 
     def fused_members(self) -> list[list[Layer]] | None:
         """
-        :return: The layers of each member, as views of the parameters; ``None`` if they cannot be evaluated together
+        :return: The layers of each member, as views of the parameters; ``None`` if they cannot be evaluated together,
+            or are being exported to ONNX
         """
+        # In a file there are to be the operators of the modules
+        if th.onnx.is_in_onnx_export():
+            return None
         kinds = LAYER_KINDS if self.n_members is None else ENSEMBLE_LAYER_KINDS
         layers: list[tuple[Any, ...]] = []
         # What may come next: a linear layer may be the last one

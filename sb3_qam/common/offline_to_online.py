@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -25,14 +26,15 @@ from sb3_qam.common.buffers import (
     SequenceReplayBuffer,
     TransitionBatch,
     end_trajectories,
+    n_available,
     sample_union,
 )
-from sb3_qam.common.callbacks import with_offline_progress_bar
 from sb3_qam.common.checks import check_action_space, check_callback, check_in_range, check_positive_int
 from sb3_qam.common.chunks import StatefulRollouts
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.normalization import warm_up
+from sb3_qam.common.progress_bar import with_offline_progress_bar
 from sb3_qam.common.random_state import get_random_state, set_random_state
 from sb3_qam.common.rewards import RewardTransform, successes_of_step
 from sb3_qam.common.update_monitor import UpdateMonitor
@@ -319,9 +321,14 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             check_dataset_spaces(each, self.observation_space, self.action_space)
         return opened
 
-    def _load_offline_data(self, dataset: OfflineDataset) -> None:
+    def make_offline_buffer(self, dataset: OfflineDataset) -> tuple[OfflineBuffer, str]:
         """
-        Read a dataset into the offline buffer; where it is refused, the model stays as it was.
+        Read a dataset as the model reads its own; the model stays as it is.
+
+        :param dataset: As ``offline_dataset`` of the constructor
+        :return: Its data, and the name it has in messages
+        :raises ValueError: if it is unusable or does not fit the model's spaces
+        :raises FileNotFoundError: if it is neither in the local Minari cache nor to be downloaded
         """
         episodes = load_episodes(self._open_offline_data(dataset), self.offline_storage, self.reward_transform)
         buffer_class = DeviceOfflineBuffer if self.offline_storage == "cuda" else OfflineBuffer
@@ -332,7 +339,13 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             device=self.device,
             **self._sequence_kwargs(),
         )
-        self.offline_buffer, self._offline_dataset_id = offline_buffer, episodes.name
+        return offline_buffer, episodes.name
+
+    def _load_offline_data(self, dataset: OfflineDataset) -> None:
+        """
+        Read a dataset into the offline buffer; where it is refused, the model stays as it was.
+        """
+        self.offline_buffer, self._offline_dataset_id = self.make_offline_buffer(dataset)
         self.offline_dataset = with_absolute_folders(dataset)
 
     def _require_offline_data(self, for_offline_phase: bool) -> None:
@@ -352,15 +365,31 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 "or go on without it by offline_fraction=0.0."
             )
 
+    @property
+    def has_training_data(self) -> bool:
+        """
+        Whether there is anything to draw batches from.
+        """
+        assert self.replay_buffer is not None  # for mypy
+        uses_offline_data = self._in_offline_phase or self.offline_fraction != 0
+        return (self.offline_buffer is not None and uses_offline_data) or n_available(self.replay_buffer) > 0
+
     def _sample_batch(self, batch_size: int) -> TransitionBatch:
         """
         :param batch_size: Number of samples
-        :return: A batch of the union of offline and online data
+        :return: A batch of the union of offline and online data, as an update sees it
+        """
+        return self._augmentation(self.draw_batch(batch_size))
+
+    def draw_batch(self, batch_size: int) -> TransitionBatch:
+        """
+        :param batch_size: Number of samples
+        :return: A batch of the union of offline and online data, images as they were recorded
         """
         assert self.replay_buffer is not None  # for mypy
         # A share of nothing concerns online batches: an offline phase has nothing else to learn from
         uniform = self._in_offline_phase and self.offline_fraction == 0
-        batch = sample_union(
+        return sample_union(
             self.offline_buffer,
             self.replay_buffer,
             batch_size,
@@ -368,7 +397,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             self.gamma,
             env=self._vec_normalize_env,
         )
-        return self._augmentation(batch)
 
     # ------------------------------------------------------------------ training phases
 
@@ -564,6 +592,24 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         """
         :param gradient_steps: Number of updates
         :param batch_size: Number of samples of each
+        """
+        raise NotImplementedError
+
+    def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
+        """
+        What :class:`sb3_qam.common.callbacks.FlowDiagnosticsCallback` records.
+
+        :param n_states: Number of states to draw
+        :return: Scalars by name; none where the policy is not being trained
+        """
+        raise NotImplementedError
+
+    def evaluate_batch(self, batch: TransitionBatch) -> dict[str, th.Tensor]:
+        """
+        What :class:`sb3_qam.common.callbacks.OfflineEvalCallback` records.
+
+        :param batch: Transitions that need not be those of training, none of them invalid
+        :return: Scalars by name, each a mean over the batch; only those of what is being trained
         """
         raise NotImplementedError
 

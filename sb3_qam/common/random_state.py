@@ -1,6 +1,8 @@
 """The state of every random generator that training draws from, so that a saved run goes on exactly where it was."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,3 +37,26 @@ def set_random_state(state: dict[str, Any], action_space: spaces.Space, device: 
     if device.type == "cuda" and state["cuda"] is not None:
         th.cuda.set_rng_state(th.from_numpy(state["cuda"]), device)
     action_space.np_random.bit_generator.state = state["action_space"]
+
+
+@contextmanager
+def random_numbers_aside(seed: int, action_space: spaces.Space, device: th.device) -> Iterator[None]:
+    """
+    Inside, the generators give random numbers of one's own; afterwards they go on as if nothing had been drawn.
+
+    :param seed: Seed of the numbers inside
+    :param action_space: As above
+    :param device: As above
+    """
+    state = get_random_state(action_space, device)
+    random.seed(seed)
+    np.random.seed(seed)
+    # th.manual_seed() would seed all GPUs, and only the state of this one is kept
+    th.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with th.cuda.device(device):
+            th.cuda.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_random_state(state, action_space, device)

@@ -1,5 +1,6 @@
 """Policies of QAM: they own every network and make actions from noise."""
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ from sb3_qam.common.networks import (
 )
 from sb3_qam.common.velocities import Velocity
 from sb3_qam.qam.action_heads import EditHead, FlowHead, OneStepHead, SamplingNoise
+from sb3_qam.qam.export import export_onnx
 
 NetArch = list[int] | dict[str, list[int]]
 SelfNetwork = TypeVar("SelfNetwork", bound=FeaturesNetwork)
@@ -87,7 +89,8 @@ def take_samples(samples: th.Tensor, index: th.Tensor) -> th.Tensor:
     :param index: Which sample of each observation, shape (batch,)
     :return: shape (batch, action_dim)
     """
-    return samples[index, th.arange(len(index), device=samples.device)]
+    # In this form it can be exported for any number of observations
+    return samples.gather(0, index.view(1, -1, 1).expand(1, -1, samples.shape[2]))[0]
 
 
 class Acting(NamedTuple):
@@ -386,7 +389,20 @@ class FlowPolicy(BasePolicy):
         :param x0: Standard normal noise, shape (..., batch, action_dim)
         :return: Actions in [-1, 1], same shape
         """
-        velocity = self.acting.velocity(observations)
+        return self._follow(self.acting.velocity(observations), x0)
+
+    @th.no_grad()
+    def clone_actions(self, observations: PyTorchObs, x0: th.Tensor) -> th.Tensor:
+        """
+        Follow the behaviour flow, whichever acts.
+
+        :param observations: A batch of observations
+        :param x0: Standard normal noise, shape (..., batch, action_dim)
+        :return: Actions in [-1, 1] as the data has them, same shape
+        """
+        return self._follow(self.behavior_flow.given(observations), x0)
+
+    def _follow(self, velocity: Velocity, x0: th.Tensor) -> th.Tensor:
         return integrate_flow(velocity, x0, self.flow_steps, self.ode_method, self.ode_options).clamp(-1, 1)
 
     def draw_noise(self, batch_size: int) -> SamplingNoise:
@@ -473,6 +489,14 @@ class FlowPolicy(BasePolicy):
             position[needs_chunk] = 0
         action = actions[np.arange(n_envs), position]
         return action if is_vectorized else action[0], ChunkState(actions, position + 1)
+
+    def export_onnx(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the sampler as an ONNX file, for use without PyTorch; see :func:`sb3_qam.qam.export.export_onnx`.
+
+        :param path: The file, ``.onnx`` is appended where it has no suffix
+        """
+        export_onnx(self, path)
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -130,9 +130,10 @@ def velocity_diagnostics(policy_velocity: th.Tensor, behavior_velocity: th.Tenso
     return {"policy_shift": (policy_velocity - behavior_velocity).norm(dim=-1).mean()}
 
 
+LEAN = AdjointMatching(lean_adjoint)
 # By the value of QAM's argument ``adjoint``
 POLICY_OBJECTIVES: dict[str, AdjointMatching | Backpropagation] = {
-    "lean": AdjointMatching(lean_adjoint),
+    "lean": LEAN,
     "scalar": AdjointMatching(scalar_adjoint),
     "bptt": Backpropagation(),
 }

@@ -9,10 +9,10 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
-from sb3_qam.common.buffers import TransitionBatch
+from sb3_qam.common.buffers import TransitionBatch, n_rows
 from sb3_qam.common.checks import check_in_range, check_positive_int
 from sb3_qam.common.flows import flow_matching_loss
 from sb3_qam.common.networks import CriticEnsemble, VelocityField, frozen
@@ -20,9 +20,10 @@ from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.qam.action_heads import SamplingNoise
+from sb3_qam.qam.adjoint_matching import flow_times, memoryless_sigma, path_kl
 from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
-from sb3_qam.qam.policy_objectives import POLICY_OBJECTIVES, AdjointMatching, Backpropagation, PolicyProblem
+from sb3_qam.qam.policy_objectives import LEAN, POLICY_OBJECTIVES, AdjointMatching, Backpropagation, PolicyProblem
 from sb3_qam.qam.trust_region import FixedTemperature, TrustRegion
 
 SelfQAM = TypeVar("SelfQAM", bound="QAM")
@@ -494,6 +495,44 @@ class QAM(OfflineToOnlineAlgorithm):
         # On a CPU PyTorch would go through them one by one by default
         foreach = True if self.device.type == "cpu" else None
         return th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=foreach)
+
+    @th.no_grad()
+    def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
+        if self._objective == "clone":
+            return {}
+        batch, noise = self.draw_batch(n_states), self._sample_noise(n_states)
+        problem = self._policy_problem(batch, noise)
+        # Back-propagation has no adjoint: shown is the one that matching would have
+        matching = self.policy_objective if isinstance(self.policy_objective, AdjointMatching) else LEAN
+        path, adjoints = matching.path_and_adjoints(problem)
+        times = flow_times(self.flow_steps, path.device)
+        policy_velocity = problem.policy_velocity(path[:-1], times)
+        behavior_velocity = problem.behavior_velocity(path[:-1], times)
+        kl = path_kl(policy_velocity, behavior_velocity, memoryless_sigma(times))
+        q_values = self._values_of_policy(batch.observations, noise.next_action)
+        return {
+            **{f"adjoint_norm_{k}": norm for k, norm in enumerate(adjoints.norm(dim=-1).mean(dim=1))},
+            "ensemble_disagreement": q_values.std(dim=0, correction=0).mean(),
+            "path_kl": kl / self.chunk_size,
+        }
+
+    @th.no_grad()
+    def evaluate_batch(self, batch: TransitionBatch) -> dict[str, th.Tensor]:
+        noise = self._sample_noise(n_rows(batch.observations))
+        metrics = {"bc_loss": self._bc_loss(batch, noise)}
+        if self._objective == "full":
+            q_values = self.critic(self.critic.features(batch.observations), batch.actions)
+            metrics["td_error"] = ((q_values - self._td_target(batch, noise)) ** 2).mean()
+            metrics["data_value"] = q_values.mean()
+            metrics["policy_value"] = self._values_of_policy(batch.observations, noise.next_action).mean()
+        return metrics
+
+    def _values_of_policy(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
+        """
+        :return: Q_i(s, a) of the policy's actions, shape (n_critics, batch)
+        """
+        actions = self.policy.sample_actions(observations, noise)
+        return self.critic(self.critic.features(observations), actions)
 
     def _set_objective(self, objective: str) -> None:
         if self._objective == "clone" and objective == "full":

@@ -1,4 +1,4 @@
-"""Callbacks."""
+"""The progress bar of the offline phase."""
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback

@@ -1,0 +1,107 @@
+"""Keeps the best model by what is logged, with or without an environment."""
+
+import math
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
+
+MODES = ("max", "min")
+
+
+class LogListener(KVWriter):
+    """
+    An output of the logger that hands on what is written.
+
+    :param listen: Takes the values by name
+    """
+
+    def __init__(self, listen: Callable[[dict[str, Any]], None]) -> None:
+        self.listen = listen
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.listen(key_values)
+
+    def close(self) -> None:
+        """
+        There is nothing to close.
+        """
+
+
+class BestModelCallback(BaseCallback):
+    """
+    Saves the model whenever a logged metric is better than ever before: ``eval_offline/td_error`` of
+    :class:`OfflineEvalCallback`, which needs no environment, ``eval/mean_reward`` of SB3's ``EvalCallback``,
+    ``rollout/ep_rew_mean``, ``train/bc_loss``, or any other. What is saved is the model as it is when the metric is
+    written to the log.
+
+    :param metric: Name of the metric, as it is in the log
+    :param mode: ``"max"`` if larger is better, ``"min"`` if smaller is
+    :param path: File of the model, as for ``model.save``. It is replaced as a whole: whoever reads it meanwhile,
+        and whenever the process is killed, there is a complete model or none
+    :param verbose: Verbosity level: 0 for no output, 1 for a line whenever the model is saved
+    :raises ValueError: if ``mode`` is unknown; and in training, if the metric is not a number
+    """
+
+    def __init__(self, metric: str, mode: str = "max", path: str | os.PathLike[str] = "best_model", verbose: int = 0):
+        super().__init__(verbose)
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
+        self.metric = metric
+        self.mode = mode
+        path = Path(path)
+        # As SB3 does
+        self.path = path if path.suffix else path.with_suffix(".zip")
+        self.best_value: float | None = None
+        self._seen: set[str] = set()
+        self._listener = LogListener(self._on_log)
+
+    def _on_training_start(self) -> None:
+        # Each phase may have a logger of its own; one of the user's stays
+        if self._listener not in self.logger.output_formats:
+            self.logger.output_formats.append(self._listener)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        if self.best_value is None:
+            logged = ", ".join(sorted(self._seen)) or "nothing"
+            warnings.warn(
+                f"BestModelCallback has saved no model: there was no finite '{self.metric}' in the log so far "
+                f"(logged: {logged})."
+            )
+
+    def _on_log(self, key_values: dict[str, Any]) -> None:
+        self._seen.update(key_values)
+        if self.metric not in key_values:
+            return
+        try:
+            value = float(key_values[self.metric])
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"BestModelCallback compares numbers, and '{self.metric}' is {key_values[self.metric]!r}: "
+                "choose another metric."
+            ) from None
+        if not math.isfinite(value):
+            return
+        sign = 1 if self.mode == "max" else -1
+        if self.best_value is None or sign * value > sign * self.best_value:
+            self._save()
+            self.best_value = value
+            if self.verbose >= 1:
+                print(f"{self.metric} = {value:.4g} is the best so far: saved the model to {self.path}")
+
+    def _save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside it, as only there it can be moved in one step
+        unfinished = self.path.with_name(f".{self.path.name}.unfinished")
+        try:
+            self.model.save(unfinished)
+            unfinished.replace(self.path)
+        finally:
+            unfinished.unlink(missing_ok=True)
