@@ -1,11 +1,9 @@
 r"""The networks' layers on a CPU, evaluated with fewer passes over memory than module by module.
 
-An update of QAM evaluates small networks many times. Module by module, PyTorch's tanh-GELU alone takes a third of the
-time of the products at a width of 256, autograd as much again, and both are larger still in the backward pass. Here a
-whole network is one node of autograd: its forward pass keeps the derivative of each activation, and its backward pass
-is written out. The products are oneDNN's where PyTorch has it: on some CPUs they are twice as fast as the BLAS that
-``torch.mm`` takes. What an evaluation module by module gives, this gives to float32 rounding
-(``tests/test_fused_mlp.py``).
+An update of QAM evaluates small networks many times, and module by module the activations and the bookkeeping of
+autograd take as long as the products. Here a whole network is one node of autograd, whose backward pass is written out.
+The products are oneDNN's where PyTorch has it: on some CPUs they are twice as fast as the BLAS that ``torch.mm`` takes.
+What an evaluation module by module gives, this gives to float32 rounding (``tests/test_fused_mlp.py``).
 
 All functions take and return 2-D tensors, and none builds a graph. An ensemble is a list of networks: the products of
 one member after the other stay in the cache, those of a batched product do not.
@@ -44,14 +42,14 @@ class Saved(NamedTuple):
     What the gradients of a layer need.
 
     :param x: Its input, shape (rows, in)
-    :param slope: Derivative of the activation, shape (rows, out); ``None`` for the last layer
+    :param h: What its linear part gives, shape (rows, out); ``None`` for the last layer
     :param activation: What a normalisation is given, same shape; ``None`` where there is none
     :param mean: Its mean over each row, shape (rows, 1)
     :param rstd: 1 / its standard deviation, same shape
     """
 
     x: th.Tensor
-    slope: th.Tensor | None = None
+    h: th.Tensor | None = None
     activation: th.Tensor | None = None
     mean: th.Tensor | None = None
     rstd: th.Tensor | None = None
@@ -78,7 +76,7 @@ HAS_ONEDNN = has_onednn()
 
 
 def _takes_onednn(x: th.Tensor) -> bool:
-    return HAS_ONEDNN and len(x) >= MIN_ROWS_FOR_ONEDNN
+    return HAS_ONEDNN and x.shape[0] >= MIN_ROWS_FOR_ONEDNN
 
 
 def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
@@ -102,15 +100,6 @@ def linear_gelu(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
     return F.gelu(th.addmm(bias, x, weight.t()), approximate="tanh")
 
 
-def linear_times(x: th.Tensor, weight: th.Tensor, factor: th.Tensor) -> th.Tensor:
-    """
-    :return: ``(x @ weight.T) * factor``
-    """
-    if _takes_onednn(x):
-        return th.ops.mkldnn._linear_pointwise.binary(x, factor, weight, None, "mul")
-    return th.mm(x, weight.t()).mul_(factor)
-
-
 def outer(a: th.Tensor, b: th.Tensor) -> th.Tensor:
     """
     The product of weight gradients.
@@ -122,15 +111,6 @@ def outer(a: th.Tensor, b: th.Tensor) -> th.Tensor:
     if _takes_onednn(a) and min(a.shape[1], b.shape[1]) > MIN_WIDTH_FOR_ONEDNN:
         return th.ops.mkldnn._linear_pointwise(a.t(), b.t(), None, "none", [], "")
     return th.mm(a.t(), b)
-
-
-def gelu_and_slope(h: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """
-    :param h: Any shape
-    :return: GELU of h, and its derivative
-    """
-    slope = th.ops.aten.gelu_backward(th.ones_like(h), h, approximate="tanh")
-    return F.gelu(h, approximate="tanh"), slope
 
 
 def evaluate(layers: Sequence[Layer], x: th.Tensor) -> th.Tensor:
@@ -154,13 +134,14 @@ def evaluate_and_save(layers: Sequence[Layer], x: th.Tensor) -> tuple[th.Tensor,
     """
     saved = []
     for weight, bias, scale, shift, eps in layers[:-1]:
-        activation, slope = gelu_and_slope(linear(x, weight, bias))
+        h = linear(x, weight, bias)
+        activation = F.gelu(h, approximate="tanh")
         if scale is None or shift is None:
-            saved.append(Saved(x, slope))
+            saved.append(Saved(x, h))
             x = activation
         else:
             normalized, mean, rstd = th.native_layer_norm(activation, scale.shape, scale, shift, eps)
-            saved.append(Saved(x, slope, activation, mean, rstd))
+            saved.append(Saved(x, h, activation, mean, rstd))
             x = normalized
     saved.append(Saved(x))
     return linear(x, layers[-1].weight, layers[-1].bias), saved
@@ -179,15 +160,12 @@ def backpropagate(
     pre: list[th.Tensor] = [gradient]
     norms: list[tuple[th.Tensor, ...]] = [()]
     for layer, below, kept in zip(reversed(layers[1:]), reversed(layers[:-1]), reversed(saved[:-1]), strict=True):
-        weight = layer.weight.t()
-        assert kept.slope is not None  # for mypy
-        if below.scale is None:
-            pre.append(linear_times(pre[-1], weight, kept.slope))
-            norms.append(())
-        else:
-            # Of a single output the product is one of numbers
-            of_output = linear(pre[-1], weight) if len(layer.weight) > 1 else pre[-1] * layer.weight
-            of_activation, *of_norm = th.ops.aten.native_layer_norm_backward(
+        # Of a single output the product is one of numbers
+        weight = layer.weight
+        of_output = linear(pre[-1], weight.t()) if weight.shape[0] > 1 else pre[-1] * weight
+        of_norm: list[th.Tensor] = []
+        if below.scale is not None:
+            of_output, *of_norm = th.ops.aten.native_layer_norm_backward(
                 of_output,
                 kept.activation,
                 below.scale.shape,
@@ -197,8 +175,9 @@ def backpropagate(
                 below.shift,
                 [True, of_norms, of_norms],
             )
-            pre.append(of_activation.mul_(kept.slope))
-            norms.append(tuple(of_norm))
+        assert kept.h is not None  # for mypy
+        pre.append(th.ops.aten.gelu_backward(of_output, kept.h, approximate="tanh"))
+        norms.append(tuple(of_norm))
     return Deltas(pre[::-1], norms[::-1])
 
 

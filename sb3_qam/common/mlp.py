@@ -104,8 +104,9 @@ class MLP(nn.Sequential):
         if members is None:
             return self._module_by_module(inputs)
         rows = inputs.flatten(end_dim=-2)
-        if th.is_grad_enabled() and (rows.requires_grad or any(part.requires_grad for part in self.parameters())):
-            outputs = FusedNetworks.apply(rows, members, self.n_members is not None, *self.parameters())
+        parameters = [part for module in self for part in module._parameters.values() if part is not None]
+        if th.is_grad_enabled() and (rows.requires_grad or any(part.requires_grad for part in parameters)):
+            outputs = FusedNetworks.apply(rows, members, self.n_members is not None, *parameters)
         else:
             outputs = th.stack([evaluate(member, rows) for member in members])
         shape = inputs.shape[:-1] if self.n_members is None else (self.n_members, *inputs.shape[:-1])
@@ -135,7 +136,8 @@ class MLP(nn.Sequential):
             if isinstance(module, TanhGELU):
                 expected = (kinds[0], kinds[1])
                 continue
-            parameters = [part.detach() for part in module.parameters()]
+            # Not parameters(), which takes longer than a product of small matrices
+            parameters = [part.detach() for part in module._parameters.values() if part is not None]
             if len(parameters) != 2 or parameters[0].device.type != "cpu" or parameters[0].dtype != th.float32:
                 return None
             if type(module) is kinds[0]:
