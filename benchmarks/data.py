@@ -13,12 +13,9 @@ Takes about ten minutes and 4 GB of disk; ``--transitions 100000 --large 1000000
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ import minari
 import numpy as np
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
+from timing import resident_megabytes, take_turns
 
 from sb3_qam import QAM
 from sb3_qam.common.buffers import OfflineBuffer
@@ -86,17 +84,6 @@ def read_plainly(dataset: minari.MinariDataset) -> list[np.ndarray]:
     return [np.concatenate(part) for part in parts]
 
 
-def take_turns(functions: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each function, called in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repetitions):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def time_loading(dataset: minari.MinariDataset) -> dict[str, float]:
     """Seconds of loading, of h5py, and the ratio."""
     medians = take_turns({"load": lambda: read_episodes(dataset), "h5py": lambda: read_plainly(dataset)}, 5)
@@ -125,12 +112,6 @@ def time_batches(dataset: minari.MinariDataset) -> dict[str, float]:
 
     medians = take_turns({"batches": draw, "indexing": index}, 11)
     return {**medians, "ratio": medians["batches"] / medians["indexing"]}
-
-
-def resident_megabytes(field: str) -> float:
-    """Of this process: VmRSS is what it has now, VmHWM the most it has had."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(field))
 
 
 def train_mapped(dataset_id: str) -> None:

@@ -16,7 +16,6 @@ import argparse
 import ast
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections import defaultdict
@@ -34,6 +33,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
+from timing import resident_megabytes, take_turns
 
 from sb3_qam import QAM
 from sb3_qam.qam import policy_objectives
@@ -177,17 +177,6 @@ def make_floor(size: Size) -> Callable[[], None]:
     return run
 
 
-def take_turns(functions: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each function, called in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repetitions):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 class PhaseClock:
     """Seconds of each phase, without those of the phases inside it."""
 
@@ -245,12 +234,6 @@ def time_phases(model: QAM, batch_size: int, n_updates: int) -> dict[str, float]
     del clock.seconds["other"]
     total = sum(clock.seconds.values())
     return {name: seconds / total for name, seconds in clock.seconds.items()}
-
-
-def resident_megabytes(field: str) -> float:
-    """Of this process: VmRSS is what it has now, VmHWM the most it has had."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(field))
 
 
 def measure(

@@ -12,6 +12,7 @@ import gymnasium_robotics
 import minari
 import numpy as np
 import pytest
+from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
 from sb3_qam import QAM
@@ -126,6 +127,25 @@ def test_eval_takes_the_environment_from_where_it_is_known(maze_dataset, pendulu
     ]
     for not_a_model in ("nothing.zip", "."):
         assert len(invoke("eval", str(tmp_path / not_a_model))) == 1
+
+
+def test_data_collect_records_random_actions_models_and_oracles(tmp_path: Path):
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=100, policy_kwargs={"net_arch": [8]}).save(tmp_path / "sac.zip")
+    for number, options in enumerate(([], ["--model", str(tmp_path / "sac.zip"), "--algo", "sac", "--deterministic"])):
+        args = ["data", "collect", "Pendulum-v1", f"test/swings{number}-v0", "-n", "2", "--max-episode-steps", "15"]
+        result = CliRunner().invoke(app, [*args, *options])
+        assert f"test/swings{number}-v0: 2 episodes, 30 steps" in result.output, result.output
+        # and more of them
+        args[args.index("2")] = "3"
+        assert "3 episodes, 45 steps" in CliRunner().invoke(app, [*args, *options]).output
+    maze = ["data", "collect", "pointmaze-medium-v0", "test/way-v0", "-n", "1", "--oracle", "--max-episode-steps", "30"]
+    assert "test/way-v0: 1 episodes, 30 steps" in CliRunner().invoke(app, maze).output
+    assert invoke("data", "collect", "Pendulum-v1", "x-v0", "--model", "m.zip", "--algo", "sca")[0].startswith(
+        "Error: There is no algorithm 'sca', only a2c, ars, "
+    )
+    assert invoke("data", "collect", "Pendulum-v1", "x-v0", "--model", "m.zip", "--oracle")[0].startswith(
+        "Error: --model and --oracle exclude each other"
+    )
 
 
 def test_data_import_writes_what_a_configuration_names(tmp_path: Path):

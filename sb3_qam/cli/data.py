@@ -1,11 +1,15 @@
 """``sb3-qam data``."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from sb3_qam.cli.errors import on_one_line
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: what is in them, and where they come from.")
 
@@ -46,3 +50,71 @@ def import_(
     with on_one_line():
         dataset = import_ogbench(task, path, dataset_id)
         typer.echo(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps")
+
+
+@app.command()
+def collect(
+    env: Annotated[str, typer.Argument(help="Id of the environment.")],
+    dataset_id: Annotated[str, typer.Argument(help="Id of the dataset, such as mine/pendulum-v0.")],
+    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes it shall have.")] = 100,
+    model: Annotated[Optional[Path], typer.Option(help="A saved model that acts; random actions without.")] = None,  # noqa: UP045
+    algo: Annotated[str, typer.Option(help="Its algorithm, of SB3, sb3-contrib or this package.")] = "qam",
+    oracle: Annotated[bool, typer.Option("--oracle", help="Let OGBench's scripted oracle act.")] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="The model acts deterministically.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other episodes.")] = 0,
+    max_episode_steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="After how many steps to end episodes, by default as the environment does."),
+    ] = None,
+) -> None:
+    """
+    Record episodes as a Minari dataset. The same command goes on where it was interrupted.
+
+    Example: sb3-qam data collect PointMaze_UMaze-v3 mine/maze-v0 -n 500 --model sac.zip --algo sac
+    """
+    from sb3_qam.datasets.collect import collect as collect_dataset
+    from sb3_qam.datasets.oracles import ogbench_oracle
+    from sb3_qam.environments import register_environments
+
+    with on_one_line(RuntimeError):
+        if model is not None and oracle:
+            raise ValueError("--model and --oracle exclude each other: only one can act.")
+        register_environments()
+        policy = None if model is None else _algorithm(algo).load(model, device="cpu")
+        dataset = collect_dataset(
+            ogbench_oracle(env) if oracle else policy,
+            env,
+            dataset_id,
+            episodes,
+            n_processes=processes,
+            seed=seed,
+            deterministic=deterministic,
+            max_episode_steps=max_episode_steps,
+            progress_bar=find_spec("rich") is not None and find_spec("tqdm") is not None,
+        )
+        typer.echo(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps")
+
+
+def _algorithm(name: str) -> "type[BaseAlgorithm]":
+    """
+    :param name: Of an algorithm, in any case, with or without underscores
+    :return: Its class
+    :raises ValueError: if there is none of that name
+    """
+    import sb3_contrib
+    import stable_baselines3
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    import sb3_qam
+
+    known = {
+        key.lower(): value
+        for package in (stable_baselines3, sb3_contrib, sb3_qam)
+        for key, value in vars(package).items()
+        if isinstance(value, type) and issubclass(value, BaseAlgorithm)
+    }
+    try:
+        return known[name.lower().replace("_", "")]
+    except KeyError:
+        raise ValueError(f"There is no algorithm '{name}', only {', '.join(sorted(known))}.") from None
