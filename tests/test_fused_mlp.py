@@ -50,11 +50,11 @@ def gradients(outputs: th.Tensor, weights: th.Tensor, mlp: MLP, inputs: th.Tenso
     return list(th.autograd.grad((outputs * weights).sum(), [inputs, *mlp.parameters()]))
 
 
-def assert_close(got: list[th.Tensor], expected: list[th.Tensor]) -> None:
-    """To float32 rounding of the largest magnitude in each array."""
+def assert_close(got: list[th.Tensor], expected: list[th.Tensor], rows: int = 1) -> None:
+    """To float32 rounding of the largest magnitude in each array, and of what cancels in a sum over rows."""
     for one, other in zip(got, expected, strict=True):
         assert one.shape == other.shape
-        assert (one - other).abs().max() <= 1e-4 * max(float(other.abs().max()), 1e-3)
+        assert (one - other).abs().max() <= 1e-4 * float(other.abs().max()) + 3e-6 * rows
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,7 +69,8 @@ def test_outputs_and_gradients_equal_those_of_the_modules(
     rows: int, sizes: list[int], norm: bool, members: int | None, has_onednn: bool
 ):
     # Of a single number a normalisation makes zero, and its gradient is rounding
-    sizes = [sizes[0], *(max(size, 3 if norm else 1) for size in sizes[1:-1]), sizes[-1]]
+    # Normalising a few numbers that are nearly the same makes much of rounding
+    sizes = [sizes[0], *(max(size, 40 if norm else 1) for size in sizes[1:-1]), sizes[-1]]
     mlp = make_mlp(sizes, norm, members)
     assert mlp.fused_members() is not None
     exact = copy.deepcopy(mlp).double()
@@ -85,7 +86,7 @@ def test_outputs_and_gradients_equal_those_of_the_modules(
         outputs = mlp(inputs)
         got = gradients(outputs, weights, mlp, inputs)
     assert_close([outputs], [expected])
-    assert_close(got, gradients(expected, weights.double(), exact, exact_inputs))
+    assert_close(got, gradients(expected, weights.double(), exact, exact_inputs), rows)
 
 
 @pytest.mark.parametrize("members", [None, 2])

@@ -12,7 +12,6 @@ from gymnasium.wrappers import (
     NormalizeObservation,
     RescaleAction,
     TimeAwareObservation,
-    TimeLimit,
     TransformReward,
 )
 
@@ -74,7 +73,8 @@ def only_goals(env: gym.Env) -> gym.Env:
 
 
 def time_limit(env: gym.Env) -> gym.Env:
-    return TimeLimit(env, N_STEPS)
+    # By this name: RL Zoo puts a class of its own in its place
+    return gym.wrappers.TimeLimit(env, N_STEPS)
 
 
 def two_frames(env: gym.Env) -> gym.Env:
