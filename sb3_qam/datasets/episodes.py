@@ -1,8 +1,10 @@
 """The form in which every data set reaches the offline buffer."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -28,3 +30,16 @@ class Episodes:
     actions: np.ndarray
     rewards: np.ndarray
     terminations: np.ndarray
+
+
+def stack_values(space: spaces.Space, values: list[Any]) -> Any:
+    """
+    :param space: Space of observations or actions
+    :param values: What successive steps gave or took
+    :return: Arrays with one row for each step, in the structure of the space
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: stack_values(part, [each[key] for each in values]) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(stack_values(part, [each[i] for each in values]) for i, part in enumerate(space.spaces))
+    return np.stack(values)

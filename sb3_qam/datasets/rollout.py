@@ -10,6 +10,7 @@ from minari.data_collector import EpisodeBuffer
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_qam.common.rewards import SUCCESS_KEYS
+from sb3_qam.datasets.episodes import stack_values
 from sb3_qam.datasets.scripted import ScriptedPolicy
 
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -106,8 +107,8 @@ def record_episode(
     stacked, left_out = stack_infos(infos) if record_infos else (None, [])
     episode = EpisodeBuffer(
         seed=env_seed,
-        observations=_stack(observation_space, observations),
-        actions=_stack(action_space, actions),
+        observations=stack_values(observation_space, observations),
+        actions=stack_values(action_space, actions),
         rewards=rewards,
         terminations=terminations,
         truncations=truncations,
@@ -175,14 +176,6 @@ def as_stored(space: spaces.Space, value: Any, name: str) -> Any:
         raise ValueError(f"An {name} has the shape {array.shape}, and {space} asks for {space.shape}: {value!r}.")
     # A number where the space is Discrete
     return array[()]
-
-
-def _stack(space: spaces.Space, values: list[Any]) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _stack(part, [each[key] for each in values]) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_stack(part, [each[i] for each in values]) for i, part in enumerate(space.spaces))
-    return np.stack(values)
 
 
 def stack_infos(infos: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, list[str]]:

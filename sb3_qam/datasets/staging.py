@@ -22,6 +22,7 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage import get_dataset_path
 
+from sb3_qam.datasets.hdf5 import MAIN_FILE
 from sb3_qam.datasets.sources import METADATA_FILE
 
 try:
@@ -33,7 +34,6 @@ except ImportError:  # Windows, where two collectors do not notice each other
 STAGING_FOLDER = ".sb3_qam_collect"
 DESCRIPTION_KEY = "sb3_qam_collect"
 DESCRIPTION_FILE = "description.json"
-DATA_FILE = "main_data.hdf5"
 
 Description = dict[str, str | int | bool]
 
@@ -203,7 +203,7 @@ class Staging:
         data = unprepared / "data"
         data.mkdir(parents=True)
         if self.n_published > 0:
-            for name in (DATA_FILE, METADATA_FILE):
+            for name in (MAIN_FILE, METADATA_FILE):
                 shutil.copyfile(self.dataset_folder / "data" / name, data / name)
             storage = MinariStorage.read(data)
         else:
@@ -217,7 +217,7 @@ class Staging:
                 }
             )
         storage.update_episodes(episodes)
-        for name in (DATA_FILE, METADATA_FILE):
+        for name in (MAIN_FILE, METADATA_FILE):
             _sync(data / name)
         unprepared.rename(self.folder / "prepared")
         self._finish_publishing()
@@ -231,10 +231,10 @@ class Staging:
             return
         if self.dataset_folder.exists():
             # In this order the metadata never promises episodes that the data does not hold
-            for name in (DATA_FILE, METADATA_FILE):
+            for name in (MAIN_FILE, METADATA_FILE):
                 if (prepared / "data" / name).exists():
                     os.replace(prepared / "data" / name, self.dataset_folder / "data" / name)
-        elif (prepared / "data" / DATA_FILE).exists():
+        elif (prepared / "data" / MAIN_FILE).exists():
             namespace = parse_dataset_id(self.dataset_id)[0]
             if namespace is not None and namespace not in list_local_namespaces():
                 create_namespace(namespace)

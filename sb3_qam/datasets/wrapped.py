@@ -16,6 +16,7 @@ from minari.dataset.episode_data import EpisodeData
 
 from sb3_qam.common.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.checks import Place, n_steps_of, readable_episodes
+from sb3_qam.datasets.episodes import stack_values
 
 EnvWrapper = Callable[[gym.Env], gym.Env]
 
@@ -150,7 +151,7 @@ class WrappedDataset:
         successes = {key: [info.get(key, False) for info in infos] for key in SUCCESS_KEYS}
         return EpisodeData(
             id=episode.id,
-            observations=_stack(observations, self.observation_space),
+            observations=stack_values(self.observation_space, observations),
             actions=episode.actions,
             rewards=np.array(rewards, dtype=np.float64),
             terminations=np.array(terminations, dtype=bool),
@@ -232,9 +233,3 @@ def _at(values: Any, step: int, n_values: int | None = None) -> Any:
         return values
     row = step if n_values is None else step - (n_values - len(values))
     return values[row] if row >= 0 else None
-
-
-def _stack(observations: list[Any], space: spaces.Space) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _stack([each[key] for each in observations], part) for key, part in space.items()}
-    return np.stack(observations)
