@@ -12,7 +12,7 @@ from sb3_qam.common.fused_mlp import (
     backpropagate,
     evaluate,
     evaluate_and_save,
-    linear,
+    input_gradient,
     outer,
     parameter_gradients,
 )
@@ -139,7 +139,7 @@ class GivenVelocity:
         of_features, of_point = first.weight.split(
             [self.features.shape[1], first.weight.shape[1] - self.features.shape[1]], 1
         )
-        bias = th.addmm(first.bias, self.features.detach(), of_features.t())
+        bias = th.addmm(first.bias, self.features.detach().to(of_features.dtype), of_features.t())
         return [first._replace(weight=of_point.contiguous(), bias=bias), *others]
 
     @staticmethod
@@ -164,12 +164,12 @@ class GivenVelocity:
         """
         _, saved = self.evaluate_and_save(x, t)
         deltas = backpropagate(self._layers, saved, cotangent, of_norms=False)
-        return linear(deltas.pre[0], self._into_x)
+        return input_gradient(deltas, self._of_x)
 
     @cached_property
-    def _into_x(self) -> th.Tensor:
+    def _of_x(self) -> th.Tensor:
         # Without the column of the flow time
-        return self._layers[0].weight[:, :-1].t().contiguous()
+        return self._layers[0].weight[:, :-1].t().contiguous().t()
 
 
 class FusedRecorder(Recorder):
@@ -232,9 +232,9 @@ class RecordedVelocities(th.autograd.Function):
         for gradient, saved in zip(gradients, ctx.saved, strict=True):
             deltas = backpropagate(ctx.layers, saved, gradient)
             # The states are the same at each call: their part of the first layer takes the sum of its gradients
-            parts = [*parameter_gradients(saved, deltas), deltas.pre[0]]
+            parts = [*parameter_gradients(saved, deltas), deltas.pre[0].float()]
             sums = [total.add_(part) for total, part in zip(sums, parts, strict=True)] if sums else parts
         weight, *others, of_state = sums
         weight = th.cat([outer(of_state, ctx.features), weight], dim=1)
-        of_features = th.mm(of_state, ctx.of_features) if ctx.needs_input_grad[0] else None
+        of_features = th.mm(of_state, ctx.of_features).float() if ctx.needs_input_grad[0] else None
         return of_features, None, None, None, weight, *others

@@ -17,6 +17,7 @@ from sb3_qam.common.checks import check_in_range, check_positive_int
 from sb3_qam.common.flows import flow_matching_loss
 from sb3_qam.common.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.common.precision import autocast, check_precision
 from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.qam.action_heads import SamplingNoise
@@ -120,6 +121,8 @@ class QAM(OfflineToOnlineAlgorithm):
         its arguments as a dict
     :param image_shift: Shift the images of training batches by up to that many pixels at random (DrQ,
         https://arxiv.org/abs/2004.13649, has 4), also those in Dicts, 0 for not at all. Acting sees them as they are
+    :param precision: Of the networks' products in training: ``"float32"``, or ``"bf16"``, PyTorch's autocast to
+        bfloat16, on a CPU or GPU that has it. Parameters, losses and the flow's steps stay float32, and so does acting
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -184,6 +187,7 @@ class QAM(OfflineToOnlineAlgorithm):
         offline_storage: str = "memory",
         reward_transform: RewardTransform | dict[str, Any] | None = None,
         image_shift: int = 0,
+        precision: str = "float32",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -235,6 +239,7 @@ class QAM(OfflineToOnlineAlgorithm):
         self.flow_steps = flow_steps
         self.pessimism = pessimism
         self.max_grad_norm = max_grad_norm
+        self.precision = precision
         # What the networks were made for, to compare at loading
         self._structure: dict[str, Any] | None = None
 
@@ -261,6 +266,7 @@ class QAM(OfflineToOnlineAlgorithm):
             raise ValueError(f"residual must be True or False, got {self.residual!r}.")
         if self.adjoint not in list(POLICY_OBJECTIVES):
             raise ValueError(f"adjoint must be one of {', '.join(map(repr, POLICY_OBJECTIVES))}, got {self.adjoint!r}.")
+        check_precision(self.precision, self.device)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -363,7 +369,9 @@ class QAM(OfflineToOnlineAlgorithm):
 
         update = {"full": self._update, "clone": self._update_clone}[self._objective]
         for _ in range(gradient_steps):
-            update(self._sample_batch(batch_size), self._sample_noise(batch_size))
+            batch, noise = self._sample_batch(batch_size), self._sample_noise(batch_size)
+            with autocast(self.precision, self.device):
+                update(batch, noise)
 
         # The losses follow in dump_logs(): reading them here would make every update wait for a GPU
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
