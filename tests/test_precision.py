@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
+from stable_baselines3.common.envs import FakeImageEnv
 from torch import nn
 
 from sb3_qam import QAM
 from sb3_qam.common import precision
-from sb3_qam.common.envs import SpacesOnlyEnv
 from tests.test_variants import SMALL, VARIANTS
 
 
@@ -61,7 +60,7 @@ def test_acting_and_files_are_those_of_float32(pendulum_dataset, tmp_path: Path)
 
 
 def test_images_too():
-    env = SpacesOnlyEnv(spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Box(-1, 1, (2,)))
+    env = FakeImageEnv(screen_height=36, screen_width=36, discrete=False)
     model = LossesOfQAM(
         "CnnPolicy", env, precision="bf16", device="cpu", learning_starts=4, **{**SMALL, "batch_size": 8}
     )
