@@ -67,7 +67,7 @@ class Recorder:
         :param t: Flow time
         :return: The velocity, same shape
         """
-        self._points.append((x, th.as_tensor(t, dtype=x.dtype, device=x.device).view(1, 1)))
+        self._points.append((x, as_tensor_beside(x, t).view(1, 1)))
         return self.velocity(x, t)
 
     def velocities(self) -> th.Tensor:
@@ -76,6 +76,15 @@ class Recorder:
         """
         points, times = zip(*self._points, strict=True)
         return self.velocity(th.stack(points), th.stack(times))
+
+
+def as_tensor_beside(x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
+    """
+    :param x: Points
+    :param t: Flow time
+    :return: t as a tensor of the same type and device, without a copy from the host
+    """
+    return t.to(x) if isinstance(t, th.Tensor) else x.new_full((1, 1), t)
 
 
 def broadcast_features(features: th.Tensor, like: th.Tensor) -> th.Tensor:
@@ -110,7 +119,7 @@ class GivenVelocity:
             return th.stack([self(*each) for each in zip(x, t.expand(len(x), 1, 1), strict=True)])
         if not th.is_grad_enabled() and self._takes_rows(x.shape[:-1].numel()):
             return evaluate(self._layers, self._inputs(x, t)).view(x.shape)
-        time = th.as_tensor(t, dtype=x.dtype, device=x.device).expand(*x.shape[:-1], 1)
+        time = as_tensor_beside(x, t).expand(*x.shape[:-1], 1)
         return self.mlp(th.cat([broadcast_features(self.features, x), x, time], dim=-1))
 
     def is_fused(self, x: th.Tensor) -> bool:

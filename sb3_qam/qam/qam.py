@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_qam.common.buffers import TransitionBatch, n_rows
 from sb3_qam.common.checks import check_in_range, check_positive_int
+from sb3_qam.common.cuda_graph import GraphedUpdates
 from sb3_qam.common.flows import flow_matching_loss
 from sb3_qam.common.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
@@ -123,6 +124,8 @@ class QAM(OfflineToOnlineAlgorithm):
         https://arxiv.org/abs/2004.13649, has 4), also those in Dicts, 0 for not at all. Acting sees them as they are
     :param precision: Of the networks' products in training: ``"float32"``, or ``"bf16"``, PyTorch's autocast to
         bfloat16, on a CPU or GPU that has it. Parameters, losses and the flow's steps stay float32, and so does acting
+    :param cuda_graph: Whether a GPU is given each update as one CUDA graph, which is recorded after a few ordinary
+        updates. Networks and features extractors of one's own must not read values back. Elsewhere it does nothing
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -188,6 +191,7 @@ class QAM(OfflineToOnlineAlgorithm):
         reward_transform: RewardTransform | dict[str, Any] | None = None,
         image_shift: int = 0,
         precision: str = "float32",
+        cuda_graph: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -240,6 +244,7 @@ class QAM(OfflineToOnlineAlgorithm):
         self.pessimism = pessimism
         self.max_grad_norm = max_grad_norm
         self.precision = precision
+        self.cuda_graph = cuda_graph
         # What the networks were made for, to compare at loading
         self._structure: dict[str, Any] | None = None
 
@@ -342,6 +347,11 @@ class QAM(OfflineToOnlineAlgorithm):
         self.trust_region = (
             FixedTemperature(self.device) if self.kl_budget is None else TrustRegion(self.device, self.kl_budget)
         )
+        self._graphed_updates = (
+            GraphedUpdates(self.policy.optimizer, self._monitor)
+            if self.cuda_graph and self.device.type == "cuda"
+            else None
+        )
         # Running mean and running var of batch normalisation
         self.batch_norm_stats, self.batch_norm_stats_target = [], []
         for target, source in self.policy.target_pairs():
@@ -367,11 +377,19 @@ class QAM(OfflineToOnlineAlgorithm):
         # Update learning rate according to lr schedule
         self._update_learning_rate(self.policy.optimizer)
 
-        update = {"full": self._update, "clone": self._update_clone}[self._objective]
+        objective = {"full": self._update, "clone": self._update_clone}[self._objective]
+
+        def update(batch: TransitionBatch, noise: UpdateNoise) -> None:
+            with autocast(self.precision, self.device):
+                objective(batch, noise)
+
         for _ in range(gradient_steps):
             batch, noise = self._sample_batch(batch_size), self._sample_noise(batch_size)
-            with autocast(self.precision, self.device):
+            if self._graphed_updates is None:
                 update(batch, noise)
+            else:
+                self._graphed_updates(self._n_updates + 1, update, self._constants_of_an_update(), batch, noise)
+            self._n_updates += 1
 
         # The losses follow in dump_logs(): reading them here would make every update wait for a GPU
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -483,10 +501,19 @@ class QAM(OfflineToOnlineAlgorithm):
         self._monitor.add(self._n_updates + 1, {**losses, "grad_norm": grad_norm, **diagnostics})
 
         # Before the step, as the published implementation does: the targets lag by one update more
-        if self._n_updates % self.target_update_interval == 0:
+        if self._targets_are_due():
             self._update_targets()
         optimizer.step()
-        self._n_updates += 1
+
+    def _targets_are_due(self) -> bool:
+        return self._n_updates % self.target_update_interval == 0
+
+    def _constants_of_an_update(self) -> tuple[Any, ...]:
+        """
+        :return: All numbers that a recorded update would keep as they are
+        """
+        names = ("_objective", "precision", "inverse_temperature", "pessimism", "tau", "max_grad_norm", "distill_coef")
+        return (self._targets_are_due(), *(getattr(self, name) for name in names))
 
     def _update_targets(self) -> None:
         for target, source in self.policy.target_pairs():
@@ -588,6 +615,7 @@ class QAM(OfflineToOnlineAlgorithm):
         return [
             *super()._excluded_save_params(),
             "actor",
+            "_graphed_updates",
             "policy_objective",
             "trust_region",
             "critic",
