@@ -22,7 +22,7 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage import get_dataset_path
 
-from sb3_qam.datasets.hdf5 import MAIN_FILE
+from sb3_qam.datasets.hdf5 import MAIN_FILE, UNCOMPRESSED
 from sb3_qam.datasets.sources import METADATA_FILE
 
 try:
@@ -207,7 +207,7 @@ class Staging:
                 shutil.copyfile(self.dataset_folder / "data" / name, data / name)
             storage = MinariStorage.read(data)
         else:
-            storage = MinariStorage.new(data, data_format="hdf5", jpeg_encoding=False, **new_storage)
+            storage = MinariStorage.new(data, data_format="hdf5", **UNCOMPRESSED, **new_storage)
             storage.update_metadata(
                 {
                     "dataset_id": self.dataset_id,
