@@ -1,12 +1,11 @@
 """Algorithms x seeds, side by side, in one command that can be interrupted: ``python examples/distributed_suite.py``.
 
-A suite is a YAML file; ``sb3-qam benchmark`` makes each of its runs a process with one thread, and starts as many side by
-side as there are cores. What is finished is not repeated: run this script twice, or interrupt it and run it again.
+A suite is a YAML file; ``sb3-qam benchmark`` makes each of its runs a process with one thread, and starts as many side
+by side as there are cores. What is finished is not repeated: run this script twice, or interrupt it and run it again.
 
 What it prints (100 seconds on two CPU cores; numbers differ a little from machine to machine):
 
     4 runs in distributed_suite/runs, 0 of them finished
-    4 more lines, one as each run ends
     qam       2 seeds: return -0000 (-0000, -0000)
     qam_edit  2 seeds: return -0000 (-0000, -0000)
 """
@@ -14,12 +13,13 @@ What it prints (100 seconds on two CPU cores; numbers differ a little from machi
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 OUTPUT = Path("distributed_suite")
-SUITE = {
+SUITE: dict[str, Any] = {
     "tasks": {"Pendulum-v1": {"gamma": 0.98, "learning_starts": 500}},
     "algorithms": {"qam": None, "qam_edit": {"edit_scale": 0.2}},
     "hyperparams": {"flow_steps": 5, "batch_size": 128, "policy_kwargs": {"net_arch": [64, 64]}},

@@ -2,14 +2,14 @@
 
 The car of MountainCarContinuous is too weak for its hill: it has to swing. The controller pushes wherever the car is
 rolling already, with a strength that changes all the time. From 100 of its episodes QAM learns which pushes pay. The
-velocity of the car is tiny beside its position, which is what ``VecNormalize`` is for: its statistics are those of the data.
+velocity of the car is tiny beside its position, which is what ``VecNormalize`` is for: its statistics come from the data.
 
-What it prints (40 seconds on a CPU core of its own; numbers differ a little from machine to machine):
+What it prints (50 seconds on a CPU core of its own; numbers differ a little from machine to machine):
 
     examples/mountaincar-v0: 100 episodes, 14745 steps
     controller: at the top after 147 steps
-    clone:      at the top after 000 steps
-    QAM:        at the top after 000 steps
+    clone:      at the top after 173 steps
+    QAM:        at the top after 118 steps
 """
 
 import numpy as np

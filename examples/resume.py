@@ -4,13 +4,13 @@ A process trains and saves a checkpoint every 200 steps. It is killed in the mid
 The same function, started again, finds the last whole checkpoint and goes on. What comes out is, bit by bit, what comes
 out without the interruption.
 
-What it prints (20 seconds on a CPU core of its own):
+What it prints (35 seconds on a CPU core of its own):
 
     killed, with checkpoints at [200, 400]
     goes on at step 400
     finished at step 1000
     finished at step 1000
-    all 44 parameters are the same as without the interruption: True
+    all 38 parameters are the same as without the interruption: True
 """
 
 import multiprocessing

@@ -1,7 +1,7 @@
 """TRQAM: a budget for the distance from the data, instead of a temperature: ``python examples/trqam.py``.
 
-Half-hearted controllers of Pendulum give the data. ``kl_budget`` says how far the policy may go from it, in nats per step
-of the environment; the temperature is learnt so that it stays there, whatever the scale of the rewards.
+Half-hearted controllers of Pendulum give the data. ``kl_budget`` says how far the policy may go from it, in nats per
+step of the environment; the temperature is learnt so that it stays there, whatever the scale of the rewards.
 
 What it prints (60 seconds on a CPU core of its own; numbers differ a little from machine to machine):
 
@@ -57,7 +57,6 @@ def main() -> None:
         model.pretrain(gradient_steps=2_500, log_interval=500)
         with (folder / "progress.csv").open() as file:
             *_, last = csv.DictReader(file)
-        print(list(last))
         kl, kl_lambda = float(last["train/path_kl"]), float(last["train/kl_lambda"])
         result = evaluate(model, make_vec_env(ENV_ID, n_envs=20, seed=0), 20)
         print(

@@ -1,6 +1,7 @@
 """Both phases in Weights & Biases: ``python examples/weights_and_biases.py``.
 
-Without an account or a network: ``WANDB_MODE=offline`` is set here unless you set it. ``wandb sync`` uploads the run later.
+Without an account or a network: ``WANDB_MODE=offline`` is set here unless you set it. ``wandb sync`` uploads the run
+later.
 
 What it prints (20 seconds on a CPU core of its own; numbers differ a little from machine to machine):
 
@@ -15,10 +16,10 @@ import os
 from pathlib import Path
 
 import torch as th
+import wandb
 from stable_baselines3.common.env_util import make_vec_env
 from wandb.integration.sb3 import WandbCallback
 
-import wandb
 from sb3_qam import QAM
 from sb3_qam.datasets.collect import collect
 

@@ -28,9 +28,16 @@ def hdf5_file(dataset: MinariDataset) -> Path | None:
     :return: Its file, if there is one and its episodes are plain arrays: images can be compressed
     """
     file = Path(dataset.storage.data_path) / MAIN_FILE
-    encoding = getattr(dataset.storage, "jpeg_encoding", True)
-    compressed = encoding and any(map(is_image_space, _leaves(dataset.observation_space)))
+    compressed = getattr(dataset.storage, "jpeg_encoding", True) and has_images(dataset.observation_space)
     return None if compressed or not file.is_file() else file
+
+
+def has_images(space: spaces.Space) -> bool:
+    """
+    :param space: An observation space, maybe a Dict
+    :return: Whether there are images in it, which Minari compresses unless it is told not to
+    """
+    return any(map(is_image_space, _leaves(space)))
 
 
 def _leaves(space: spaces.Space) -> Iterator[spaces.Space]:
