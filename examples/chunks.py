@@ -6,9 +6,9 @@ piece, and the critic looks five steps ahead.
 
 What it prints (180 seconds on a CPU core of its own; numbers differ a little from machine to machine):
 
-    examples/cube-v0: 100 episodes, 0000 steps, success 1.00
-    1 action at a time:  clone 0.00  QAM 0.00
-    5 actions at a time: clone 0.00  QAM 0.00
+    examples/cube-v0: 100 episodes, 6513 steps, success 0.99
+    clone: success 0.00, steps 000
+    QAM:   success 0.00, steps 000
 """
 
 import os
@@ -62,25 +62,25 @@ def main() -> None:
     dataset = collect(ogbench_oracle(ENV_ID), make_env, "examples/cube-v0", n_episodes=100)
     success = np.mean([episode.rewards.sum() > 0 for episode in dataset])
     print(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps, success {success:.2f}")
-    for chunk_size, name in ((1, "1 action at a time: "), (5, "5 actions at a time:")):
-        model = QAM(
-            "FlowPolicy",
-            make_env(),
-            offline_dataset=dataset,
-            chunk_size=chunk_size,
-            inverse_temperature=3.0,
-            flow_steps=5,
-            batch_size=128,
-            policy_kwargs={"net_arch": [128, 128]},
-            seed=0,
-        )
-        model.pretrain(gradient_steps=4_000)
-        model.save("chunks")
-        # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
-        models = (QAM.load("chunks", inverse_temperature=0.0), model)
-        starts = make_vec_env(make_env, n_envs=10, seed=0)
-        clone, qam = (np.mean(evaluate(each, starts, 20, deterministic=False).returns) for each in models)
-        print(f"{name} clone {clone:.2f}  QAM {qam:.2f}")
+    model = QAM(
+        "FlowPolicy",
+        make_env(),
+        offline_dataset=dataset,
+        chunk_size=5,
+        inverse_temperature=3.0,
+        flow_steps=5,
+        batch_size=128,
+        policy_kwargs={"net_arch": [128, 128]},
+        seed=0,
+    )
+    model.pretrain(gradient_steps=4_000)
+    model.save("chunks")
+    # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
+    clone = QAM.load("chunks", inverse_temperature=0.0)
+    starts = make_vec_env(make_env, n_envs=10, seed=0)
+    for name, each in {"clone:": clone, "QAM:  ": model}.items():
+        result = evaluate(each, starts, 20, deterministic=False)
+        print(f"{name} success {np.mean(result.returns):.2f}, steps {np.mean(result.lengths):.0f}")
 
 
 if __name__ == "__main__":

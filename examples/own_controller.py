@@ -2,7 +2,7 @@
 
 The car of MountainCarContinuous is too weak for its hill: it has to swing. The controller pushes wherever the car is
 rolling already, with a strength that changes all the time. From 100 of its episodes QAM learns which pushes pay. The
-velocity of the car is tiny beside its position, which is what ``VecNormalize`` is for: its statistics come from the data.
+velocity of the car is tiny beside its position, which is what ``VecNormalize`` is for: its statistics are of the data.
 
 What it prints (50 seconds on a CPU core of its own; numbers differ a little from machine to machine):
 
