@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from sb3_qam import QAM
 from sb3_qam.common.rewards import RewardTransform
+from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from sb3_qam.datasets.minari import read_episodes
 from tests.conftest import write_dataset
 
@@ -184,7 +185,7 @@ def test_an_episode_that_is_gone():
 
 
 def test_a_damaged_arrow_dataset():
-    dataset = healthy_dataset(data_format="arrow", jpeg_encoding=False)
+    dataset = healthy_dataset(data_format="arrow", **UNCOMPRESSED)
     part = next((dataset.storage.data_path / "1").glob("*.arrow"))
     part.write_bytes(part.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"'test/damaged-v0', episode 1 cannot be read") as error:

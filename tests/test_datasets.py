@@ -7,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 
 from sb3_qam import QAM
+from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from sb3_qam.datasets.minari import read_episodes, training_spaces
 from sb3_qam.datasets.sources import open_dataset
 from tests.conftest import record, write_dataset
@@ -63,7 +64,7 @@ def test_images_stay_uint8_and_arrive_as_the_environment_gives_them():
     rng = np.random.default_rng(0)
     space = spaces.Box(0, 255, (40, 36, 3), np.uint8)
     images = rng.integers(0, 256, (4, 40, 36, 3), np.uint8)
-    dataset = write_dataset([random_episode(3, rng, observations=images)], space, ACTIONS, jpeg_encoding=False)
+    dataset = write_dataset([random_episode(3, rng, observations=images)], space, ACTIONS, **UNCOMPRESSED)
     observation_space, _ = training_spaces(dataset)
 
     class ImageEnv(gym.Env):

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from sb3_qam import QAM
 from sb3_qam.common.rewards import RewardTransform
+from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.datasets.sources import open_datasets
 from tests.conftest import record, write_dataset
@@ -123,7 +124,7 @@ def test_every_format_of_minari_gives_the_same(data_format: str):
     ]
     action_space = spaces.Box(-1.0, 1.0, (2,))
     datasets = [
-        write_dataset(episodes, observation_space, action_space, data_format=each, jpeg_encoding=False)
+        write_dataset(episodes, observation_space, action_space, data_format=each, **UNCOMPRESSED)
         for each in ("hdf5", data_format)
     ]
     assert data_format == datasets[1].storage.FORMAT

@@ -4,6 +4,7 @@ Minari itself reads everything: also infos, which can be larger than the observa
 """
 
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 from gymnasium import spaces
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
-from minari.dataset.minari_storage import is_image_space
+from minari.dataset.minari_storage import MinariStorage, is_image_space
 
 from sb3_qam.common.rewards import SUCCESS_KEYS
 
 MAIN_FILE = "main_data.hdf5"
+# For a new dataset: images as they are. Minari 0.5.3, the last one for Python 3.10, always compresses them.
+UNCOMPRESSED = {"jpeg_encoding": False} if "jpeg_encoding" in signature(MinariStorage.new).parameters else {}
 
 
 def hdf5_file(dataset: MinariDataset) -> Path | None:
@@ -25,8 +28,16 @@ def hdf5_file(dataset: MinariDataset) -> Path | None:
     :return: Its file, if there is one and its episodes are plain arrays: images can be compressed
     """
     file = Path(dataset.storage.data_path) / MAIN_FILE
-    compressed = dataset.storage.jpeg_encoding and any(map(is_image_space, _leaves(dataset.observation_space)))
+    compressed = getattr(dataset.storage, "jpeg_encoding", True) and has_images(dataset.observation_space)
     return None if compressed or not file.is_file() else file
+
+
+def has_images(space: spaces.Space) -> bool:
+    """
+    :param space: An observation space, maybe a Dict
+    :return: Whether there are images in it, which Minari compresses unless it is told not to
+    """
+    return any(map(is_image_space, _leaves(space)))
 
 
 def _leaves(space: spaces.Space) -> Iterator[spaces.Space]:

@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage import get_dataset_path
 
-from sb3_qam.datasets.hdf5 import MAIN_FILE
+from sb3_qam.datasets.hdf5 import MAIN_FILE, UNCOMPRESSED, has_images
 from sb3_qam.datasets.sources import METADATA_FILE
 
 try:
@@ -207,7 +208,12 @@ class Staging:
                 shutil.copyfile(self.dataset_folder / "data" / name, data / name)
             storage = MinariStorage.read(data)
         else:
-            storage = MinariStorage.new(data, data_format="hdf5", jpeg_encoding=False, **new_storage)
+            if not UNCOMPRESSED and has_images(new_storage["observation_space"]):
+                warnings.warn(
+                    f"Minari {minari.__version__} stores images as JPEG only, and what is read is not quite what was "
+                    "recorded. Images as they are need Minari 0.5.4, and with it Python 3.11."
+                )
+            storage = MinariStorage.new(data, data_format="hdf5", **UNCOMPRESSED, **new_storage)
             storage.update_metadata(
                 {
                     "dataset_id": self.dataset_id,

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import (
 from sb3_qam import QAM
 from sb3_qam.common.augmentation import random_shift
 from sb3_qam.common.image_extractors import ImpalaCNN
+from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from tests.conftest import record, write_dataset
 from tests.contract.conftest import RandomEnv, images, same_parameters, small
 
@@ -133,7 +134,7 @@ def test_stacked_frames_of_a_dict():
 def test_a_dataset_of_images_trains_and_online_images_go_on(n_steps: int, channels_first: bool):
     env = fake_images(channels_first)
     env.action_space.seed(0)
-    dataset = write_dataset(record(env, 2), env.observation_space, env.action_space, jpeg_encoding=False)
+    dataset = write_dataset(record(env, 2), env.observation_space, env.action_space, **UNCOMPRESSED)
     policy_kwargs = {"features_extractor_class": ImpalaCNN, "features_extractor_kwargs": {"n_channels": [4, 4]}}
     kwargs = small(policy_kwargs=policy_kwargs, n_steps=n_steps, image_shift=4, learning_starts=0)
     kwargs |= {"offline_dataset": dataset, "offline_steps": 3}

@@ -11,6 +11,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_qam import QAM
 from sb3_qam.common.image_extractors import ImpalaCNN
+from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from tests.conftest import record, write_dataset
 
 
@@ -88,7 +89,7 @@ def test_an_action_that_an_image_shows(policy: str, features: dict, n_steps: int
 @pytest.mark.slow
 def test_a_dataset_of_images_teaches_what_its_random_actions_were_worth():
     env = ShowsTheAction(with_vector=False)
-    dataset = write_dataset(record(env, 40), env.observation_space, env.action_space, jpeg_encoding=False)
+    dataset = write_dataset(record(env, 40), env.observation_space, env.action_space, **UNCOMPRESSED)
     extractor_kwargs = {"n_channels": [8, 8, 16], "n_blocks": 1, "features_dim": 32}
     extractor = {"features_extractor_class": ImpalaCNN, "features_extractor_kwargs": extractor_kwargs}
     model = QAM(

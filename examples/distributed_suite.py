@@ -1,0 +1,46 @@
+"""Algorithms x seeds, side by side, in one command that can be interrupted: ``python examples/distributed_suite.py``.
+
+A suite is a YAML file; ``sb3-qam benchmark`` makes each of its runs a process with one thread, and starts as many side
+by side as there are cores. What is finished is not repeated: run this script twice, or interrupt it and run it again.
+
+What it prints (100 seconds on two CPU cores; numbers differ a little from machine to machine):
+
+    4 runs in distributed_suite/runs, 0 of them finished
+    qam       2 seeds: return -0000 (-0000, -0000)
+    qam_edit  2 seeds: return -0000 (-0000, -0000)
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+OUTPUT = Path("distributed_suite")
+SUITE: dict[str, Any] = {
+    "tasks": {"Pendulum-v1": {"gamma": 0.98, "learning_starts": 500}},
+    "algorithms": {"qam": None, "qam_edit": {"edit_scale": 0.2}},
+    "hyperparams": {"flow_steps": 5, "batch_size": 128, "policy_kwargs": {"net_arch": [64, 64]}},
+    "options": {"n-timesteps": 3000, "eval-freq": 1000, "eval-episodes": 10},
+}
+
+
+def main() -> None:
+    OUTPUT.mkdir(exist_ok=True)
+    suite = OUTPUT / "suite.yml"
+    suite.write_text(yaml.safe_dump(SUITE))
+    command = [sys.executable, "-m", "sb3_qam.cli", "benchmark", str(suite), "--seeds", "0,1"]
+    subprocess.run([*command, "--folder", str(OUTPUT / "runs")], check=True)
+
+    for algorithm in SUITE["algorithms"]:
+        # Evaluations as SB3's EvalCallback writes them: (evaluations, episodes)
+        files = sorted((OUTPUT / "runs" / algorithm).glob("*/seed_*/*/*/evaluations.npz"))
+        returns = [np.load(file)["results"][-1].mean() for file in files]
+        each = ", ".join(f"{value:.0f}" for value in returns)
+        print(f"{algorithm:9} {len(returns)} seeds: return {np.mean(returns):.0f} ({each})")
+
+
+if __name__ == "__main__":
+    main()

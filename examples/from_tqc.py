@@ -1,0 +1,65 @@
+"""From a model of sb3-contrib: its episodes as data for QAM: ``python examples/from_tqc.py``.
+
+TQC swings up Pendulum for 3,000 steps only, then it is recorded while it still explores. QAM learns from these 40
+episodes, and from nothing else.
+
+What it prints (90 seconds on a CPU core of its own; numbers differ a little from machine to machine):
+
+    examples/pendulum-tqc-v0: 40 episodes, 8000 steps
+    TQC, exploring: return -000
+    TQC, best:      return -000
+    clone:          return -000
+    QAM:            return -000
+"""
+
+import numpy as np
+import torch as th
+from sb3_contrib import TQC
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_qam import QAM
+from sb3_qam.common.evaluation import evaluate
+from sb3_qam.datasets.collect import collect
+
+ENV_ID = "Pendulum-v1"
+
+
+def main() -> None:
+    th.set_num_threads(1)
+    teacher = TQC(
+        "MlpPolicy",
+        ENV_ID,
+        learning_rate=1e-3,
+        learning_starts=500,
+        policy_kwargs={"net_arch": [64, 64]},
+        seed=0,
+    )
+    teacher.learn(3_000)
+    dataset = collect(teacher, ENV_ID, "examples/pendulum-tqc-v0", n_episodes=40)
+    print(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps")
+    print(f"TQC, exploring: return {np.mean([episode.rewards.sum() for episode in dataset]):.0f}")
+
+    model = QAM(
+        "FlowPolicy",
+        env=None,
+        offline_dataset=dataset,
+        n_steps=3,
+        gamma=0.98,
+        reward_transform={"scale": 0.1},
+        inverse_temperature=10.0,
+        flow_steps=5,
+        batch_size=128,
+        policy_kwargs={"net_arch": [64, 64]},
+        seed=0,
+    )
+    model.pretrain(gradient_steps=4_000)
+    model.save("from_tqc")
+    # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
+    clone = QAM.load("from_tqc", inverse_temperature=0.0)
+    for name, each in {"TQC, best:     ": teacher, "clone:         ": clone, "QAM:           ": model}.items():
+        returns = evaluate(each, make_vec_env(ENV_ID, n_envs=20, seed=0), 20).returns
+        print(f"{name} return {np.mean(returns):.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Training that is killed, and goes on as if nothing had happened: ``python examples/resume.py``.
+
+A process trains and saves a checkpoint every 200 steps. It is killed in the middle (``kill -9``: nothing is tidied up).
+The same function, started again, finds the last whole checkpoint and goes on. What comes out is, bit by bit, what comes
+out without the interruption.
+
+What it prints (35 seconds on a CPU core of its own):
+
+    killed, with checkpoints at [200, 400]
+    goes on at step 400
+    finished at step 1000
+    finished at step 1000
+    all 38 parameters are the same as without the interruption: True
+"""
+
+import multiprocessing
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+import torch as th
+from stable_baselines3.common.callbacks import CheckpointCallback
+
+from sb3_qam import QAM
+from sb3_qam.datasets.collect import collect
+
+DATASET_ID = "examples/pendulum-random-v0"
+GRADIENT_STEPS = 1_000
+OUTPUT = Path("resume")
+
+
+def steps(checkpoint: Path) -> int:
+    """A CheckpointCallback names its files ``qam_200_steps.zip``."""
+    return int(checkpoint.stem.split("_")[1])
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """SB3 writes its files in place, so that the last one may be half written."""
+    return zipfile.is_zipfile(checkpoint) and "data" in zipfile.ZipFile(checkpoint).namelist()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All whole ones, the last one last."""
+    return sorted(filter(is_whole, folder.glob("qam_*_steps.zip")), key=steps)
+
+
+def train(folder: Path) -> None:
+    """Goes on with what is there, and begins where nothing is there."""
+    th.set_num_threads(1)
+    if found := checkpoints(folder):
+        model = QAM.load(found[-1])
+        print(f"goes on at step {model.num_timesteps}")
+    else:
+        model = QAM(
+            "FlowPolicy",
+            env=None,
+            offline_dataset=DATASET_ID,
+            flow_steps=5,
+            batch_size=64,
+            policy_kwargs={"net_arch": [64, 64]},
+            seed=0,
+        )
+    callback = CheckpointCallback(save_freq=200, save_path=str(folder), name_prefix="qam")
+    model.pretrain(gradient_steps=GRADIENT_STEPS - model.num_timesteps, callback=callback, reset_num_timesteps=False)
+    model.save(folder / "final")
+    print(f"finished at step {model.num_timesteps}")
+
+
+def main() -> None:
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    collect(None, "Pendulum-v1", DATASET_ID, n_episodes=10)
+    context = multiprocessing.get_context("spawn")
+
+    process = context.Process(target=train, args=(OUTPUT / "killed",))
+    process.start()
+    while len(checkpoints(OUTPUT / "killed")) < 2:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    print(f"killed, with checkpoints at {[steps(path) for path in checkpoints(OUTPUT / 'killed')]}", flush=True)
+
+    for name in ("killed", "whole"):
+        process = context.Process(target=train, args=(OUTPUT / name,))
+        process.start()
+        process.join()
+    killed, whole = (QAM.load(OUTPUT / name / "final").policy.state_dict() for name in ("killed", "whole"))
+    same = all(th.equal(killed[name], whole[name]) for name in whole)
+    print(f"all {len(whole)} parameters are the same as without the interruption: {same}")
+
+
+if __name__ == "__main__":
+    main()
