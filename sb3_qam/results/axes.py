@@ -103,8 +103,9 @@ class ShareAxis(PhaseAxis):
 def common_axis(runs: Iterable[TrainingRun]) -> PhaseAxis:
     """
     :param runs: Runs of several tasks
-    :return: Steps, if the phases of all have the same lengths, else shares
+    :return: Steps, if the phases of all that have them have the same lengths, else shares
     """
     runs = list(runs)
-    same_lengths = len({(run.offline_steps, run.total_steps) for run in runs}) == 1
+    offline_lengths = {run.offline_steps for run in runs if run.offline_steps > 0}
+    same_lengths = len(offline_lengths) <= 1 and len({run.total_steps - run.offline_steps for run in runs}) == 1
     return StepAxis.of(runs) if same_lengths else ShareAxis.of(runs)

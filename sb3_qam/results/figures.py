@@ -65,12 +65,12 @@ def draw_learning_curves(tasks: list[Task], looks: Looks, with_published: bool) 
             _draw_phases(panel, axis)
             for method, look in looks.items():
                 _draw_method(panel, axis, task, method, look)
-                if with_published and task.metric.name == "success":
-                    _draw_published(panel, axis, task, method, look)
+            if with_published and task.metric.name == "success":
+                _draw_published(panel, axis, task, looks)
             panel.set_ylabel(task.metric.label)
             panel.set_title(textwrap.fill(task.name, 44), fontsize=10.5, pad=18)
             if task.metric.bounds is not None:
-                panel.set_ylim(-0.03, 1.05)
+                panel.set_ylim(*_with_zero_and_one(task.metric.bounds))
         for panel in grid.flat[len(tasks) :]:
             panel.remove()
         _add_legend(figure, list(grid.flat[: len(tasks)]))
@@ -94,14 +94,15 @@ def draw_aggregate(tasks: list[Task], methods: list[str], looks: Looks) -> "Figu
                 color = looks[method]["color"]
                 last = [task.scores(task.last(method)) for task in tasks]
                 offline = [task.scores(task.after_offline(method)) for task in tasks]
-                goes_online = any(run.total_steps > run.offline_steps for t in tasks for run in t.finished(method))
-                if goes_online:
-                    _draw_interval(panel, row - 0.14, statistics.estimate(last, statistic), color, is_filled=True)
-                if all(each.size for each in offline):
-                    place = row + 0.14 * goes_online
-                    _draw_interval(panel, place, statistics.estimate(offline, statistic), color, is_filled=False)
+                has_offline = all(each.size for each in offline)
+                has_online = any(run.total_steps > run.offline_steps for t in tasks for run in t.finished(method))
+                apart = 0.14 * (has_offline and has_online)
+                if has_online:
+                    _draw_interval(panel, row - apart, statistics.estimate(last, statistic), color, is_filled=True)
+                if has_offline:
+                    _draw_interval(panel, row + apart, statistics.estimate(offline, statistic), color, is_filled=False)
             panel.set_title(name, fontsize=10.5)
-            panel.set_xlabel(score_label(tasks))
+            panel.set(xlabel=score_label(tasks), xlim=_with_zero_and_one(panel.get_xlim()))
             panel.grid(axis="y", visible=False)
         first = grid.flat[0]
         first.set_yticks(range(len(methods)), [textwrap.fill(method, 28) for method in methods])
@@ -135,7 +136,7 @@ def draw_sample_efficiency(tasks: list[Task], methods: list[str], looks: Looks) 
             ends = np.cumsum([len(task.finished(method)) for task in tasks])
             samples = np.split(scores, ends[:-1], axis=-1)
             _draw_curve(panel, positions, statistics.estimate(samples, statistics.iqm), method, looks[method])
-        panel.set_ylabel(f"interquartile mean of\n{score_label(tasks)}")
+        panel.set(ylabel=f"interquartile mean of\n{score_label(tasks)}", ylim=_with_zero_and_one(panel.get_ylim()))
         _add_legend(figure, [panel])
     return figure
 
@@ -157,7 +158,7 @@ def draw_performance_profile(tasks: list[Task], methods: list[str], looks: Looks
         for method in methods:
             profile = statistics.performance_profile(scores[method], thresholds)
             _draw_curve(panel, thresholds, profile, method, looks[method])
-        panel.set(xlabel=f"{score_label(tasks)} τ", ylabel="share of the runs above τ", ylim=(-0.03, 1.05))
+        panel.set(xlabel=f"{score_label(tasks)} τ", ylabel="share of the runs above τ", ylim=_with_zero_and_one((0, 1)))
         _add_legend(figure, [panel])
     return figure
 
@@ -236,26 +237,32 @@ def _draw_method(panel: "Axes", axis: PhaseAxis, task: Task, method: str, look: 
 
 def _draw_curve(panel: "Axes", positions: np.ndarray, curve: Estimate, method: str, look: dict[str, Any]) -> None:
     # A single evaluation would not be seen as a line
-    marker = "o" if len(positions) <= 30 else None
+    marker = "o" if len(positions) <= 20 else None
     panel.plot(positions, curve.value, label=method, linewidth=1.8, marker=marker, markersize=3.5, **look)
     if curve.low is not None and curve.high is not None:
         panel.fill_between(positions, curve.low, curve.high, color=look["color"], alpha=0.2, linewidth=0)
 
 
-def _draw_published(panel: "Axes", axis: StepAxis, task: Task, method: str, look: dict[str, Any]) -> None:
+def _draw_published(panel: "Axes", axis: StepAxis, task: Task, looks: Looks) -> None:
     """
     Where each phase ends, whatever its length here.
     """
-    algorithms = {run.algorithm for run in task.runs if run.method == method}
-    for score in published_scores().get(task.name, []):
-        if score.method not in {METHODS.get(algorithm) for algorithm in algorithms}:
-            continue
-        kwargs: dict[str, Any] = {"fmt": "D", "markersize": 6, "markerfacecolor": "white", "color": look["color"]}
-        label = f"{score.method}, published ({OFFLINE_STEPS / 1e6:g}M offline, {ONLINE_STEPS / 1e6:g}M online steps)"
+    colors = {METHODS.get(run.algorithm): looks[run.method]["color"] for run in reversed(task.runs)}
+    scores = [score for score in published_scores().get(task.name, []) if score.method in colors]
+    for number, score in enumerate(scores):
+        kwargs: dict[str, Any] = {
+            "fmt": "D",
+            "markersize": 6,
+            "markerfacecolor": "white",
+            "color": colors[score.method],
+        }
+        kwargs["label"] = f"{score.method}, published ({OFFLINE_STEPS / 1e6:g}M + {ONLINE_STEPS / 1e6:g}M steps)"
+        # Beside each other where they are equal
+        shift = -0.02 * axis.end * number
         if axis.offline_end > 0:
-            panel.errorbar([axis.offline_end], [score.offline], [score.standard_error], label=label, **kwargs)
+            panel.errorbar([axis.offline_end + shift], [score.offline], [score.standard_error], **kwargs)
         if axis.end > axis.offline_end:
-            panel.errorbar([axis.end], [score.online], label=label, **kwargs)
+            panel.errorbar([axis.end + shift], [score.online], **kwargs)
 
 
 def _draw_interval(panel: "Axes", row: float, found: Estimate, color: str, is_filled: bool) -> None:
@@ -263,6 +270,14 @@ def _draw_interval(panel: "Axes", row: float, found: Estimate, color: str, is_fi
         panel.plot([found.low, found.high], [row, row], color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")
     face = color if is_filled else "white"
     panel.plot([found.value], [row], "o", color=color, markerfacecolor=face, markersize=7)
+
+
+def _with_zero_and_one(limits: tuple[float, float]) -> tuple[float, float]:
+    """
+    :param limits: Of an axis with scores
+    :return: The same, or wider
+    """
+    return min(limits[0], -0.03), max(limits[1], 1.05)
 
 
 def _add_legend(figure: "Figure", panels: list["Axes"]) -> None:
