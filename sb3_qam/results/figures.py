@@ -183,6 +183,7 @@ def _figure(
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(panel[0] * n_columns, panel[1] * n_rows + 0.9), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]
         yield figure, figure.subplots(n_rows, n_columns, squeeze=False, **kwargs)
 
 
