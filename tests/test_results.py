@@ -158,6 +158,12 @@ def test_no_code_of_a_settings_file_is_run(tmp_path: Path):
     assert not (tmp_path / "made").exists()
 
 
+def test_a_link_that_leads_back_is_not_followed(tmp_path: Path):
+    write_run(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert len(read_runs([tmp_path])[0]) == 1
+
+
 def test_how_far_a_run_came(tmp_path: Path):
     write_run(tmp_path, 1, steps_done=None, steps=[100, 200], successes=[0, 1])
     write_run(tmp_path, 2, steps_done=250)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_qam.results import statistics
 from sb3_qam.results.axes import PhaseAxis, StepAxis, common_axis
-from sb3_qam.results.published import METHODS, OFFLINE_STEPS, ONLINE_STEPS, published_scores
+from sb3_qam.results.published import METHODS, OFFLINE_STEPS, ONLINE_STEPS, published_of
 from sb3_qam.results.scores import Task
 from sb3_qam.results.statistics import Estimate
 
@@ -65,7 +65,7 @@ def draw_learning_curves(tasks: list[Task], looks: Looks, with_published: bool) 
             _draw_phases(panel, axis)
             for method, look in looks.items():
                 _draw_method(panel, axis, task, method, look)
-            if with_published and task.metric.name == "success":
+            if with_published:
                 _draw_published(panel, axis, task, looks)
             panel.set_ylabel(task.metric.label)
             panel.set_title(textwrap.fill(task.name, 44), fontsize=10.5, pad=18)
@@ -249,7 +249,7 @@ def _draw_published(panel: "Axes", axis: StepAxis, task: Task, looks: Looks) -> 
     Where each phase ends, whatever its length here.
     """
     colors = {METHODS.get(run.algorithm): looks[run.method]["color"] for run in reversed(task.runs)}
-    scores = [score for score in published_scores().get(task.name, []) if score.method in colors]
+    scores = [score for score in published_of(task) if score.method in colors]
     for number, score in enumerate(scores):
         kwargs: dict[str, Any] = {
             "fmt": "D",

@@ -42,9 +42,11 @@ def _with_beginning(run: TrainingRun, by_folder: dict[Path, TrainingRun], contin
     """
     if run.goes_on_from is None:
         return run
-    # Written from another working directory, maybe: beside this run, then
+    # A path from the working directory of that time means a neighbour, as a rule
     *_, algorithm, name, _ = ("", "", *run.goes_on_from.parts)
-    places = (run.goes_on_from.parent, run.folder.resolve().parents[1] / algorithm / name)
+    places = [run.folder.resolve().parents[1] / algorithm / name, run.goes_on_from.parent]
+    if run.goes_on_from.is_absolute():
+        places.reverse()
     before = next((by_folder[place.resolve()] for place in places if place.resolve() in by_folder), None)
     if before is None or before.folder == run.folder:
         raise ValueError(f"it goes on from {run.goes_on_from}, whose run is not among those that were read")

@@ -7,7 +7,7 @@ from importlib.resources import files
 import numpy as np
 
 from sb3_qam.results import statistics
-from sb3_qam.results.published import METHODS, SOURCE, PublishedScore, published_scores
+from sb3_qam.results.published import METHODS, SOURCE, published_of
 from sb3_qam.results.runs import LeftOut
 from sb3_qam.results.scores import Metric, Task, methods_of
 
@@ -69,7 +69,7 @@ def _make_row(task: Task, method: str, with_published: bool) -> Row:
     finished = task.finished(method)
     phases = {f"{run.offline_steps:,} + {run.total_steps - run.offline_steps:,}" for run in runs}
     published = ""
-    for score in published_of(task, with_published):
+    for score in published_of(task) if with_published else []:
         if score.method == METHODS.get(runs[0].algorithm):
             published = f"{score.offline:.2f} → {score.online:.2f}"
     return Row(
@@ -97,16 +97,6 @@ def _in_words(values: np.ndarray, metric: Metric) -> str:
     return f"{metric.text(found.value)} [{metric.text(found.low)}, {metric.text(found.high)}]"
 
 
-def published_of(task: Task, with_published: bool) -> list[PublishedScore]:
-    """
-    :param task: A task
-    :param with_published: Whether to say what has been published
-    :return: What has been, and can be compared
-    """
-    comparable = with_published and task.metric.name == "success"
-    return published_scores().get(task.name, []) if comparable else []
-
-
 def make_page(
     tasks: list[Task], charts: list[Chart], notes: list[str], left_out: list[LeftOut], with_published: bool
 ) -> str:
@@ -127,9 +117,7 @@ def make_page(
         methods=methods_of(tasks),
         runs=[(task, run) for task in tasks for run in task.runs],
         rows=make_rows(tasks, with_published),
-        published={
-            task.name: published_of(task, with_published) for task in tasks if published_of(task, with_published)
-        },
+        published={task.name: scores for task in tasks if with_published and (scores := published_of(task))},
         source=SOURCE,
         charts=charts,
         notes=notes,

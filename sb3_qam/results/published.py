@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sb3_qam.results.scores import Task
+
 FILE = Path(__file__).with_name("published.csv")
 OFFLINE_STEPS, ONLINE_STEPS = 1_000_000, 500_000
 SOURCE = "arXiv 2601.14234: mean over 12 seeds with 50 episodes each"
@@ -40,3 +42,11 @@ def published_scores() -> dict[str, list[PublishedScore]]:
             numbers = (float(row[key]) / 100 for key in ("offline", "offline_standard_error", "online"))
             by_task.setdefault(row["task"], []).append(PublishedScore(row["method"], *numbers))
     return by_task
+
+
+def published_of(task: Task) -> list[PublishedScore]:
+    """
+    :param task: A task
+    :return: What has been published, if it can be compared with what is shown
+    """
+    return published_scores().get(task.name, []) if task.metric.name == "success" else []

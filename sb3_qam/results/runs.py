@@ -125,10 +125,14 @@ def read_progress(model: Path) -> tuple[int, int]:
         raise ValueError(f"the model {model.name} cannot be read: {error}") from error
 
 
-def _run_folders(root: Path) -> Iterator[Path]:
+def _run_folders(root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """
+    :param above: The folders that led here: a link may lead back
     :return: Folders of runs, also of those that got nowhere, in order
     """
+    if root.resolve() in above:
+        return
+    above |= {root.resolve()}
     # The zoo makes TASK_1/TASK before anything else
     match = RUN_NAME.fullmatch(root.resolve().name)
     if match is not None and (root / match["task"]).is_dir():
@@ -136,7 +140,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
         return
     names = sorted(os.listdir(root), key=_in_order)
     folders = [root / name for name in names if (root / name).is_dir()]
-    yield from (folder for each in folders for folder in _run_folders(each))
+    yield from (folder for each in folders for folder in _run_folders(each, above))
     # A run of a suite that has not come that far
     if not folders and OUTPUT in names:
         yield root
