@@ -1,0 +1,84 @@
+"""``sb3-qam plot``."""
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sb3_qam.cli.errors import on_one_line
+
+
+def plot(
+    log_folder: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(
+            "--log-folder", "-f", help="Folder with runs, of train or benchmark; may be repeated. By default logs."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the charts and the page.")] = Path("plots"),
+    metric: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="success or reward; by default success where it was recorded."),
+    ] = None,
+    algo: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--algo", "-a", help="Only this algorithm; may be repeated."),
+    ] = None,
+    env: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--env", "-e", help="Only this environment; may be repeated."),
+    ] = None,
+    reward_range: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="ENV:LOW:HIGH, returns that are scores of 0 and 1; may be repeated. By default what is seen."
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option(help="Show published success rates beside those of OGBench's tasks.")
+    ] = True,
+) -> None:
+    """
+    Draw learning curves, interquartile means, sample efficiency and performance profiles of runs, as PNG files and as
+    one HTML page with a table.
+
+    Examples:
+      sb3-qam plot
+      sb3-qam plot -f benchmark/mazes --algo qam --algo qam_edit -o mazes
+      sb3-qam plot -f logs --metric reward --reward-range Pendulum-v1:-1400:-150
+    """
+    with on_one_line():
+        missing = [name for name in ("jinja2", "matplotlib", "scipy", "yaml") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ImportError(f"Charts need {' and '.join(missing)}: pip install 'sb3-qam[plot]'.")
+        from sb3_qam.results.report import make_report
+        from sb3_qam.results.scores import METRICS
+
+        if metric not in (None, *METRICS):
+            raise ValueError(f"--metric must be one of {', '.join(METRICS)}, got '{metric}'.")
+        ranges = dict(parse_reward_range(each) for each in reward_range or [])
+        report = make_report(log_folder or [Path("logs")], metric, algo or [], env or [], ranges, published)
+        files = report.write(output)
+    for row in report.rows:
+        offline = f", after the offline phase {row.offline}" if row.offline else ""
+        typer.echo(f"{row.task}, {row.method}, runs: {row.runs}: {row.metric} {row.last}{offline}")
+    for each in report.left_out:
+        typer.echo(f"Left out: {each.folder}: {each.reason}", err=True)
+    typer.echo("\n".join(map(str, files)))
+
+
+def parse_reward_range(text: str) -> tuple[str, tuple[float, float]]:
+    """
+    :param text: ENV:LOW:HIGH
+    :return: The environment and its returns
+    :raises ValueError: if it is something else
+    """
+    try:
+        env, low, high = text.rsplit(":", 2)
+        bounds = float(low), float(high)
+    except ValueError:
+        bounds = (0.0, 0.0)
+    if not bounds[0] < bounds[1] < float("inf"):
+        raise ValueError(f"--reward-range must be ENV:LOW:HIGH, such as Pendulum-v1:-1400:-150, got '{text}'.")
+    return env, bounds

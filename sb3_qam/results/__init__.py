@@ -1,0 +1,1 @@
+"""What runs of RL Zoo have come to: read, compared, drawn."""
