@@ -85,6 +85,11 @@ class ImpalaCNN(BaseFeaturesExtractor):
         with th.no_grad():
             n_flatten = self.cnn(th.zeros(1, *observation_space.shape)).shape[1]
         self.linear = nn.Sequential(nn.Linear(n_flatten, features_dim), nn.ReLU())
+        # PyTorch's own kernels are so small that what differs between two images hardly reaches the features
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """

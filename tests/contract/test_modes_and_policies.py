@@ -138,7 +138,7 @@ def test_an_update_extracts_features_once_for_each_use_and_not_for_each_flow_ste
     model = model_with(Counting, flow_steps=flow_steps, **variant).learn(10)
     extractors = extractors_of(model)
     of_head = [module for module in model.policy.head.modules() if isinstance(module, Counting)]
-    extractors |= {"head": each for each in of_head}
+    extractors |= dict.fromkeys(["head"] * len(of_head), *of_head) if of_head else {}
     for each in extractors.values():
         each.n_calls = 0
     model.train(gradient_steps=1, batch_size=8)
