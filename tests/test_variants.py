@@ -172,7 +172,8 @@ def test_a_residual_policy_begins_as_the_behaviour():
     with th.no_grad():
         policy.policy_flow.mlp[-1].bias.fill_(0.05)
     x = th.randn(6, 1)
-    added = policy.policy_velocity(observations)(x, 0.3) - policy.behavior_flow_target.given(observations)(x, 0.3)
+    flows = policy.given(observations)
+    added = flows.policy(x, 0.3) - flows.behavior_target(x, 0.3)
     th.testing.assert_close(added, th.full((6, 1), 0.05))
 
 

@@ -103,7 +103,7 @@ def _space_difference(first: spaces.Space, second: spaces.Space) -> str | None:
         return next((f"key '{key}', {found}" for key, found in differences if found is not None), None)
     if isinstance(first, spaces.Box) and isinstance(second, spaces.Box):
         if first.shape != second.shape:
-            return f"shape {first.shape} against {second.shape}"
+            return f"shape {first.shape} against {second.shape}{_hint_at_frames(first.shape, second.shape)}"
         are_floats = all(np.issubdtype(space.dtype, np.floating) for space in (first, second))
         if not are_floats and first.dtype != second.dtype:
             return f"dtype {first.dtype} against {second.dtype}"
@@ -112,3 +112,16 @@ def _space_difference(first: spaces.Space, second: spaces.Space) -> str | None:
             return f"bounds [{first.low}, {first.high}] against [{second.low}, {second.high}]"
         return None
     return None if first == second else f"{first} against {second}"
+
+
+def _hint_at_frames(of_dataset: tuple[int, ...], of_environment: tuple[int, ...]) -> str:
+    """
+    :return: What to do if one axis of the environment's is as long as that of several frames; nothing if none is
+    """
+    if len(of_dataset) != len(of_environment):
+        return ""
+    others = [(one, other) for one, other in zip(of_dataset, of_environment, strict=True) if one != other]
+    if len(others) != 1 or others[0][0] == 0 or others[0][1] % others[0][0] != 0:
+        return ""
+    n_stack = others[0][1] // others[0][0]
+    return f" (if these are {n_stack} stacked frames: wrap_dataset(dataset, partial(StackFrames, n_stack={n_stack})))"

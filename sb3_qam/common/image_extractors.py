@@ -1,11 +1,12 @@
-"""Features extractors for images."""
+"""Features extractors for images, alone and in Dicts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from torch import nn
 
 from sb3_qam.common.checks import check_positive_int
@@ -85,10 +86,61 @@ class ImpalaCNN(BaseFeaturesExtractor):
         with th.no_grad():
             n_flatten = self.cnn(th.zeros(1, *observation_space.shape)).shape[1]
         self.linear = nn.Sequential(nn.Linear(n_flatten, features_dim), nn.ReLU())
+        # PyTorch's own kernels are so small that what differs between two images hardly reaches the features
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """
         :param observations: Images as floats, shape (batch, channels, height, width)
         :return: shape (batch, features_dim)
         """
-        return self.linear(self.cnn(observations))
+        # With the channels of a pixel side by side in memory, convolutions and pooling take half the time on a CPU
+        channels_last = observations.permute(0, 2, 3, 1).contiguous()
+        return self.linear(self.cnn(channels_last.permute(0, 3, 1, 2)))
+
+
+class ImageCombinedExtractor(CombinedExtractor):
+    """
+    SB3's ``CombinedExtractor`` for Dict observations, with an extractor of one's own for the images, each key having
+    its own instance. All other keys are flattened, and the features of all are put side by side.
+
+    :param observation_space: Space of the observations, images channels first
+    :param image_extractor_class: Features extractor of an image
+    :param image_extractor_kwargs: Keyword arguments to pass to it
+    :param normalized_image: Whether the images are normalised already, as for :class:`ImpalaCNN`; passed on to the
+        extractor of an image where it is True
+    :raises ValueError: if the space is not a Dict, or holds no image
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        image_extractor_class: type[BaseFeaturesExtractor] = ImpalaCNN,
+        image_extractor_kwargs: dict[str, Any] | None = None,
+        normalized_image: bool = False,
+    ) -> None:
+        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
+        images = {key for key, part in parts.items() if is_image_space(part, normalized_image=normalized_image)}
+        if not images:
+            raise ValueError(
+                f"ImageCombinedExtractor is for Dict observations with images, uint8 in [0, 255] of three axes, got "
+                f"{observation_space}. For images that are normalised already, channels first, pass "
+                "normalized_image=True; without images leave it out."
+            )
+        image_kwargs = {**(image_extractor_kwargs or {}), **({"normalized_image": True} if normalized_image else {})}
+        extractors: dict[str, nn.Module] = {}
+        features_dim = 0
+        for key, part in parts.items():
+            if key in images:
+                extractor = image_extractor_class(part, **image_kwargs)
+                extractors[key] = extractor
+                features_dim += extractor.features_dim
+            else:
+                extractors[key] = nn.Flatten()
+                features_dim += get_flattened_obs_dim(part)
+        # Past that of SB3's, which makes a NatureCNN for each image and refuses small ones
+        BaseFeaturesExtractor.__init__(self, observation_space, features_dim)
+        self.extractors = nn.ModuleDict(extractors)

@@ -1,12 +1,30 @@
 """VecNormalize together with offline data."""
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
 from sb3_qam.common.buffers import OfflineBuffer
 from sb3_qam.datasets.storage import release_pages
 
-BLOCK_SIZE = 100_000
+# Numbers, of which float64 copies are made
+BLOCK_SIZE = 2**20
+
+
+def check_order_of_wrappers(env: VecEnv) -> None:
+    """
+    :param env: A VecEnv, with the wrappers of the user and those that SB3 adds around them
+    :raises ValueError: if images are transposed outside of ``VecNormalize``: what SB3's off-policy algorithms store is
+        what went into that, and its images would not fit the replay buffer
+    """
+    is_transposed = False
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize) and is_transposed:
+            raise ValueError(
+                "VecNormalize has images with their channels last, which replay buffers hold channels first: "
+                "transpose them inside of it, VecNormalize(VecTransposeImage(env))."
+            )
+        is_transposed = is_transposed or isinstance(env, VecTransposeImage)
+        env = env.venv
 
 
 def warm_up(vec_normalize: VecNormalize, offline: OfflineBuffer) -> None:
@@ -30,9 +48,10 @@ def warm_up(vec_normalize: VecNormalize, offline: OfflineBuffer) -> None:
             pairs = [(vec_normalize.obs_rms, offline.observations)]  # type: ignore[list-item]
         for statistics, observations in pairs:
             if statistics.count < offline.size():
-                # In blocks: data that is mapped from files need not fit into memory
-                for start in range(0, len(observations), BLOCK_SIZE):
-                    statistics.update(observations[start : start + BLOCK_SIZE])
+                # In blocks: data that is mapped from files need not fit into memory, nor a float of each pixel
+                n_rows = max(1, BLOCK_SIZE // max(1, statistics.mean.size))
+                for start in range(0, len(observations), n_rows):
+                    statistics.update(observations[start : start + n_rows])
                     release_pages(observations)
     if vec_normalize.norm_reward and vec_normalize.ret_rms.count < offline.size():
         vec_normalize.ret_rms.update(running_returns(offline, vec_normalize.gamma))

@@ -33,7 +33,7 @@ from sb3_qam.common.checks import check_action_space, check_callback, check_in_r
 from sb3_qam.common.chunks import StatefulRollouts
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.envs import SpacesOnlyEnv
-from sb3_qam.common.normalization import warm_up
+from sb3_qam.common.normalization import check_order_of_wrappers, warm_up
 from sb3_qam.common.progress_bar import with_offline_progress_bar
 from sb3_qam.common.random_state import get_random_state, set_random_state
 from sb3_qam.common.rewards import RewardTransform, successes_of_step
@@ -141,7 +141,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         if not hasattr(env, "action_space"):
             raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
         check_action_space(env.action_space)
-        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_order_of_wrappers(wrapped)
+        return wrapped
 
     def _check_hyperparameters(self) -> None:
         """

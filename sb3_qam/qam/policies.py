@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable
+from functools import cached_property
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -93,16 +95,54 @@ def take_samples(samples: th.Tensor, index: th.Tensor) -> th.Tensor:
     return samples.gather(0, index.view(1, -1, 1).expand(1, -1, samples.shape[2]))[0]
 
 
+class GivenFlows:
+    """
+    The velocities of all flows for the same observations. A network's features are extracted when they are first asked
+    for, and once, with gradient if there is one where this object is made.
+
+    :param policy: Whose flows
+    :param observations: A batch of observations
+    """
+
+    def __init__(self, policy: "FlowPolicy", observations: PyTorchObs) -> None:
+        self._policy = policy
+        self._observations = observations
+        self._with_gradient = th.is_grad_enabled()
+
+    def _given(self, flow: VelocityField) -> Velocity:
+        with th.set_grad_enabled(self._with_gradient):
+            return flow.given(self._observations)
+
+    @cached_property
+    def behavior(self) -> Velocity:
+        """v_beta"""
+        return self._given(self._policy.behavior_flow)
+
+    @cached_property
+    def behavior_target(self) -> Velocity:
+        """v_beta, its Polyak average"""
+        return self._given(self._policy.behavior_flow_target)
+
+    @cached_property
+    def policy(self) -> Velocity:
+        """v_theta"""
+        velocity = self._given(self._policy.policy_flow)
+        if not self._policy.residual:
+            return velocity
+        behavior_velocity = self.behavior_target
+        return lambda x, t: behavior_velocity(x, t) + velocity(x, t)
+
+
 class Acting(NamedTuple):
     """
     How actions are made of noise.
 
-    :param velocity: Gives the velocity of the flow that acts, observations given
+    :param velocity: Which of the flows acts
     :param head: What stands behind the flow
     :param n_candidates: Of how many actions the best is taken
     """
 
-    velocity: Callable[[PyTorchObs], Velocity]
+    velocity: Callable[[GivenFlows], Velocity]
     head: FlowHead
     n_candidates: int
 
@@ -358,17 +398,12 @@ class FlowPolicy(BasePolicy):
         for parameter in self.policy_flow.mlp[-1].parameters():
             parameter.zero_()
 
-    def policy_velocity(self, observations: PyTorchObs, behavior_velocity: Velocity | None = None) -> Velocity:
+    def given(self, observations: PyTorchObs) -> GivenFlows:
         """
         :param observations: A batch of observations
-        :param behavior_velocity: The behaviour flow's target given these observations, where there is one already
-        :return: v_theta as a function of x, shape (..., batch, action_dim), and of t
+        :return: The velocities of the flows for these, as functions of x, shape (..., batch, action_dim), and of t
         """
-        velocity = self.policy_flow.given(observations)
-        if not self.residual:
-            return velocity
-        behavior_velocity = behavior_velocity or self.behavior_flow_target.given(observations)
-        return lambda x, t: behavior_velocity(x, t) + velocity(x, t)
+        return GivenFlows(self, observations)
 
     @property
     def acting(self) -> Acting:
@@ -376,20 +411,20 @@ class FlowPolicy(BasePolicy):
         Which flow acts, what stands behind it, and of how many candidates the best is taken.
         """
         if self.act_as_clone:
-            return Acting(self.behavior_flow.given, FlowHead(), 1)
-        velocity = self.behavior_flow.given if self.act_with_behavior else self.policy_velocity
+            return Acting(attrgetter("behavior"), FlowHead(), 1)
+        velocity = attrgetter("behavior" if self.act_with_behavior else "policy")
         return Acting(velocity, self.head, self.best_of_n)
 
     @th.no_grad()
-    def flow_actions(self, observations: PyTorchObs, x0: th.Tensor) -> th.Tensor:
+    def flow_actions(self, flows: GivenFlows, x0: th.Tensor) -> th.Tensor:
         """
         Follow the flow that acts from noise to its end.
 
-        :param observations: A batch of observations
+        :param flows: The flows, observations given
         :param x0: Standard normal noise, shape (..., batch, action_dim)
         :return: Actions in [-1, 1], same shape
         """
-        return self._follow(self.acting.velocity(observations), x0)
+        return self._follow(self.acting.velocity(flows), x0)
 
     @th.no_grad()
     def clone_actions(self, observations: PyTorchObs, x0: th.Tensor) -> th.Tensor:
@@ -400,7 +435,7 @@ class FlowPolicy(BasePolicy):
         :param x0: Standard normal noise, shape (..., batch, action_dim)
         :return: Actions in [-1, 1] as the data has them, same shape
         """
-        return self._follow(self.behavior_flow.given(observations), x0)
+        return self._follow(self.given(observations).behavior, x0)
 
     def _follow(self, velocity: Velocity, x0: th.Tensor) -> th.Tensor:
         return integrate_flow(velocity, x0, self.flow_steps, self.ode_method, self.ode_options).clamp(-1, 1)
@@ -419,7 +454,8 @@ class FlowPolicy(BasePolicy):
         :param noise: Noise of shape (n_samples, batch, action_dim)
         :return: An action in [-1, 1] of each noise, same shape
         """
-        return self.acting.head(observations, lambda x0: self.flow_actions(observations, x0), noise)
+        flows = self.given(observations)
+        return self.acting.head(observations, lambda x0: self.flow_actions(flows, x0), noise)
 
     def sample_actions(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
         """

@@ -24,7 +24,7 @@ from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.qam.action_heads import SamplingNoise
 from sb3_qam.qam.adjoint_matching import flow_times, memoryless_sigma, path_kl
 from sb3_qam.qam.behavior import read_behavior
-from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
+from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, GivenFlows, MlpPolicy, MultiInputPolicy
 from sb3_qam.qam.policy_objectives import LEAN, POLICY_OBJECTIVES, AdjointMatching, Backpropagation, PolicyProblem
 from sb3_qam.qam.trust_region import FixedTemperature, TrustRegion
 
@@ -405,10 +405,11 @@ class QAM(OfflineToOnlineAlgorithm):
         critic_loss = (batch.valid * (q_values - target) ** 2).mean()
 
         # Behaviour: clone the data by conditional flow matching
-        bc_loss = self._bc_loss(batch, noise)
+        flows = self.policy.given(batch.observations)
+        bc_loss = self._bc_loss(flows, batch, noise)
 
         # Policy: match the velocity that the adjoint of w Q asks for, along the policy's own memoryless SDE
-        policy_loss = self.policy_objective(self._policy_problem(batch, noise))
+        policy_loss = self.policy_objective(self._policy_problem(flows, batch, noise))
         kl_per_step = policy_loss.path_kl / self.chunk_size
 
         # What stands behind the flow, if anything: it climbs the critics, which take no gradient from it
@@ -417,7 +418,7 @@ class QAM(OfflineToOnlineAlgorithm):
                 return self.critic(critic_features.detach(), actions).mean(dim=0)
 
         def flow(x0: th.Tensor) -> th.Tensor:
-            return self.policy.flow_actions(batch.observations, x0)
+            return self.policy.flow_actions(flows, x0)
 
         head = self.policy.head.losses(batch.observations, flow, q_value, noise.head)
 
@@ -438,7 +439,7 @@ class QAM(OfflineToOnlineAlgorithm):
         """
         One update of the behaviour flow alone.
         """
-        self._optimize({"bc_loss": self._bc_loss(batch, noise)}, {})
+        self._optimize({"bc_loss": self._bc_loss(self.policy.given(batch.observations), batch, noise)}, {})
 
     def _sample_noise(self, batch_size: int) -> UpdateNoise:
         """
@@ -467,19 +468,17 @@ class QAM(OfflineToOnlineAlgorithm):
         next_value = next_q_values.mean(dim=0) - self.pessimism * next_q_values.std(dim=0, correction=0)
         return batch.rewards + batch.discounts * batch.masks * next_value
 
-    def _bc_loss(self, batch: TransitionBatch, noise: UpdateNoise) -> th.Tensor:
-        velocity = self.policy.behavior_flow.given(batch.observations)
-        return flow_matching_loss(velocity, batch.actions, noise.bc_x0, noise.bc_t, batch.valid)
+    def _bc_loss(self, flows: GivenFlows, batch: TransitionBatch, noise: UpdateNoise) -> th.Tensor:
+        return flow_matching_loss(flows.behavior, batch.actions, noise.bc_x0, noise.bc_t, batch.valid)
 
-    def _policy_problem(self, batch: TransitionBatch, noise: UpdateNoise) -> PolicyProblem:
+    def _policy_problem(self, flows: GivenFlows, batch: TransitionBatch, noise: UpdateNoise) -> PolicyProblem:
         """
         :return: What the policy flow is to solve, with target networks for all that is not being trained
         """
         features = self.critic_target.features(batch.observations)
-        behavior_velocity = self.policy.behavior_flow_target.given(batch.observations)
         return PolicyProblem(
-            policy_velocity=self.policy.policy_velocity(batch.observations, behavior_velocity),
-            behavior_velocity=behavior_velocity,
+            policy_velocity=flows.policy,
+            behavior_velocity=flows.behavior_target,
             q_value=lambda actions: self.critic_target(features, actions).mean(dim=0),
             inverse_temperature=self.inverse_temperature,
             scale_sigma=self.trust_region.scale_sigma,
@@ -536,7 +535,7 @@ class QAM(OfflineToOnlineAlgorithm):
         if self._objective == "clone":
             return {}
         batch, noise = self.draw_batch(n_states), self._sample_noise(n_states)
-        problem = self._policy_problem(batch, noise)
+        problem = self._policy_problem(self.policy.given(batch.observations), batch, noise)
         # Back-propagation has no adjoint: shown is the one that matching would have
         matching = self.policy_objective if isinstance(self.policy_objective, AdjointMatching) else LEAN
         path, adjoints = matching.path_and_adjoints(problem)
@@ -554,7 +553,7 @@ class QAM(OfflineToOnlineAlgorithm):
     @th.no_grad()
     def evaluate_batch(self, batch: TransitionBatch) -> dict[str, th.Tensor]:
         noise = self._sample_noise(n_rows(batch.observations))
-        metrics = {"bc_loss": self._bc_loss(batch, noise)}
+        metrics = {"bc_loss": self._bc_loss(self.policy.given(batch.observations), batch, noise)}
         if self._objective == "full":
             q_values = self.critic(self.critic.features(batch.observations), batch.actions)
             metrics["td_error"] = ((q_values - self._td_target(batch, noise)) ** 2).mean()

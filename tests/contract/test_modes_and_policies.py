@@ -103,35 +103,55 @@ class Counting(FlattenExtractor):
         return super().forward(observations)
 
 
+# Observations for all, next observations for what makes and values the next actions
+EXTRACTIONS = {"critic": 1, "behavior_flow": 1, "policy_flow": 2, "critic_target": 2, "behavior_flow_target": 1}
+
+
 @pytest.mark.parametrize("flow_steps", [2, 9])
 @pytest.mark.parametrize(
-    ("variant", "more"),
+    ("variant", "other"),
     [
         ({}, {}),
         ({"adjoint": "scalar"}, {}),
         ({"adjoint": "bptt"}, {}),
         ({"kl_budget": 0.1}, {}),
+        ({"chunk_size": 3}, {}),
+        ({"n_steps": 3}, {}),
         # values the candidates for the next action
-        ({"best_of_n": 3}, {"critic": 1}),
+        ({"best_of_n": 3}, {"critic": 2}),
         # is a part of what makes the next action
-        ({"residual": True}, {"behavior_flow_target": 1}),
-        # flows once more for what stands behind it
-        ({"edit_scale": 0.2}, {"policy_flow": 1}),
+        ({"residual": True}, {"behavior_flow_target": 2}),
+        # what stands behind the flow, in the loss and for the next action
+        ({"edit_scale": 0.2}, {"head": 2}),
+        ({"edit_scale": 0.2, "best_of_n": 3}, {"head": 2, "critic": 2}),
+        ({"edit_scale": 0.2, "residual": True}, {"head": 2, "behavior_flow_target": 2}),
+        ({"distill_coef": 1.0}, {"head": 2, "policy_flow": 1}),
+        # the behaviour makes the next action
+        ({"inverse_temperature": 0.0}, {"behavior_flow": 2, "policy_flow": 1}),
+        ({"inverse_temperature": 0.0, "edit_scale": 0.2}, {"behavior_flow": 2, "policy_flow": 1, "head": 2}),
     ],
     ids=str,
 )
 def test_an_update_extracts_features_once_for_each_use_and_not_for_each_flow_step(
-    flow_steps: int, variant: dict, more: dict[str, int]
+    flow_steps: int, variant: dict, other: dict[str, int]
 ):
     model = model_with(Counting, flow_steps=flow_steps, **variant).learn(10)
     extractors = extractors_of(model)
+    of_head = [module for module in model.policy.head.modules() if isinstance(module, Counting)]
+    extractors |= dict.fromkeys(["head"] * len(of_head), *of_head) if of_head else {}
     for each in extractors.values():
         each.n_calls = 0
     model.train(gradient_steps=1, batch_size=8)
-    # observations for all, next observations for what makes and values the next actions
-    expected = {"critic": 1, "behavior_flow": 1, "policy_flow": 2, "critic_target": 2, "behavior_flow_target": 1}
-    for name, each in extractors.items():
-        assert each.n_calls == expected[name] + more.get(name, 0), name
+    assert {name: each.n_calls for name, each in extractors.items()} == EXTRACTIONS | other
+
+
+def test_an_update_of_the_clone_extracts_the_features_of_the_behaviour_alone(pendulum_dataset):
+    model = model_with(Counting, offline_dataset=pendulum_dataset)
+    extractors = extractors_of(model)
+    model.pretrain(gradient_steps=3, objective="clone")
+    assert {name: each.n_calls for name, each in extractors.items()} == dict.fromkeys(EXTRACTIONS, 0) | {
+        "behavior_flow": 3
+    }
 
 
 @pytest.mark.parametrize("flow_steps", [2, 9])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -257,8 +257,8 @@ def test_the_best_model_of_an_offline_run(pendulum_dataset, tmp_path: Path):
     saved = {}
 
     class Keeps(BestModelCallback):
-        def _save(self) -> None:
-            super()._save()
+        def _save(self, value: float) -> None:
+            super()._save(value)
             saved[self.num_timesteps] = parameters_of(self.model)
 
     # before the evaluation in the list: it is the log that it listens to
@@ -286,6 +286,78 @@ def test_the_best_model_by_what_others_log(pendulum_dataset, tmp_path: Path):
         step = max(values, key=lambda step, values=values: values[step])
         assert callback.best_value == values[step]
         assert QAM.load(callback.path).num_timesteps == step
+
+
+class Logs(BaseCallback):
+    """Logs one value after the other, one at each step."""
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.values = iter(values)
+
+    def _on_step(self) -> bool:
+        self.logger.record("test/value", next(self.values))
+        self.logger.dump(self.num_timesteps)
+        return True
+
+
+def logs_and_best(path: Path, *values: float, **kwargs: Any) -> list[BaseCallback]:
+    return [Logs(*values), BestModelCallback(**{"metric": "test/value", "path": path, **kwargs})]
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_resumed_run_has_to_beat_what_it_had_reached(mode: str, pendulum_dataset, tmp_path: Path):
+    sign = 1 if mode == "max" else -1
+    best, checkpoint = tmp_path / "best.zip", tmp_path / "checkpoint"
+    model = two_phases(pendulum_dataset)
+    model.pretrain(gradient_steps=3, callback=logs_and_best(best, sign * 1.0, sign * 5.0, sign * 3.0, mode=mode))
+    model.save(checkpoint)
+    reached = best.read_bytes()
+    assert QAM.load(best).num_timesteps == 2
+
+    # another process knows but the files
+    resumed = QAM.load(checkpoint, offline_dataset=pendulum_dataset)
+    callbacks = logs_and_best(best, sign * 4.0, sign * 5.0, mode=mode)
+    resumed.pretrain(gradient_steps=2, callback=callbacks, reset_num_timesteps=False)
+    assert best.read_bytes() == reached
+    assert callbacks[1].best_value == sign * 5.0
+    callbacks = logs_and_best(best, sign * 4.5, sign * 6.0, mode=mode)
+    resumed.pretrain(gradient_steps=2, callback=callbacks, reset_num_timesteps=False)
+    assert QAM.load(best).num_timesteps == 7
+
+    # a count of steps that begins anew is the same training
+    resumed.pretrain(gradient_steps=1, callback=logs_and_best(best, sign * 5.5, mode=mode))
+    assert QAM.load(best).num_timesteps == 7
+
+
+def test_a_new_model_and_another_metric_begin_anew(pendulum_dataset, tmp_path: Path):
+    best = tmp_path / "best.zip"
+    model = two_phases(pendulum_dataset)
+    model.pretrain(gradient_steps=2, callback=logs_and_best(best, 1.0, 5.0))
+    two_phases(pendulum_dataset).pretrain(gradient_steps=1, callback=logs_and_best(best, 2.0))
+    assert QAM.load(best).num_timesteps == 1
+    # worse by the old mode
+    model.pretrain(gradient_steps=1, callback=logs_and_best(best, 1.0, mode="min"), reset_num_timesteps=False)
+    assert QAM.load(best).num_timesteps == 3
+    # nothing to compare with
+    model.save(best)
+    model.pretrain(gradient_steps=1, callback=logs_and_best(best, 0.0), reset_num_timesteps=False)
+    assert QAM.load(best).num_timesteps == 4
+    best.write_text("no model")
+    model.pretrain(gradient_steps=1, callback=logs_and_best(best, -1.0), reset_num_timesteps=False)
+    assert QAM.load(best).num_timesteps == 5
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+def test_the_best_of_other_algorithms_of_sb3(algorithm: type, tmp_path: Path):
+    kwargs = {"learning_starts": 1} if algorithm is SAC else {"n_steps": 4, "batch_size": 4}
+    model = algorithm("MlpPolicy", make_vec_env(short_pendulum), **kwargs)
+    best = tmp_path / "best"
+    model.learn(4, callback=logs_and_best(best, 1.0, 2.0, 4.0, 3.0))
+    model.save(tmp_path / "last")
+    resumed = algorithm.load(tmp_path / "last", env=make_vec_env(short_pendulum))
+    resumed.learn(4, callback=logs_and_best(best, *4 * [3.5]), reset_num_timesteps=False)
+    assert algorithm.load(best).num_timesteps == 3
 
 
 def test_a_file_is_whole_or_not_there(pendulum_dataset, tmp_path: Path):

@@ -1,8 +1,10 @@
 """Keeps the best model by what is logged, with or without an environment."""
 
+import json
 import math
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
 MODES = ("max", "min")
+# In the model's own zip file, so that model and value are replaced in one step; load() leaves it alone
+RECORD = "best_model.json"
 
 
 class LogListener(KVWriter):
@@ -39,6 +43,9 @@ class BestModelCallback(BaseCallback):
     ``rollout/ep_rew_mean``, ``train/bc_loss``, or any other. What is saved is the model as it is when the metric is
     written to the log.
 
+    The value is part of the file. A model that has been trained before, in this process or in the one that saved it,
+    has to beat that of the file already there, if it is of the same metric and mode; a new model begins anew.
+
     :param metric: Name of the metric, as it is in the log
     :param mode: ``"max"`` if larger is better, ``"min"`` if smaller is
     :param path: File of the model, as for ``model.save``. It is replaced as a whole: whoever reads it meanwhile,
@@ -64,6 +71,8 @@ class BestModelCallback(BaseCallback):
         # Each phase may have a logger of its own; one of the user's stays
         if self._listener not in self.logger.output_formats:
             self.logger.output_formats.append(self._listener)
+        if self.best_value is None and self.model._n_updates > 0:
+            self.best_value = self._recorded_value()
 
     def _on_step(self) -> bool:
         return True
@@ -91,17 +100,42 @@ class BestModelCallback(BaseCallback):
             return
         sign = 1 if self.mode == "max" else -1
         if self.best_value is None or sign * value > sign * self.best_value:
-            self._save()
+            self._save(value)
             self.best_value = value
             if self.verbose >= 1:
                 print(f"{self.metric} = {value:.4g} is the best so far: saved the model to {self.path}")
 
-    def _save(self) -> None:
+    def _save(self, value: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, as only there it can be moved in one step
         unfinished = self.path.with_name(f".{self.path.name}.unfinished")
         try:
             self.model.save(unfinished)
+            with zipfile.ZipFile(unfinished, "a") as archive:
+                archive.writestr(RECORD, json.dumps({**self._what(), "value": value}))
             unfinished.replace(self.path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+    def _what(self) -> dict[str, str]:
+        """
+        :return: What a value has to be of to be compared with
+        """
+        return {"metric": self.metric, "mode": self.mode}
+
+    def _recorded_value(self) -> float | None:
+        """
+        :return: The value of the model in the file, ``None`` if there is none that can be compared with
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                record = json.loads(archive.read(RECORD))
+        except (FileNotFoundError, zipfile.BadZipFile, KeyError):
+            # None yet, or not written by this callback
+            return None
+        value = record.pop("value")
+        if record != self._what():
+            return None
+        if self.verbose >= 1:
+            print(f"{self.metric} = {value:.4g} is the best so far, of the model in {self.path}")
+        return value
