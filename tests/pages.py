@@ -52,8 +52,10 @@ def parse_command(words: list[str]) -> None:
         for word in words[2:]:
             check_extras(word)
     elif words[0].endswith("python") and words[1].endswith(".py"):
-        with parsing_only(words[1:]):
-            runpy.run_path(str(ROOT / words[1]), run_name="__main__")
+        script = ROOT / words[1]
+        # What stands beside a script can be imported by it
+        with parsing_only(words[1:]), patch.object(sys, "path", [str(script.parent), *sys.path]):
+            runpy.run_path(str(script), run_name="__main__")
     else:
         raise AssertionError(f"Nothing reads {shlex.join(words)}: say <!-- skip: next \"REASON\" --> before it.")
 

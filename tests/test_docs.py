@@ -71,7 +71,9 @@ def examples(page: Path) -> list[Example]:
         CodeBlockParser("yaml", evaluate_yaml),
         SkipParser(),
     )
-    return list(Document.parse(str(page), *parsers))
+    document = Document.parse(str(page), *parsers)
+    document.namespace["__name__"] = "page"
+    return list(document)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=name_of)
