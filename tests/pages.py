@@ -18,6 +18,7 @@ from sb3_qam.datasets.collect import collect
 from sb3_qam.environments import register_environments
 
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
 
 
 def record_maze(
@@ -57,7 +58,7 @@ def parse_command(words: list[str]) -> None:
         with parsing_only(words[1:]), patch.object(sys, "path", [str(script.parent), *sys.path]):
             runpy.run_path(str(script), run_name="__main__")
     else:
-        raise AssertionError(f"Nothing reads {shlex.join(words)}: say <!-- skip: next \"REASON\" --> before it.")
+        raise AssertionError(f'Nothing reads {shlex.join(words)}: say <!-- skip: next "REASON" --> before it.')
 
 
 def parse_own_command(words: list[str]) -> None:
@@ -73,7 +74,7 @@ def parse_own_command(words: list[str]) -> None:
             command.invoke(context)
 
 
-class Parsed(Exception):  # noqa: N818
+class Parsed(Exception):
     """Everything was understood."""
 
 

@@ -30,10 +30,8 @@ import yaml
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from tests.pages import ROOT, command_lines, parse_command, run_command
+from tests.pages import PAGES, ROOT, command_lines, parse_command, run_command
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-PAGES = [page for page in PAGES if "_build" not in page.parts]
 SHOWN = {"text"}
 EXECUTED = {"python", "sh", "yaml"}
 SKIP = re.compile(r'^<!-- skip: next "(?P<reason>[^"]*)" -->\n```(?P<language>\w*)', re.MULTILINE)

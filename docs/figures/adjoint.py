@@ -1,4 +1,4 @@
-"""Draws the lean adjoint along paths, and the policy that a regression on it gives: ``python docs/figures/adjoint.py``."""
+"""Draws lean adjoints along paths, and what a regression on them gives: ``python docs/figures/adjoint.py``."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,9 +60,7 @@ def main() -> None:
     th.manual_seed(0)
     behavior = TwoModes((-0.4, 0.4), std=0.2)
     policy = behavior.tilted(SLOPE)
-    path = memoryless_path(
-        policy.velocity, behavior.velocity, th.randn(n_paths, 1), th.randn(FLOW_STEPS, n_paths, 1)
-    )
+    path = memoryless_path(policy.velocity, behavior.velocity, th.randn(n_paths, 1), th.randn(FLOW_STEPS, n_paths, 1))
     g_N = terminal_adjoint(lambda action: SLOPE * action[:, 0], path[-1], inverse_temperature=1.0)
     adjoints = lean_adjoint(behavior.velocity, path, g_N)
     sigma = memoryless_sigma(flow_times(FLOW_STEPS))

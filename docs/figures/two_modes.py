@@ -81,6 +81,7 @@ def save(figure: Figure, path: Path) -> None:
     :param path: File to write
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    # The same script gives the same file
+    figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
     print(path)
