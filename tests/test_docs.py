@@ -1,0 +1,115 @@
+"""Every block of code on every page of the documentation, and of the README, is executed, in the order of the page.
+
+Sybil (no dependencies, made for documentation) finds the blocks and executes them with the line numbers of the page;
+the rest is here. Each page is one test, in an empty folder, with an empty Minari cache and one namespace.
+
+- ``python``: executed. What a page needs and a reader has already stands before it, invisibly, such as
+  ``record_maze()`` for the dataset that a page speaks of::
+
+      <!-- invisible-code: python
+      from tests.pages import record_maze
+      record_maze("D4RL/pointmaze/umaze-v2")
+      -->
+
+- ``sh``: ``sb3-qam`` commands are run. ``<!-- parse: REASON -->`` on the line before a block that takes too long has
+  its commands read by the program's own parser (``sb3-qam``, RL Zoo's, those of ``benchmarks/``), and the extras of
+  ``pip install`` looked up.
+- ``yaml``: read. ``<!-- file: NAME -->`` on the line before writes it for the commands that follow.
+- ``text`` and directives of MyST: shown, not executed.
+
+``<!-- skip: next "REASON" -->`` (Sybil's own) leaves out one ``sh`` block. Python is never left out. All pages together
+take less than a minute, so numbers of steps on a page are small.
+"""
+
+import re
+from pathlib import Path
+from unittest import SkipTest
+
+import pytest
+import yaml
+from sybil import Document, Example
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+from tests.pages import PAGES, ROOT, command_lines, parse_command, run_command
+
+SHOWN = {"text"}
+EXECUTED = {"python", "sh", "yaml"}
+SKIP = re.compile(r'^<!-- skip: next "(?P<reason>[^"]*)" -->\n```(?P<language>\w*)', re.MULTILINE)
+PARSE = re.compile(r"^<!-- parse:(?P<reason>.*)-->\n```(?P<language>\w*)", re.MULTILINE)
+FENCES = re.compile(r"^[ \t]*```(?P<info>[^`\n]*)\n(?:.*\n)*?[ \t]*```[ \t]*$", re.MULTILINE)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def note(example: Example, kind: str) -> str | None:
+    """What the comment on the line before a block says: ``<!-- KIND: this -->``."""
+    before = example.document.text[: example.start]
+    found = re.search(rf"<!-- {kind}: (.*?) -->\n\Z", before)
+    return found and found[1]
+
+
+def evaluate_shell(example: Example) -> None:
+    evaluate = run_command if note(example, "parse") is None else parse_command
+    for words in command_lines(example.parsed):
+        evaluate(words)
+
+
+def evaluate_yaml(example: Example) -> None:
+    assert yaml.safe_load(example.parsed) is not None
+    if file := note(example, "file"):
+        Path(file).write_text(example.parsed)
+
+
+def examples(page: Path) -> list[Example]:
+    parsers = (
+        PythonCodeBlockParser(),
+        CodeBlockParser("sh", evaluate_shell),
+        CodeBlockParser("yaml", evaluate_yaml),
+        SkipParser(),
+    )
+    document = Document.parse(str(page), *parsers)
+    document.namespace["__name__"] = "page"
+    return list(document)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=name_of)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SB3_QAM_CACHE", str(tmp_path / "cache"))
+    for example in examples(page):
+        try:
+            example.evaluate()
+        except SkipTest:
+            # Which blocks may is tested below
+            continue
+        except (Exception, SystemExit) as error:
+            error.add_note(f"{name_of(page)}, line {example.line}") if hasattr(error, "add_note") else None
+            raise
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_is_of_a_kind_that_is_executed_or_only_shown(page: Path):
+    text = page.read_text()
+    kinds = [fence["info"] for fence in FENCES.finditer(text)]
+    assert not [kind for kind in kinds if kind not in EXECUTED | SHOWN and not kind.startswith("{")]
+    executed = [example for example in examples(page) if "invisible-code" not in page_part(example)]
+    skips = [example for example in executed if page_part(example).startswith("<!-- skip")]
+    assert len(executed) - len(skips) == sum(kind in EXECUTED for kind in kinds)
+
+
+def page_part(example: Example) -> str:
+    return example.document.text[example.start : example.end]
+
+
+def test_blocks_that_are_not_executed_say_why_and_are_never_python():
+    for page in PAGES:
+        text = page.read_text()
+        for found in [*SKIP.finditer(text), *PARSE.finditer(text)]:
+            print(f"{name_of(page)}: {found['language']} not executed: {found['reason'].strip()}")
+            assert found["language"] == "sh", f"{name_of(page)}: {found[0]}"
+            assert len(found["reason"].split()) >= 2, f"{name_of(page)} gives no reason: {found[0]}"
+        assert len(re.findall(r"^<!-- (?:skip|parse)", text, re.MULTILINE)) == len(
+            [*SKIP.finditer(text), *PARSE.finditer(text)]
+        ), f"{name_of(page)} has a comment that belongs to no block."
