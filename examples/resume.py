@@ -6,7 +6,7 @@ out without the interruption.
 
 What it prints (35 seconds on a CPU core of its own):
 
-    killed, with checkpoints at [200, 400]
+    killed, the last checkpoint is of step 400
     goes on at step 400
     finished at step 1000
     finished at step 1000
@@ -78,7 +78,7 @@ def main() -> None:
         time.sleep(0.01)
     process.kill()
     process.join()
-    print(f"killed, with checkpoints at {[steps(path) for path in checkpoints(OUTPUT / 'killed')]}", flush=True)
+    print(f"killed, the last checkpoint is of step {steps(checkpoints(OUTPUT / 'killed')[-1])}", flush=True)
 
     for name in ("killed", "whole"):
         process = context.Process(target=train, args=(OUTPUT / name,))

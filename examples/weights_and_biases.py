@@ -3,13 +3,11 @@
 Without an account or a network: ``WANDB_MODE=offline`` is set here unless you set it. ``wandb sync`` uploads the run
 later.
 
-What it prints (20 seconds on a CPU core of its own; numbers differ a little from machine to machine):
+What it prints (20 seconds on a CPU core of its own):
 
     1000 gradient steps and 400 environment steps in one history
-    train/bc_loss           0.000
-    train/critic_loss       0.000
-    rollout/ep_rew_mean -0000.000
-    upload with: wandb sync wandb/offline-run-00000000_000000-00000000
+    last checkpoint: step 1400
+    upload with: wandb sync wandb/latest-run
 """
 
 import os
@@ -47,9 +45,8 @@ def main() -> None:
         # Hyper-parameters, and a checkpoint of the model every 500 steps
         model.learn(400, callback=WandbCallback(model_save_path="wandb_model", model_save_freq=500), log_interval=1)
         print(f"1000 gradient steps and {model.num_timesteps - 1000} environment steps in one history")
-        for name in ("train/bc_loss", "train/critic_loss", "rollout/ep_rew_mean"):
-            print(f"{name:20} {run.summary[name]:8.3f}")
-        print(f"upload with: wandb sync {Path(run.dir).parent.relative_to(Path.cwd())}")
+    print(f"last checkpoint: step {QAM.load('wandb_model/model').num_timesteps}")
+    print("upload with: wandb sync wandb/latest-run")
 
 
 if __name__ == "__main__":

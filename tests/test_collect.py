@@ -32,7 +32,7 @@ from sb3_qam.datasets.collect import collect
 from sb3_qam.datasets.oracles import ogbench_oracle
 from sb3_qam.datasets.scripted import ScriptedPolicy
 from sb3_qam.datasets.staging import STAGING_FOLDER, Staging, write_episode
-from tests.conftest import record, write_dataset
+from tests.conftest import needs_uncompressed_images, record, write_dataset
 
 gym.register_envs(gymnasium_robotics)
 # Worker processes are forked from one that has imported what they need: here there are many of them
@@ -180,6 +180,7 @@ class Pictures(gym.Env):
         return self.np_random.integers(0, 256, (36, 36, 3), np.uint8), 0, self.t == 4, False, info
 
 
+@needs_uncompressed_images
 def test_pictures_are_lossless_and_infos_of_one_structure_are_kept():
     model = PPO("CnnPolicy", Pictures(), n_steps=8, batch_size=8, policy_kwargs={"normalize_images": True})
     env = Pictures()

@@ -10,7 +10,7 @@ from sb3_qam import QAM
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from sb3_qam.datasets.minari import read_episodes, training_spaces
 from sb3_qam.datasets.sources import open_dataset
-from tests.conftest import record, write_dataset
+from tests.conftest import needs_uncompressed_images, record, write_dataset
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float64)
 ACTIONS = spaces.Box(np.array([0.0, -5.0], np.float32), np.array([10.0, 5.0], np.float32))
@@ -60,6 +60,7 @@ def test_dict_observations_keep_their_keys():
     QAM("MultiInputPolicy", offline_dataset=dataset, batch_size=8).pretrain(gradient_steps=2)
 
 
+@needs_uncompressed_images
 def test_images_stay_uint8_and_arrive_as_the_environment_gives_them():
     rng = np.random.default_rng(0)
     space = spaces.Box(0, 255, (40, 36, 3), np.uint8)

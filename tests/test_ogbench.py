@@ -16,6 +16,7 @@ from gymnasium import spaces
 from sb3_qam import QAM
 from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.datasets.ogbench import import_ogbench, split_task_id
+from tests.conftest import needs_uncompressed_images
 
 ogbench = pytest.importorskip("ogbench")
 # Two of the 200 trajectories of real data, both of which pass the goal of task 1
@@ -71,6 +72,7 @@ def test_a_cached_dataset_of_another_task_or_of_other_data_is_refused():
             import_ogbench(other, DATA, dataset_id="mine/maze-v0")
 
 
+@needs_uncompressed_images
 def test_images_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # What the environment shows does not matter here, and needs OpenGL
     monkeypatch.setattr(

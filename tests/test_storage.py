@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_qam import QAM
 from sb3_qam.datasets.sources import open_datasets
 from sb3_qam.datasets.storage import cache_folder, load_episodes
-from tests.conftest import episode_buffer, record, write_dataset
+from tests.conftest import episode_buffer, needs_uncompressed_images, record, write_dataset
 
 SMALL = {"batch_size": 16, "flow_steps": 2, "policy_kwargs": {"net_arch": [8]}, "seed": 0}
 
@@ -53,6 +53,7 @@ def test_mapped_episodes_are_those_in_memory(pendulum_dataset):
         assert_same_episodes(expected, mapped)
 
 
+@needs_uncompressed_images
 def test_dicts_and_images_keep_keys_and_types():
     space = spaces.Dict({"a b": spaces.Box(-1, 1, (2,)), "image": spaces.Box(0, 255, (4, 4, 3), np.uint8)})
     rng = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from sb3_qam import QAM
 from sb3_qam.common.augmentation import random_shift
 from sb3_qam.common.image_extractors import ImageCombinedExtractor, ImpalaCNN
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
-from tests.conftest import record, write_dataset
+from tests.conftest import needs_uncompressed_images, record, write_dataset
 from tests.contract.conftest import RandomEnv, images, same_parameters, small
 
 SMALL_CNN = {"features_extractor_kwargs": {"features_dim": 16}}
@@ -129,6 +129,7 @@ def test_stacked_frames_of_a_dict():
     assert {key: space.shape for key, space in model.observation_space.items()} == {"vec": (10,), "img": (2, 64, 64)}
 
 
+@needs_uncompressed_images
 @pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize("channels_first", [False, True])
 def test_a_dataset_of_images_trains_and_online_images_go_on(n_steps: int, channels_first: bool):
