@@ -88,6 +88,7 @@ def draw_aggregate(tasks: list[Task], methods: list[str], looks: Looks) -> "Figu
     """
     names = {"interquartile mean": statistics.iqm, "median": statistics.median, "mean": statistics.mean}
     height = 0.7 * len(methods) + 0.3
+    drawn: set[bool] = set()
     with _figure(1, len(names), panel=(3.6, height), sharey=True) as (figure, grid):
         for panel, (name, statistic) in zip(grid.flat, names.items(), strict=True):
             for row, method in enumerate(methods):
@@ -97,18 +98,20 @@ def draw_aggregate(tasks: list[Task], methods: list[str], looks: Looks) -> "Figu
                 has_offline = all(each.size for each in offline)
                 has_online = any(run.total_steps > run.offline_steps for t in tasks for run in t.finished(method))
                 apart = 0.14 * (has_offline and has_online)
-                if has_online:
-                    _draw_interval(panel, row - apart, statistics.estimate(last, statistic), color, is_filled=True)
-                if has_offline:
-                    _draw_interval(panel, row + apart, statistics.estimate(offline, statistic), color, is_filled=False)
+                phases = [(row - apart, last, True)] * has_online + [(row + apart, offline, False)] * has_offline
+                for place, scores, is_filled in phases:
+                    _draw_interval(panel, place, statistics.estimate(scores, statistic), color, is_filled)
+                    drawn.add(is_filled)
             panel.set_title(name, fontsize=10.5)
             panel.set(xlabel=score_label(tasks), xlim=_with_zero_and_one(panel.get_xlim()))
             panel.grid(axis="y", visible=False)
         first = grid.flat[0]
         first.set_yticks(range(len(methods)), [textwrap.fill(method, 28) for method in methods])
         first.set_ylim(len(methods) - 0.5, -0.5)
-        for label, face in (("after the offline phase", "white"), ("at the end", GRAY)):
-            first.plot([], [], "o", color=GRAY, markerfacecolor=face, label=label)
+        for label, is_filled in (("after the offline phase", False), ("at the end", True)):
+            if is_filled in drawn:
+                face = GRAY if is_filled else "white"
+                first.plot([], [], "o", color=GRAY, markerfacecolor=face, label=label)
         _add_legend(figure, [first])
     return figure
 
@@ -268,9 +271,9 @@ def _draw_published(panel: "Axes", axis: StepAxis, task: Task, looks: Looks) -> 
 
 def _draw_interval(panel: "Axes", row: float, found: Estimate, color: str, is_filled: bool) -> None:
     if found.low is not None and found.high is not None:
-        panel.plot([found.low, found.high], [row, row], color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")
+        panel.plot([found.low, found.high], [row, row], color=color, linewidth=11, alpha=0.3, solid_capstyle="butt")
     face = color if is_filled else "white"
-    panel.plot([found.value], [row], "o", color=color, markerfacecolor=face, markersize=7)
+    panel.plot([found.value], [row], "o", color=color, markerfacecolor=face, markersize=5)
 
 
 def _with_zero_and_one(limits: tuple[float, float]) -> tuple[float, float]:
