@@ -11,6 +11,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
+linkcheck_timeout = 20
 html_theme = "sphinx_rtd_theme"
 
 autodoc_typehints = "description"

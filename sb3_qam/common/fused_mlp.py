@@ -93,7 +93,10 @@ def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th
 
 def linear_gelu(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
     """
-    :return: GELU of what :func:`linear` gives, without a pass of its own where oneDNN does it
+    :param x: shape (rows, n_in)
+    :param weight: shape (n_out, n_in)
+    :param bias: shape (n_out,), or (rows, n_out)
+    :return: GELU of what :func:`linear` gives, shape (rows, n_out), without a pass of its own where oneDNN does it
     """
     if _takes_onednn(x) and bias.dim() == 1:
         return th.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")

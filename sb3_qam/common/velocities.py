@@ -161,6 +161,11 @@ class GivenVelocity:
     def vector_jacobian_product(self, x: th.Tensor, t: float, cotangent: th.Tensor) -> th.Tensor:
         """
         As the function :func:`vector_jacobian_product`, where :meth:`is_fused`.
+
+        :param x: Points, shape (batch, action_dim)
+        :param t: Flow time
+        :param cotangent: A vector for each point, same shape
+        :return: cotangent^T dv/dx, same shape
         """
         _, saved = self.evaluate_and_save(x, t)
         deltas = backpropagate(self._layers, saved, cotangent, of_norms=False)
