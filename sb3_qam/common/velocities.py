@@ -180,6 +180,8 @@ class GivenVelocity:
 class FusedRecorder(Recorder):
     """
     A recorder that need not evaluate the network again: it keeps what the gradients need.
+
+    :param velocity: The velocity, of a network that can be evaluated as a whole
     """
 
     velocity: GivenVelocity
