@@ -10,8 +10,11 @@ release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "figures"]
+linkcheck_timeout = 20
 html_theme = "sphinx_rtd_theme"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"

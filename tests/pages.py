@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import metadata
 from pathlib import Path
 from unittest.mock import patch
 
@@ -97,11 +98,9 @@ def parsing_only(arguments: list[str]) -> Iterator[None]:
 
 
 def check_extras(requirement: str) -> None:
-    """The extras that are asked for are in pyproject.toml."""
+    """The extras that are asked for are those of this package."""
     if not requirement.startswith(("sb3-qam[", ".[")):
         return
-    import tomllib
-
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    known = metadata("sb3-qam").get_all("Provides-Extra", [])
     missing = set(requirement[requirement.index("[") + 1 : -1].split(",")) - set(known)
     assert not missing, f"{requirement}: there are no extras {', '.join(sorted(missing))}."

@@ -1,4 +1,4 @@
-"""Every block of code on every page of the documentation, and of the README, is executed, in the order of the page.
+"""Every block of code on every page of the documentation, and of the README, is executed or, as said below, parsed.
 
 Sybil (no dependencies, made for documentation) finds the blocks and executes them with the line numbers of the page;
 the rest is here. Each page is one test, in an empty folder, with an empty Minari cache and one namespace.
@@ -85,8 +85,8 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
             # Which blocks may is tested below
             continue
         except (Exception, SystemExit) as error:
-            error.add_note(f"{name_of(page)}, line {example.line}") if hasattr(error, "add_note") else None
-            raise
+            # Of commands there is no traceback into the page
+            raise AssertionError(f"{name_of(page)}, line {example.line}: {error!r}") from error
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

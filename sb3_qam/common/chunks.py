@@ -14,7 +14,7 @@ class ChunkState(NamedTuple):
     """
     The chunk that each environment is in.
 
-    :param actions: Whole chunks in the bounds of the action space, shape (n_envs, chunk_size, *action_shape)
+    :param actions: Whole chunks in the bounds of the action space, shape ``(n_envs, chunk_size, *action_shape)``
     :param position: How many of its actions each environment has executed, shape (n_envs,)
     """
 
@@ -25,7 +25,7 @@ class ChunkState(NamedTuple):
     def used_up(cls, n_envs: int, chunk_shape: tuple[int, ...]) -> "ChunkState":
         """
         :param n_envs: Number of environments
-        :param chunk_shape: (chunk_size, *action_shape)
+        :param chunk_shape: ``(chunk_size, *action_shape)``
         :return: The state in which every environment needs a new chunk
         """
         return cls(np.zeros((n_envs, *chunk_shape), np.float32), np.full(n_envs, chunk_shape[0]))
@@ -35,7 +35,7 @@ def check_chunk_state(state: Any, n_envs: int, chunk_shape: tuple[int, ...]) -> 
     """
     :param state: What a caller of predict() gave
     :param n_envs: Number of observations
-    :param chunk_shape: (chunk_size, *action_shape)
+    :param chunk_shape: ``(chunk_size, *action_shape)``
     :return: A copy
     :raises ValueError: if it is not the state that predict() returned for as many environments
     """

@@ -103,7 +103,10 @@ def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th
 
 def linear_gelu(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
     """
-    :return: GELU of what :func:`linear` gives, without a pass of its own where oneDNN does it
+    :param x: shape (rows, n_in)
+    :param weight: shape (n_out, n_in)
+    :param bias: shape (n_out,), or (rows, n_out)
+    :return: GELU of what :func:`linear` gives, shape (rows, n_out), without a pass of its own where oneDNN does it
     """
     # Of bfloat16 its linear layers take no transposed weights
     takes_onednn = _takes_onednn(x) if x.dtype == th.float32 else HAS_BFLOAT16 and weight.is_contiguous()

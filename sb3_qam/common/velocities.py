@@ -170,6 +170,11 @@ class GivenVelocity:
     def vector_jacobian_product(self, x: th.Tensor, t: float, cotangent: th.Tensor) -> th.Tensor:
         """
         As the function :func:`vector_jacobian_product`, where :meth:`is_fused`.
+
+        :param x: Points, shape (batch, action_dim)
+        :param t: Flow time
+        :param cotangent: A vector for each point, same shape
+        :return: cotangent^T dv/dx, same shape
         """
         _, saved = self.evaluate_and_save(x, t)
         deltas = backpropagate(self._layers, saved, cotangent, of_norms=False)
@@ -184,6 +189,8 @@ class GivenVelocity:
 class FusedRecorder(Recorder):
     """
     A recorder that need not evaluate the network again: it keeps what the gradients need.
+
+    :param velocity: The velocity, of a network that can be evaluated as a whole
     """
 
     velocity: GivenVelocity

@@ -18,7 +18,7 @@ class Episodes:
 
     :param name: Names the data in errors and logs
     :param lengths: Number of transitions of each episode, shape (E,)
-    :param observations: shape (T + E, *obs_shape), or a dict of such arrays
+    :param observations: shape ``(T + E, *obs_shape)``, or a dict of such arrays
     :param actions: Actions scaled to [-1, 1], float32, shape (T, action_dim)
     :param rewards: float32, shape (T,)
     :param terminations: bool, shape (T,)

@@ -96,7 +96,10 @@ class Memory:
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """
-        :return: An array in memory
+        :param name: What will be in it
+        :param shape: Its shape
+        :param dtype: Its type
+        :return: An array in memory, not yet filled
         """
         return np.empty(shape, dtype)
 
@@ -255,7 +258,7 @@ def _scaled(actions: Any, action_space: spaces.Box, n_steps: int, episode: Place
 
 def scale_actions(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:
     """
-    :param actions: Actions of an episode, shape (steps, *action_shape)
+    :param actions: Actions of an episode, shape ``(steps, *action_shape)``
     :param action_space: Their space
     :return: Actions in [-1, 1], as ``BasePolicy.scale_action`` makes them, which needs a policy
     """

@@ -106,6 +106,8 @@ class ManipulationOracle(_Oracle):
     """
     Has OGBench's oracle for whatever the present target is about move it there.
 
+    :param noise: How much noise
+    :param p_random_action: Probability of a random action
     :param kind: One of KINDS
     """
 
@@ -187,6 +189,9 @@ class ManipulationOracle(_Oracle):
 class PointMazeOracle(_Oracle):
     """
     Goes the shortest way through the cells of a maze, with Gaussian noise on every action.
+
+    :param noise: Its standard deviation
+    :param p_random_action: Probability of a random action
     """
 
     env_kwargs: ClassVar[Mapping[str, Any]] = MappingProxyType({"terminate_at_goal": False})

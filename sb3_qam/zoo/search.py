@@ -41,7 +41,13 @@ def sample_qam_edit_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sampler for QAM-E hyperparams, with the same arguments.
+    Sampler for QAM-E hyperparams.
+
+    :param trial: The trial
+    :param n_actions: Dimension of the actions
+    :param n_envs: Number of environments
+    :param additional_args: Whether there is a ``HerReplayBuffer``, and its arguments
+    :return: Arguments of QAM, ``edit_scale`` among them
     """
     edit_scale = trial.suggest_float("edit_scale", 0.03, 1.0, log=True)
     return {"edit_scale": edit_scale, **sample_qam_params(trial, n_actions, n_envs, additional_args)}
@@ -51,7 +57,13 @@ def sample_qam_f_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sampler for QAM-F hyperparams, with the same arguments.
+    Sampler for QAM-F hyperparams.
+
+    :param trial: The trial
+    :param n_actions: Dimension of the actions
+    :param n_envs: Number of environments
+    :param additional_args: Whether there is a ``HerReplayBuffer``, and its arguments
+    :return: Arguments of QAM, ``distill_coef`` among them
     """
     distill_coef = trial.suggest_float("distill_coef", 0.3, 1000.0, log=True)
     return {"distill_coef": distill_coef, **sample_qam_params(trial, n_actions, n_envs, additional_args)}
@@ -61,7 +73,13 @@ def sample_trqam_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sampler for TRQAM hyperparams, with the same arguments. The temperature is learnt.
+    Sampler for TRQAM hyperparams. The temperature is learnt.
+
+    :param trial: The trial
+    :param n_actions: Dimension of the actions
+    :param n_envs: Number of environments
+    :param additional_args: Whether there is a ``HerReplayBuffer``, and its arguments
+    :return: Arguments of QAM, ``kl_budget`` among them
     """
     kl_budget = trial.suggest_float("kl_budget", 0.03, 10.0, log=True)
     return convert_qam_params({"kl_budget": kl_budget, **_sample_common(trial, additional_args)})
