@@ -124,11 +124,11 @@ class Walker(ScriptedPolicy):
         self.wanders = rng.random() < 0.5
         self.free_cells = [
             (row, column)
-            for row, line in enumerate(self.simulation.maze.maze_map)
+            for row, line in enumerate(env.get_wrapper_attr("maze").maze_map)
             for column, cell in enumerate(line)
             if cell != 1
         ]
-        self.target = None if self.wanders else self.simulation.goal
+        self.target = None if self.wanders else env.get_wrapper_attr("goal")
 
     def select_action(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
         position = self.simulation.data.qpos[:2]
