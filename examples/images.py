@@ -124,11 +124,11 @@ class Walker(ScriptedPolicy):
         self.wanders = rng.random() < 0.5
         self.free_cells = [
             (row, column)
-            for row, line in enumerate(self.simulation.maze.maze_map)
+            for row, line in enumerate(env.get_wrapper_attr("maze").maze_map)
             for column, cell in enumerate(line)
             if cell != 1
         ]
-        self.target = None if self.wanders else self.simulation.goal
+        self.target = None if self.wanders else env.get_wrapper_attr("goal")
 
     def select_action(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
         position = self.simulation.data.qpos[:2]
@@ -163,24 +163,20 @@ class Walker(ScriptedPolicy):
 # ---------------------------------------------------------------------- training and evaluation
 
 
-def make_model(dataset: minari.MinariDataset, clone_steps: int, offline_steps: int, seed: int) -> QAM:
+def make_model(dataset: minari.MinariDataset, seed: int) -> QAM:
     """QAM with networks for a few minutes on a CPU: small encoders, one for each."""
     extractor_kwargs = dict(features_dim=64, n_channels=(8, 16, 16), n_blocks=1)
     return QAM(
         "CnnPolicy",
         make_vec_env(make_env),
         offline_dataset=dataset,
-        # Cheap steps in which the encoder of the flows learns to find the ball
-        clone_steps=clone_steps,
-        offline_steps=offline_steps,
         image_shift=2,
         learning_rate=1e-3,
         batch_size=32,
         buffer_size=5_000,
-        gamma=0.95,
-        tau=0.01,
-        n_steps=5,
-        inverse_temperature=10.0,
+        gamma=0.9,
+        tau=0.02,
+        inverse_temperature=30.0,
         flow_steps=5,
         policy_kwargs=dict(
             net_arch=[128, 128],
@@ -204,8 +200,10 @@ def train_and_evaluate(
     dataset: minari.MinariDataset, arguments: argparse.Namespace, seed: int
 ) -> dict[str, dict[str, float]]:
     """Offline, then online; what the clone, and QAM after either phase, reach."""
-    model = make_model(dataset, arguments.clone_steps, arguments.offline_steps, seed)
-    model.learn(0, progress_bar=True)
+    model = make_model(dataset, seed)
+    # Cheap steps in which the encoder of the flows learns to find the ball
+    model.pretrain(gradient_steps=arguments.clone_steps, objective="clone", progress_bar=True)
+    model.pretrain(gradient_steps=arguments.offline_steps, reset_num_timesteps=False, progress_bar=True)
     offline = arguments.output / f"seed{seed}_offline"
     model.save(offline)
     # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
@@ -223,9 +221,9 @@ def train_and_evaluate(
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Learning from images, offline and online.")
     parser.add_argument("--episodes", type=int, default=300, help="episodes in the dataset")
-    parser.add_argument("--clone-steps", type=int, default=600, help="gradient steps of cloning")
+    parser.add_argument("--clone-steps", type=int, default=1000, help="gradient steps of cloning")
     parser.add_argument("--offline-steps", type=int, default=1000, help="gradient steps of QAM on the dataset")
-    parser.add_argument("--online-steps", type=int, default=300, help="environment steps afterwards")
+    parser.add_argument("--online-steps", type=int, default=200, help="environment steps afterwards")
     parser.add_argument("--starts", type=int, default=50, help="episodes of each evaluation")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a run for each")
     parser.add_argument("--processes", type=int, default=2, help="processes that collect")

@@ -90,14 +90,14 @@ class ImpalaCNN(BaseFeaturesExtractor):
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """
         :param observations: Images as floats, shape (batch, channels, height, width)
         :return: shape (batch, features_dim)
         """
-        # With the channels of a pixel side by side in memory, convolutions and pooling take half the time on a CPU
+        # With the channels of a pixel side by side in memory, convolutions and pooling are faster on a CPU
         channels_last = observations.permute(0, 2, 3, 1).contiguous()
         return self.linear(self.cnn(channels_last.permute(0, 3, 1, 2)))
 
