@@ -46,12 +46,15 @@ def run_on_ray(runs: list[Run], root: Path, resources: Resources) -> Iterator[tu
     root, environment = root.absolute(), {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     # A process that has trained is not as new: max_calls
     task = ray.remote(max_calls=1, num_gpus=resources.gpus)(_run_in_task)
-    waiting, pending = list(reversed(runs)), {}
+    waiting = runs[::-1]
+    pending: dict[Any, Run] = {}
     try:
         while waiting or pending:
             while waiting and len(pending) < (resources.jobs or len(runs)):
                 run = waiting.pop()
-                reference = task.options(name=str(run), num_cpus=n_threads(run)).remote(run, root, Path.cwd(), environment)
+                reference = task.options(name=str(run), num_cpus=n_threads(run)).remote(
+                    run, root, Path.cwd(), environment
+                )
                 pending[reference] = run
             ended, _ = ray.wait(list(pending))
             for reference in ended:
