@@ -5,6 +5,7 @@ its own rows of it, and the gradients are averaged before the optimizer's step. 
 the whole batch, to float32 rounding, however many processes there are.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -172,8 +173,16 @@ def find_replicas() -> Replicas:
         if dist.is_torchelastic_launched() and not dist.is_initialized() and int(os.environ["WORLD_SIZE"]) > 1:
             _join()
         if dist.is_initialized() and dist.get_world_size() > 1:
-            return ProcessGroup()
+            return _process_group(dist.group.WORLD)
     return Replicas()
+
+
+@functools.cache
+def _process_group(group: dist.ProcessGroup) -> ProcessGroup:
+    """
+    One object for all models: making it takes all processes, and making or loading a model must not.
+    """
+    return ProcessGroup()
 
 
 def _join() -> None:
