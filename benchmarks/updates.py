@@ -9,7 +9,9 @@ the median of several runs that take turns in the same process,
 * the ratio of the two, the share of each phase, and the peak of resident memory above what there was before the model.
 
 Only ratios mean something on a machine that does other things too. ``--compare NAME=VALUE`` lets models with other
-arguments of QAM take turns with the default, ``--plot`` draws how the cost of the size "mid" grows with each number.
+arguments of QAM take turns with the default, such as ``precision="'bf16'"``, ``--plot`` draws how the cost of the size
+"mid" grows with each number. ``--device cuda`` has data, networks and the products of the floor on a GPU; where there
+is none it says so and measures nothing.
 """
 
 import argparse
@@ -96,7 +98,7 @@ def make_dataset(size: Size) -> minari.MinariDataset:
     )
 
 
-def make_model(size: Size, dataset: minari.MinariDataset, arguments: dict[str, Any]) -> QAM:
+def make_model(size: Size, dataset: minari.MinariDataset, arguments: dict[str, Any], device: str = "cpu") -> QAM:
     """A model that is ready for ``train()``."""
     return QAM(
         "FlowPolicy",
@@ -105,7 +107,8 @@ def make_model(size: Size, dataset: minari.MinariDataset, arguments: dict[str, A
         flow_steps=size.flow_steps,
         batch_size=size.batch_size,
         buffer_size=1000,
-        device="cpu",
+        device=device,
+        offline_storage="memory" if device == "cpu" else "cuda",
         policy_kwargs={"net_arch": [size.width] * size.depth, "n_critics": size.n_critics},
         **arguments,
     )
@@ -236,8 +239,19 @@ def time_phases(model: QAM, batch_size: int, n_updates: int) -> dict[str, float]
     return {name: seconds / total for name, seconds in clock.seconds.items()}
 
 
+def until_done(function: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """The function, and the wait for what a GPU still has to do."""
+
+    def run() -> None:
+        function()
+        if device != "cpu":
+            th.cuda.synchronize()
+
+    return run
+
+
 def measure(
-    size: Size, compared: dict[str, dict[str, Any]], n_updates: int, repetitions: int
+    size: Size, compared: dict[str, dict[str, Any]], n_updates: int, repetitions: int, device: str = "cpu"
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """
     Time one size.
@@ -246,6 +260,7 @@ def measure(
     :param compared: Arguments of QAM by name, the default's first
     :param n_updates: Number of updates in a turn
     :param repetitions: Number of turns
+    :param device: Where to measure
     :return: Rates of each model, and the phases of the first
     """
     dataset = make_dataset(size)
@@ -254,15 +269,19 @@ def measure(
     results: list[dict[str, Any]] = []
     turns: dict[str, Callable[[], Any]] = {}
     for name, arguments in compared.items():
-        model = make_model(size, dataset, arguments)
-        model.pretrain(gradient_steps=3)
-        turns[name] = partial(model.train, n_updates, size.batch_size)
+        model = make_model(size, dataset, arguments, device)
+        # Enough for a CUDA graph to be recorded
+        model.pretrain(gradient_steps=6)
+        turns[name] = until_done(partial(model.train, n_updates, size.batch_size), device)
         if not results:
-            phases = time_phases(model, size.batch_size, 2 * n_updates)
+            # On a GPU what was asked for is done later
+            phases = time_phases(model, size.batch_size, 2 * n_updates) if device == "cpu" else {}
         results.append({"arguments": name, "peak_mb": resident_megabytes("VmHWM") - before})
-    floor = make_floor(size)
+    with th.device(device):
+        floor = make_floor(size)
     floor()
-    medians = take_turns({**turns, "floor": lambda: [floor() for _ in range(n_updates)]}, repetitions)
+    turns["floor"] = until_done(lambda: [floor() for _ in range(n_updates)], device)
+    medians = take_turns(turns, repetitions)
     floor_rate = n_updates / medians["floor"]
     for result in results:
         rate = n_updates / medians[str(result["arguments"])]
@@ -305,7 +324,11 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=11)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not th.cuda.is_available():
+        print("Skipped: this machine has no GPU that PyTorch can use.")
+        return
     compared: dict[str, dict[str, Any]] = {
         "default": {},
         **{text: parse_arguments_of_qam(text) for text in arguments.compare},
@@ -316,7 +339,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINARI_DATASETS_PATH"] = folder
         for name in arguments.sizes:
-            results, phases = measure(SIZES[name], compared, arguments.updates, arguments.repetitions)
+            results, phases = measure(SIZES[name], compared, arguments.updates, arguments.repetitions, arguments.device)
             for result in results:
                 rows.append({"size": name, **result, "threads": th.get_num_threads(), **asdict(SIZES[name])})
                 print(

@@ -124,7 +124,9 @@ class RecordedQAM(QAM):
 
     def _update(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
         super()._update(batch, noise)
-        self.dual_variables.append({name: getattr(self.trust_region, ours) for name, ours in DUAL_VARIABLES.items()})
+        self.dual_variables.append(
+            {name: getattr(self.trust_region, ours).clone() for name, ours in DUAL_VARIABLES.items()}
+        )
 
     def _clip_gradients(self) -> th.Tensor:
         self.gradients.append(

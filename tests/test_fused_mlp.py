@@ -1,6 +1,7 @@
 """Networks evaluated as a whole give what their modules give one after the other, and so do their gradients."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch as th
@@ -54,7 +55,7 @@ def assert_close(got: list[th.Tensor], expected: list[th.Tensor], rows: int = 1)
     """To float32 rounding of the largest magnitude in each array, and of what cancels in a sum over rows."""
     for one, other in zip(got, expected, strict=True):
         assert one.shape == other.shape
-        assert (one - other).abs().max() <= 1e-4 * float(other.abs().max()) + 3e-6 * rows
+        assert (one - other).abs().max() <= 1e-4 * float(other.detach().abs().max()) + 3e-6 * rows
 
 
 @settings(max_examples=40, deadline=None)
@@ -87,6 +88,54 @@ def test_outputs_and_gradients_equal_those_of_the_modules(
         got = gradients(outputs, weights, mlp, inputs)
     assert_close([outputs], [expected])
     assert_close(got, gradients(expected, weights.double(), exact, exact_inputs), rows)
+
+
+def in_bfloat16(mlp: MLP, evaluate: Callable[[th.Tensor], th.Tensor], inputs: th.Tensor, weights: th.Tensor):
+    with th.autocast("cpu", th.bfloat16, cache_enabled=False):
+        outputs = evaluate(inputs)
+        return [outputs.float(), *gradients(outputs, weights, mlp, inputs)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.sampled_from([1, 16, 100]),
+    sizes=st.lists(st.sampled_from([3, 40, 70]), min_size=2, max_size=5),
+    norm=st.booleans(),
+    members=st.sampled_from([None, 3]),
+    has_bfloat16=st.booleans(),
+)
+def test_bfloat16_is_as_exact_as_the_modules_in_it(
+    rows: int, sizes: list[int], norm: bool, members: int | None, has_bfloat16: bool
+):
+    mlp = make_mlp([sizes[0], *(max(size, 40) for size in sizes[1:-1]), sizes[-1]], norm, members)
+    inputs = th.randn(rows, sizes[0], requires_grad=True)
+    exact = mlp._module_by_module(inputs)
+    weights = th.randn(exact.shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_mlp, "HAS_BFLOAT16", has_bfloat16 and fused_mlp.HAS_BFLOAT16)
+        results = in_bfloat16(mlp, mlp, inputs, weights)
+        with th.no_grad(), th.autocast("cpu", th.bfloat16):
+            without_gradient = mlp(inputs)
+    of_modules = in_bfloat16(mlp, mlp._module_by_module, inputs, weights)
+    for got, other, expected in zip(
+        [without_gradient, *results],
+        of_modules[:1] + of_modules,
+        [exact, exact, *gradients(exact, weights, mlp, inputs)],
+        strict=True,
+    ):
+        assert got.dtype == th.float32
+        # 2^-8 is the step of bfloat16
+        assert (got - expected).norm() <= 2 * (other - expected).norm() + 2**-8 * expected.norm()
+
+
+def test_the_slope_in_bfloat16_is_that_of_gelu():
+    h = th.linspace(-12, 12, 2000).bfloat16().view(4, -1)
+    exact = h.double().requires_grad_()
+    value = nn.functional.gelu(exact, approximate="tanh")
+    (slope,) = th.autograd.grad(value.sum(), exact)
+    got_value, got_slope = fused_mlp.gelu_and_slope(h)
+    th.testing.assert_close(got_value.double(), value, rtol=2**-8, atol=1e-6)
+    th.testing.assert_close(got_slope.double(), slope, rtol=2**-8, atol=1e-6)
 
 
 @pytest.mark.parametrize("members", [None, 2])

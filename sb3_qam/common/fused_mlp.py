@@ -7,8 +7,12 @@ What an evaluation module by module gives, this gives to float32 rounding (``tes
 
 All functions take and return 2-D tensors, and none builds a graph. An ensemble is a list of networks: the products of
 one member after the other stay in the cache, those of a batched product do not.
+
+Where the weights are bfloat16, so are the products and what goes from layer to layer. What goes in and comes out is
+float32 all the same: inputs, outputs, and the gradients of inputs and parameters.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,14 +21,16 @@ from torch.nn import functional as F
 
 # Where oneDNN's kernels are the faster ones (docs/guide/speed.md)
 MIN_ROWS_FOR_ONEDNN, MIN_WIDTH_FOR_ONEDNN = 16, 64
+# 1 + tanh(y) = 2 sigmoid(2 y)
+GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
 
 
 class Layer(NamedTuple):
     """
     One linear layer and what follows it.
 
-    :param weight: shape (out, in), with any strides
-    :param bias: shape (out,), or (rows, out) where the layer adds something else to each row
+    :param weight: shape (out, in), with any strides, float32 or bfloat16
+    :param bias: shape (out,), or (rows, out) where the layer adds something else to each row; of the same type
     :param scale: Of the normalisation after the activation, shape (out,); ``None`` where there is none
     :param shift: The same
     :param eps: Of the normalisation
@@ -42,7 +48,8 @@ class Saved(NamedTuple):
     What the gradients of a layer need.
 
     :param x: Its input, shape (rows, in)
-    :param h: What its linear part gives, shape (rows, out); ``None`` for the last layer
+    :param h: In float32: what its linear part gives, shape (rows, out); ``None`` for the last layer
+    :param slope: In bfloat16: the derivative of the activation there, same shape; ``None`` for the last layer
     :param activation: What a normalisation is given, same shape; ``None`` where there is none
     :param mean: Its mean over each row, shape (rows, 1)
     :param rstd: 1 / its standard deviation, same shape
@@ -50,6 +57,7 @@ class Saved(NamedTuple):
 
     x: th.Tensor
     h: th.Tensor | None = None
+    slope: th.Tensor | None = None
     activation: th.Tensor | None = None
     mean: th.Tensor | None = None
     rstd: th.Tensor | None = None
@@ -73,10 +81,12 @@ def has_onednn() -> bool:
 
 
 HAS_ONEDNN = has_onednn()
+HAS_BFLOAT16 = HAS_ONEDNN and th.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _takes_onednn(x: th.Tensor) -> bool:
-    return HAS_ONEDNN and x.shape[0] >= MIN_ROWS_FOR_ONEDNN
+    # Of bfloat16, th.mm takes oneDNN's products itself
+    return HAS_ONEDNN and x.shape[0] >= MIN_ROWS_FOR_ONEDNN and x.dtype == th.float32
 
 
 def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
@@ -95,9 +105,28 @@ def linear_gelu(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
     """
     :return: GELU of what :func:`linear` gives, without a pass of its own where oneDNN does it
     """
-    if _takes_onednn(x) and bias.dim() == 1:
+    # Of bfloat16 its linear layers take no transposed weights
+    takes_onednn = _takes_onednn(x) if x.dtype == th.float32 else HAS_BFLOAT16 and weight.is_contiguous()
+    if takes_onednn and bias.dim() == 1:
         return th.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
     return F.gelu(th.addmm(bias, x, weight.t()), approximate="tanh")
+
+
+def gelu_and_slope(h: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    GELU by the sigmoid, which its tanh approximation is the same as: PyTorch's own takes longer for one of the two in
+    bfloat16 than this for both.
+
+    :param h: shape (rows, width), bfloat16
+    :return: GELU of h and its derivative, same shape and type
+    """
+    x = h.float()
+    cubic = th.square(x).mul_(0.044715 * GELU_SLOPE)
+    gate = th.add(cubic, GELU_SLOPE).mul_(x).sigmoid_()
+    value = x.mul_(gate)
+    # gate' = gate (1 - gate) (GELU_SLOPE + 3 cubic)
+    slope = th.addcmul(value, value, gate, value=-1).mul_(cubic.mul_(3).add_(GELU_SLOPE)).add_(gate)
+    return value.to(h.dtype), slope.to(h.dtype)
 
 
 def outer(a: th.Tensor, b: th.Tensor) -> th.Tensor:
@@ -106,11 +135,11 @@ def outer(a: th.Tensor, b: th.Tensor) -> th.Tensor:
 
     :param a: shape (rows, n)
     :param b: shape (rows, m)
-    :return: ``a.T @ b``, shape (n, m)
+    :return: ``a.T @ b``, shape (n, m), float32
     """
     if _takes_onednn(a) and min(a.shape[1], b.shape[1]) > MIN_WIDTH_FOR_ONEDNN:
         return th.ops.mkldnn._linear_pointwise(a.t(), b.t(), None, "none", [], "")
-    return th.mm(a.t(), b)
+    return th.mm(a.t(), b).float()
 
 
 def evaluate(layers: Sequence[Layer], x: th.Tensor) -> th.Tensor:
@@ -119,11 +148,12 @@ def evaluate(layers: Sequence[Layer], x: th.Tensor) -> th.Tensor:
     :param x: shape (rows, in)
     :return: Its output, shape (rows, out)
     """
+    x = x.to(layers[0].weight.dtype)
     for weight, bias, scale, shift, eps in layers[:-1]:
         x = linear_gelu(x, weight, bias)
         if scale is not None:
             x = th.layer_norm(x, scale.shape, scale, shift, eps)
-    return linear(x, layers[-1].weight, layers[-1].bias)
+    return linear(x, layers[-1].weight, layers[-1].bias).float()
 
 
 def evaluate_and_save(layers: Sequence[Layer], x: th.Tensor) -> tuple[th.Tensor, list[Saved]]:
@@ -133,18 +163,23 @@ def evaluate_and_save(layers: Sequence[Layer], x: th.Tensor) -> tuple[th.Tensor,
     :return: Its output, and what the gradients of each layer need
     """
     saved = []
+    x = x.to(layers[0].weight.dtype)
     for weight, bias, scale, shift, eps in layers[:-1]:
         h = linear(x, weight, bias)
-        activation = F.gelu(h, approximate="tanh")
+        if h.dtype == th.bfloat16:
+            activation, slope = gelu_and_slope(h)
+            kept = Saved(x, slope=slope)
+        else:
+            activation = F.gelu(h, approximate="tanh")
+            kept = Saved(x, h)
         if scale is None or shift is None:
-            saved.append(Saved(x, h))
             x = activation
         else:
-            normalized, mean, rstd = th.native_layer_norm(activation, scale.shape, scale, shift, eps)
-            saved.append(Saved(x, h, activation, mean, rstd))
-            x = normalized
+            x, mean, rstd = th.native_layer_norm(activation, scale.shape, scale, shift, eps)
+            kept = kept._replace(activation=activation, mean=mean, rstd=rstd)
+        saved.append(kept)
     saved.append(Saved(x))
-    return linear(x, layers[-1].weight, layers[-1].bias), saved
+    return linear(x, layers[-1].weight, layers[-1].bias).float(), saved
 
 
 def backpropagate(
@@ -157,7 +192,7 @@ def backpropagate(
     :param of_norms: Whether the gradients of normalisations are needed
     :return: Gradients inside the network
     """
-    pre: list[th.Tensor] = [gradient]
+    pre: list[th.Tensor] = [gradient.to(layers[-1].weight.dtype)]
     norms: list[tuple[th.Tensor, ...]] = [()]
     for layer, below, kept in zip(reversed(layers[1:]), reversed(layers[:-1]), reversed(saved[:-1]), strict=True):
         # Of a single output the product is one of numbers
@@ -175,10 +210,22 @@ def backpropagate(
                 below.shift,
                 [True, of_norms, of_norms],
             )
-        assert kept.h is not None  # for mypy
-        pre.append(th.ops.aten.gelu_backward(of_output, kept.h, approximate="tanh"))
+        if kept.slope is not None:
+            pre.append(of_output * kept.slope)
+        else:
+            assert kept.h is not None  # for mypy
+            pre.append(th.ops.aten.gelu_backward(of_output, kept.h, approximate="tanh"))
         norms.append(tuple(of_norm))
     return Deltas(pre[::-1], norms[::-1])
+
+
+def input_gradient(deltas: Deltas, weight: th.Tensor) -> th.Tensor:
+    """
+    :param deltas: What :func:`backpropagate` gave
+    :param weight: Of the first layer, shape (out, in), or those of its columns whose inputs are meant
+    :return: Gradient of the inputs, shape (rows, in)
+    """
+    return linear(deltas.pre[0], weight.t()).float()
 
 
 def parameter_gradients(
@@ -193,5 +240,5 @@ def parameter_gradients(
     gradients = []
     for kept, pre, of_norm in zip(saved, deltas.pre, deltas.of_norms, strict=True):
         of_weight = outer(kept.x, pre) if weights_are_transposed else outer(pre, kept.x)
-        gradients += [of_weight, pre.sum(dim=0), *of_norm]
+        gradients += [of_weight, pre.sum(dim=0, dtype=th.float32), *of_norm]
     return gradients

@@ -7,7 +7,14 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_qam.common.fused_mlp import Layer, backpropagate, evaluate, evaluate_and_save, linear, parameter_gradients
+from sb3_qam.common.fused_mlp import (
+    Layer,
+    backpropagate,
+    evaluate,
+    evaluate_and_save,
+    input_gradient,
+    parameter_gradients,
+)
 
 # Flax's default, which the published numbers were made with; PyTorch's own is 1e-5.
 LAYER_NORM_EPS = 1e-6
@@ -102,7 +109,8 @@ class MLP(nn.Sequential):
         """
         members = self.fused_members()
         if members is None:
-            return self._module_by_module(inputs)
+            # Autocast would have what follows in its type too
+            return self._module_by_module(inputs).to(inputs.dtype)
         rows = inputs.flatten(end_dim=-2)
         parameters = [part for module in self for part in module._parameters.values() if part is not None]
         if th.is_grad_enabled() and (rows.requires_grad or any(part.requires_grad for part in parameters)):
@@ -120,11 +128,12 @@ class MLP(nn.Sequential):
 
     def fused_members(self) -> list[list[Layer]] | None:
         """
-        :return: The layers of each member, as views of the parameters; ``None`` if they cannot be evaluated together,
-            or are being exported to ONNX
+        :return: The layers of each member, as views of the parameters, or as copies in bfloat16 where autocast asks
+            for it; ``None`` if they cannot be evaluated together, or are being exported to ONNX
         """
+        dtype = th.get_autocast_dtype("cpu") if th.is_autocast_enabled("cpu") else th.float32
         # In a file there are to be the operators of the modules
-        if th.onnx.is_in_onnx_export():
+        if th.onnx.is_in_onnx_export() or dtype not in (th.float32, th.bfloat16):
             return None
         kinds = LAYER_KINDS if self.n_members is None else ENSEMBLE_LAYER_KINDS
         layers: list[tuple[Any, ...]] = []
@@ -141,7 +150,7 @@ class MLP(nn.Sequential):
             if len(parameters) != 2 or parameters[0].device.type != "cpu" or parameters[0].dtype != th.float32:
                 return None
             if type(module) is kinds[0]:
-                layers.append((*parameters, None, None, 0.0))
+                layers.append((*(part.to(dtype) for part in parameters), None, None, 0.0))
                 expected = (TanhGELU,)
             else:
                 eps = getattr(module, "eps", LAYER_NORM_EPS)
@@ -196,7 +205,7 @@ class FusedNetworks(th.autograd.Function):
         for layers, saved, gradient in zip(ctx.members, ctx.saved, gradients.contiguous(), strict=True):
             deltas = backpropagate(layers, saved, gradient, of_norms=any(needs_parameters))
             if needs_inputs:
-                part = linear(deltas.pre[0], layers[0].weight.t())
+                part = input_gradient(deltas, layers[0].weight)
                 of_inputs = part if of_inputs is None else of_inputs.add_(part)
             if any(needs_parameters):
                 of_members.append(parameter_gradients(saved, deltas, weights_are_transposed=ctx.is_ensemble))

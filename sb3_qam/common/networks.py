@@ -202,8 +202,8 @@ class EditPolicy(ActorNetwork):
         :return: Edits in (-1, 1), same shape, and their log-density, shape (...)
         """
         latent = self.mlp(th.cat([broadcast_features(features, actions), actions], dim=-1))
-        log_std = self.log_std(latent).clamp(*LOG_STD_RANGE)
-        raw = self.mean(latent) + log_std.exp() * noise
+        log_std = self.log_std(latent).to(latent.dtype).clamp(*LOG_STD_RANGE)
+        raw = self.mean(latent).to(latent.dtype) + log_std.exp() * noise
         log_density = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
         # log of d tanh(u) / du = 1 - tanh(u)^2, which would be 0 for large u in this form
         log_derivative = 2 * (math.log(2) - raw - F.softplus(-2 * raw))

@@ -1,5 +1,8 @@
 """What the updates report: checked for non-finite values and averaged for the logger, on the device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch as th
 
 # On a GPU, reading a value back waits for the device: non-finite values are found at most this many updates late.
@@ -16,6 +19,7 @@ class UpdateMonitor:
     def __init__(self, check_interval: int) -> None:
         self.check_interval = check_interval
         self._names: list[str] = []
+        self._held: dict[str, th.Tensor] | None = None
         self._reset()
 
     @classmethod
@@ -42,6 +46,9 @@ class UpdateMonitor:
         :param values: Scalars by name: those of another phase of training end what was being averaged
         :raises FloatingPointError: where a value of this update, or of one not yet read, is not finite
         """
+        if self._held is not None:
+            self._held.update(values)
+            return
         if self._names != list(values):
             self.check()
             self._reset()
@@ -60,6 +67,20 @@ class UpdateMonitor:
         self._unchecked += 1
         if self._unchecked >= self.check_interval:
             self.check()
+
+    @contextmanager
+    def hold(self) -> Iterator[dict[str, th.Tensor]]:
+        """
+        What is reported inside is neither looked at nor counted: the update is only being recorded.
+
+        :return: A dict that takes the values reported
+        """
+        held: dict[str, th.Tensor] = {}
+        self._held = held
+        try:
+            yield held
+        finally:
+            self._held = None
 
     def check(self) -> None:
         """

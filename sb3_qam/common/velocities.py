@@ -12,7 +12,7 @@ from sb3_qam.common.fused_mlp import (
     backpropagate,
     evaluate,
     evaluate_and_save,
-    linear,
+    input_gradient,
     outer,
     parameter_gradients,
 )
@@ -67,7 +67,7 @@ class Recorder:
         :param t: Flow time
         :return: The velocity, same shape
         """
-        self._points.append((x, th.as_tensor(t, dtype=x.dtype, device=x.device).view(1, 1)))
+        self._points.append((x, as_tensor_beside(x, t).view(1, 1)))
         return self.velocity(x, t)
 
     def velocities(self) -> th.Tensor:
@@ -76,6 +76,15 @@ class Recorder:
         """
         points, times = zip(*self._points, strict=True)
         return self.velocity(th.stack(points), th.stack(times))
+
+
+def as_tensor_beside(x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
+    """
+    :param x: Points
+    :param t: Flow time
+    :return: t as a tensor of the same type and device, without a copy from the host
+    """
+    return t.to(x) if isinstance(t, th.Tensor) else x.new_full((1, 1), t)
 
 
 def broadcast_features(features: th.Tensor, like: th.Tensor) -> th.Tensor:
@@ -110,7 +119,7 @@ class GivenVelocity:
             return th.stack([self(*each) for each in zip(x, t.expand(len(x), 1, 1), strict=True)])
         if not th.is_grad_enabled() and self._takes_rows(x.shape[:-1].numel()):
             return evaluate(self._layers, self._inputs(x, t)).view(x.shape)
-        time = th.as_tensor(t, dtype=x.dtype, device=x.device).expand(*x.shape[:-1], 1)
+        time = as_tensor_beside(x, t).expand(*x.shape[:-1], 1)
         return self.mlp(th.cat([broadcast_features(self.features, x), x, time], dim=-1))
 
     def is_fused(self, x: th.Tensor) -> bool:
@@ -139,7 +148,7 @@ class GivenVelocity:
         of_features, of_point = first.weight.split(
             [self.features.shape[1], first.weight.shape[1] - self.features.shape[1]], 1
         )
-        bias = th.addmm(first.bias, self.features.detach(), of_features.t())
+        bias = th.addmm(first.bias, self.features.detach().to(of_features.dtype), of_features.t())
         return [first._replace(weight=of_point.contiguous(), bias=bias), *others]
 
     @staticmethod
@@ -164,12 +173,12 @@ class GivenVelocity:
         """
         _, saved = self.evaluate_and_save(x, t)
         deltas = backpropagate(self._layers, saved, cotangent, of_norms=False)
-        return linear(deltas.pre[0], self._into_x)
+        return input_gradient(deltas, self._of_x)
 
     @cached_property
-    def _into_x(self) -> th.Tensor:
+    def _of_x(self) -> th.Tensor:
         # Without the column of the flow time
-        return self._layers[0].weight[:, :-1].t().contiguous()
+        return self._layers[0].weight[:, :-1].t().contiguous().t()
 
 
 class FusedRecorder(Recorder):
@@ -232,9 +241,9 @@ class RecordedVelocities(th.autograd.Function):
         for gradient, saved in zip(gradients, ctx.saved, strict=True):
             deltas = backpropagate(ctx.layers, saved, gradient)
             # The states are the same at each call: their part of the first layer takes the sum of its gradients
-            parts = [*parameter_gradients(saved, deltas), deltas.pre[0]]
+            parts = [*parameter_gradients(saved, deltas), deltas.pre[0].float()]
             sums = [total.add_(part) for total, part in zip(sums, parts, strict=True)] if sums else parts
         weight, *others, of_state = sums
         weight = th.cat([outer(of_state, ctx.features), weight], dim=1)
-        of_features = th.mm(of_state, ctx.of_features) if ctx.needs_input_grad[0] else None
+        of_features = th.mm(of_state, ctx.of_features).float() if ctx.needs_input_grad[0] else None
         return of_features, None, None, None, weight, *others

@@ -14,9 +14,11 @@ from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_qam.common.buffers import TransitionBatch, n_rows
 from sb3_qam.common.checks import check_in_range, check_positive_int
+from sb3_qam.common.cuda_graph import GraphedUpdates
 from sb3_qam.common.flows import flow_matching_loss
 from sb3_qam.common.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.common.precision import autocast, check_precision
 from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.qam.action_heads import SamplingNoise
@@ -129,6 +131,10 @@ class QAM(OfflineToOnlineAlgorithm):
         its arguments as a dict
     :param image_shift: Shift the images of training batches by up to that many pixels at random (DrQ,
         https://arxiv.org/abs/2004.13649, has 4), also those in Dicts, 0 for not at all. Acting sees them as they are
+    :param precision: Of the networks' products in training: ``"float32"``, or ``"bf16"``, PyTorch's autocast to
+        bfloat16, on a CPU or GPU that has it. Parameters, losses and the flow's steps stay float32, and so does acting
+    :param cuda_graph: Whether a GPU is given each update as one CUDA graph, which is recorded after a few ordinary
+        updates. Networks and features extractors of one's own must not read values back. Elsewhere it does nothing
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -193,6 +199,8 @@ class QAM(OfflineToOnlineAlgorithm):
         offline_storage: str = "memory",
         reward_transform: RewardTransform | dict[str, Any] | None = None,
         image_shift: int = 0,
+        precision: str = "float32",
+        cuda_graph: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -244,6 +252,8 @@ class QAM(OfflineToOnlineAlgorithm):
         self.flow_steps = flow_steps
         self.pessimism = pessimism
         self.max_grad_norm = max_grad_norm
+        self.precision = precision
+        self.cuda_graph = cuda_graph
         # What the networks were made for, to compare at loading
         self._structure: dict[str, Any] | None = None
 
@@ -270,6 +280,7 @@ class QAM(OfflineToOnlineAlgorithm):
             raise ValueError(f"residual must be True or False, got {self.residual!r}.")
         if self.adjoint not in list(POLICY_OBJECTIVES):
             raise ValueError(f"adjoint must be one of {', '.join(map(repr, POLICY_OBJECTIVES))}, got {self.adjoint!r}.")
+        check_precision(self.precision, self.device)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -291,6 +302,11 @@ class QAM(OfflineToOnlineAlgorithm):
             raise ValueError(
                 f"kl_budget={self.kl_budget} (TRQAM) scales the noise of the matching loss, which adjoint='bptt' does "
                 "not have: use adjoint='lean' or 'scalar'."
+            )
+        if self.cuda_graph and self.replicas.n_processes > 1:
+            raise ValueError(
+                f"cuda_graph=True records the updates of a single process, and this run has "
+                f"{self.replicas.n_processes}: use cuda_graph=False, also in load()."
             )
         if self.flow_steps == 1 and self.adjoint != "lean":
             raise ValueError(
@@ -345,6 +361,11 @@ class QAM(OfflineToOnlineAlgorithm):
         self.trust_region = (
             FixedTemperature(self.device) if self.kl_budget is None else TrustRegion(self.device, self.kl_budget)
         )
+        self._graphed_updates = (
+            GraphedUpdates(self.policy.optimizer, self._monitor)
+            if self.cuda_graph and self.device.type == "cuda"
+            else None
+        )
         # Running mean and running var of batch normalisation
         self.batch_norm_stats, self.batch_norm_stats_target = [], []
         for target, source in self.policy.target_pairs():
@@ -370,10 +391,21 @@ class QAM(OfflineToOnlineAlgorithm):
         # Update learning rate according to lr schedule
         self._update_learning_rate(self.policy.optimizer)
 
-        update = {"full": self._update, "clone": self._update_clone}[self._objective]
+        objective = {"full": self._update, "clone": self._update_clone}[self._objective]
+
+        def update(batch: TransitionBatch, noise: UpdateNoise) -> None:
+            with autocast(self.precision, self.device):
+                objective(batch, noise)
+
         for _ in range(gradient_steps):
-            batch, noise = self._sample_batch(batch_size), self._sample_noise(batch_size)
-            update(*self.replicas.share(batch_size, batch, noise))
+            batch, noise = self.replicas.share(
+                batch_size, self._sample_batch(batch_size), self._sample_noise(batch_size)
+            )
+            if self._graphed_updates is None:
+                update(batch, noise)
+            else:
+                self._graphed_updates(self._n_updates + 1, update, self._constants_of_an_update(), batch, noise)
+            self._n_updates += 1
 
         # The losses follow in dump_logs(): reading them here would make every update wait for a GPU
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -486,11 +518,20 @@ class QAM(OfflineToOnlineAlgorithm):
         self._monitor.add(self._n_updates + 1, {**reported, "grad_norm": grad_norm})
 
         # Before the step, as the published implementation does: the targets lag by one update more
-        if self._n_updates % self.target_update_interval == 0:
+        if self._targets_are_due():
             self._update_targets()
         optimizer.step()
-        self._n_updates += 1
         return reported
+
+    def _targets_are_due(self) -> bool:
+        return self._n_updates % self.target_update_interval == 0
+
+    def _constants_of_an_update(self) -> tuple[Any, ...]:
+        """
+        :return: All numbers that a recorded update would keep as they are
+        """
+        names = ("_objective", "precision", "inverse_temperature", "pessimism", "tau", "max_grad_norm", "distill_coef")
+        return (self._targets_are_due(), *(getattr(self, name) for name in names))
 
     def _update_targets(self) -> None:
         for target, source in self.policy.target_pairs():
@@ -594,6 +635,7 @@ class QAM(OfflineToOnlineAlgorithm):
         return [
             *super()._excluded_save_params(),
             "actor",
+            "_graphed_updates",
             "policy_objective",
             "trust_region",
             "critic",

@@ -19,15 +19,15 @@ class FixedTemperature:
     """
 
     def __init__(self, device: th.device) -> None:
-        self.device = device
-        self.reset()
+        self.kl_lambda = th.ones((), device=device)
+        self.kl_average = th.zeros((), device=device)
 
     def reset(self) -> None:
         """
         Begin anew, with lambda = 1 and no divergence so far.
         """
-        self.kl_lambda = th.ones((), device=self.device)
-        self.kl_average = th.zeros((), device=self.device)
+        self.kl_lambda.fill_(1)
+        self.kl_average.fill_(0)
 
     def scale_sigma(self, sigma: th.Tensor) -> th.Tensor:
         """
@@ -72,8 +72,9 @@ class TrustRegion(FixedTemperature):
 
     def update(self, path_kl: th.Tensor) -> None:
         clipped = path_kl.detach().clamp(max=KL_CLIP * self.kl_budget)
-        self.kl_average = (1 - KL_AVERAGE_RATE) * self.kl_average + KL_AVERAGE_RATE * clipped
-        self.kl_lambda = (self.kl_lambda + LAMBDA_STEP * (self.kl_average - self.kl_budget)).clamp(*LAMBDA_RANGE)
+        # In place, where an update that was recorded will look for them
+        self.kl_average.mul_(1 - KL_AVERAGE_RATE).add_(KL_AVERAGE_RATE * clipped)
+        self.kl_lambda.add_(LAMBDA_STEP * (self.kl_average - self.kl_budget)).clamp_(*LAMBDA_RANGE)
 
     def diagnostics(self) -> dict[str, th.Tensor]:
-        return {"kl_lambda": self.kl_lambda, "kl_average": self.kl_average}
+        return {"kl_lambda": self.kl_lambda.clone(), "kl_average": self.kl_average.clone()}

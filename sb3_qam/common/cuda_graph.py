@@ -1,0 +1,170 @@
+"""Updates as CUDA graphs: what a GPU is to do is recorded once, and then submitted as one piece.
+
+An update of QAM is some thousand small kernels, and submitting them one by one takes longer than they run.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
+
+import torch as th
+from torch.utils import _pytree as pytree
+
+from sb3_qam.common.update_monitor import UpdateMonitor
+
+# Ordinary updates before one is recorded: libraries set up what they need, and the optimizer its moments
+N_WARM_UPS = 3
+
+
+class Graph(Protocol):
+    """Operations that are recorded and carried out again, at the same places in memory."""
+
+    def capture(self, function: Callable[[], None]) -> None:
+        """
+        :param function: Its operations are recorded, and not carried out
+        """
+
+    def replay(self) -> None:
+        """Carry them out."""
+
+
+class CudaGraph:
+    """A graph of the GPU in use."""
+
+    def __init__(self) -> None:
+        self._graph = th.cuda.CUDAGraph()
+
+    def capture(self, function: Callable[[], None]) -> None:
+        """
+        :param function: Its operations are recorded, and not carried out
+        """
+        with th.cuda.graph(self._graph):
+            function()
+
+    def replay(self) -> None:
+        """Carry them out."""
+        self._graph.replay()
+
+
+class CapturedUpdate:
+    """
+    One update, for inputs of the same shapes.
+
+    :param graph: An empty graph
+    :param update: The update, a function of tensors that reads none of them back
+    :param inputs: Tensors of the shapes to come
+    :param optimizer: Makes the update's step
+    :param monitor: To which the update reports
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        update: Callable[..., None],
+        inputs: tuple[Any, ...],
+        optimizer: th.optim.Optimizer,
+        monitor: UpdateMonitor,
+    ) -> None:
+        self._graph, self._optimizer, self._monitor = graph, optimizer, monitor
+        self._inputs = pytree.tree_map_only(th.Tensor, th.clone, inputs)
+        device = optimizer.param_groups[0]["params"][0].device
+        # A number would be recorded as it is now
+        self._learning_rates = [th.zeros((), device=device) for _ in optimizer.param_groups]
+        learning_rates = [group["lr"] for group in optimizer.param_groups]
+        optimizer.zero_grad()
+        with monitor.hold() as self._reported:
+            try:
+                for group, learning_rate in zip(optimizer.param_groups, self._learning_rates, strict=True):
+                    group["lr"] = learning_rate
+                graph.capture(lambda: update(*self._inputs))
+            finally:
+                for group, number in zip(optimizer.param_groups, learning_rates, strict=True):
+                    group["lr"] = number
+
+    def __call__(self, number: int, inputs: tuple[Any, ...]) -> None:
+        """
+        :param number: Number of the update
+        :param inputs: Its inputs
+        """
+        for place, value in zip(pytree.tree_leaves(self._inputs), pytree.tree_leaves(inputs), strict=True):
+            if isinstance(place, th.Tensor):
+                place.copy_(value)
+        for place, group in zip(self._learning_rates, self._optimizer.param_groups, strict=True):
+            place.fill_(group["lr"])
+        self._graph.replay()
+        self._monitor.add(number, self._reported)
+
+
+class GraphedUpdates:
+    """
+    Carries out updates as graphs, and records anew what has become another update: for other shapes, other
+    hyper-parameters, or parameters and moments that lie elsewhere.
+
+    :param optimizer: Makes the step of each update
+    :param monitor: To which updates report
+    :param make_graph: Makes an empty graph
+    :raises ValueError: if the optimizer cannot be recorded
+    """
+
+    def __init__(
+        self,
+        optimizer: th.optim.Optimizer,
+        monitor: UpdateMonitor,
+        make_graph: Callable[[], Graph] = CudaGraph,
+    ) -> None:
+        for group in optimizer.param_groups:
+            if "capturable" not in group:
+                raise ValueError(
+                    f"cuda_graph=True: {type(optimizer).__name__} cannot be part of a CUDA graph. Use an optimizer of "
+                    "PyTorch with the argument `capturable`, such as Adam, or cuda_graph=False."
+                )
+        self._optimizer, self._monitor, self._make_graph = optimizer, monitor, make_graph
+        self._captured: dict[Hashable, CapturedUpdate] = {}
+        self._places: tuple[int, ...] = ()
+        self._n_warm_ups: Counter[Hashable] = Counter()
+
+    def __call__(self, number: int, update: Callable[..., None], constants: Hashable, *inputs: Any) -> None:
+        """
+        :param number: Number of the update
+        :param update: The update
+        :param constants: What it depends on beside its inputs, parameters and learning rates
+        :param inputs: Its tensors
+        """
+        places = self._places_of_state()
+        if places != self._places:
+            self._captured.clear()
+            self._make_capturable()
+            self._n_warm_ups.clear()
+            self._places = places
+        shapes = tuple(leaf.shape for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, th.Tensor))
+        key = (constants, shapes)
+        if self._n_warm_ups[key] < N_WARM_UPS:
+            self._n_warm_ups[key] += 1
+            update(*inputs)
+            return
+        if key not in self._captured:
+            self._captured[key] = CapturedUpdate(self._make_graph(), update, inputs, self._optimizer, self._monitor)
+        self._captured[key](number, inputs)
+
+    def _make_capturable(self) -> None:
+        """
+        Also an optimizer that was loaded: the number of its steps is to be counted on the device.
+        """
+        for group in self._optimizer.param_groups:
+            group["capturable"] = True
+            for parameter in group["params"]:
+                state = self._optimizer.state.get(parameter, {})
+                if "step" in state:
+                    state["step"] = state["step"].to(parameter.device)
+
+    def _places_of_state(self) -> tuple[int, ...]:
+        """
+        :return: Where parameters and moments lie in memory
+        """
+        return tuple(
+            tensor.data_ptr()
+            for group in self._optimizer.param_groups
+            for parameter in group["params"]
+            for tensor in (parameter, *self._optimizer.state.get(parameter, {}).values())
+            if isinstance(tensor, th.Tensor)
+        )
