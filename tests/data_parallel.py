@@ -1,4 +1,4 @@
-"""What test_replicas.py starts with torchrun: ``torchrun --nproc_per_node 2 -m tests.data_parallel FOLDER DATASET``."""
+"""What test_replicas.py starts with torchrun: ``torchrun --nproc_per_node 2 -m tests.data_parallel FOLDER DATASET NAMES``."""
 
 import sys
 from pathlib import Path
@@ -79,19 +79,24 @@ class Normalized(nn.Sequential):
         super().__init__(nn.ReLU(), nn.BatchNorm1d(32))
 
 
-def main(folder: Path, dataset: str) -> None:
-    for name in VARIANTS:
+def main(folder: Path, dataset: str, *names: str) -> None:
+    for name in names:
         train_stop_and_go_on(folder, dataset, name)
+    # Online, the first process goes on alone, and cannot come back
+    model = make(dataset)
+    model.set_env(gym.make("Pendulum-v1"))
+    model.learn(3)
+    n_timesteps = model.num_timesteps
     errors = [
         error_of(dataset=dataset, batch_size=61),
         error_of(dataset=dataset, policy_kwargs={"net_arch": [32], "activation_fn": Normalized}),
     ]
-    # Online, the first process goes on alone
-    model = make(dataset)
-    model.set_env(gym.make("Pendulum-v1"))
-    model.learn(3)
-    (folder / f"errors_{model.replicas.rank}.txt").write_text("\n".join([*errors, str(model.num_timesteps)]))
+    try:
+        model.pretrain(gradient_steps=1, reset_num_timesteps=False)
+    except ValueError as error:
+        errors.append(str(error))
+    (folder / f"errors_{model.replicas.rank}.txt").write_text("\n".join([*errors, str(n_timesteps)]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

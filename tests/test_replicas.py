@@ -60,15 +60,45 @@ def test_the_numbers_are_those_of_one_process(n_processes: int, tmp_path: Path, 
         for dual in ("kl_lambda", "kl_average"):
             expected_dual = getattr(alone.trust_region, dual).numpy()
             assert_close(getattr(loaded.trust_region, dual).numpy(), expected_dual, f"{name}: {dual}")
+        # In one process it goes on where several have left it
+        for model in (loaded, alone):
+            model.pretrain(gradient_steps=1, reset_num_timesteps=False)
+        assert_close(loaded.policy.state_dict()[parameter].numpy(), value.numpy(), f"{name}: {parameter} afterwards")
         of_ranks = [(tmp_path / f"{name}_{rank}_of_{n_processes}.txt").read_text() for rank in range(n_processes)]
         assert len(set(of_ranks)) == 1
 
     for rank in range(n_processes):
-        batch_size, normalization, steps = (tmp_path / f"errors_{rank}.txt").read_text().splitlines()
+        batch_size, normalization, unequal, steps = (tmp_path / f"errors_{rank}.txt").read_text().splitlines()
         assert f"batch_size=61 cannot be divided among {n_processes} processes: use a multiple" in batch_size
         assert "is a BatchNorm1d" in normalization
+        assert "'timesteps': 3, 'online transitions': 3}, {'updates': 0, 'timesteps': 0" in unequal
         assert int(steps) == (3 if rank == 0 else 0)
     assert f"the first of {n_processes} processes learns alone" in together.stdout
+
+
+@pytest.mark.slow
+def test_rl_zoo_writes_once(tmp_path: Path, pendulum_dataset: minari.MinariDataset):
+    command = ["-m", "sb3_qam.cli", "train", "--algo", "qam", "--env", "Pendulum-v1", "-n", "10", "--seed", "1"]
+    command += ["--eval-freq", "10", "--eval-episodes", "1", "--num-threads", "1", "--device", "cpu", "--hyperparams"]
+    command += [f"offline_dataset:{pendulum_dataset.spec.dataset_id!r}", "offline_steps:10", "learning_starts:0"]
+    command += ["policy_kwargs:{'net_arch': [16]}", "batch_size:32"]
+    parameters = []
+    for n_processes in (1, 2):
+        logs = tmp_path / str(n_processes)
+        result = torchrun(n_processes, *command, "-f", str(logs))
+        assert result.returncode == 0, result.stdout
+        assert result.stdout.count("Saving to") == 1
+        (folder,) = (logs / "qam").iterdir()
+        assert {"best_model.zip", "evaluations.npz", "Pendulum-v1.zip"} < {path.name for path in folder.iterdir()}
+        model = QAM.load(folder / "Pendulum-v1.zip", device="cpu")
+        assert model.num_timesteps == 20
+        parameters.append(model.policy.state_dict())
+    alone, together = parameters
+    for name, expected in alone.items():
+        assert_close(together[name].numpy(), expected.numpy(), name)
+    result = torchrun(2, *command, "-optimize")
+    assert result.returncode != 0
+    assert "A search cannot be divided among 2 processes" in result.stdout
 
 
 def test_rows_of_a_batch():

@@ -616,10 +616,19 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
     def _align_replicas(self) -> None:
         """
         Begin with the parameters and the random numbers of the first process.
+
+        :raises ValueError: if the processes have not come equally far
         """
-        state = get_random_state(self.action_space, self.device)
-        state = self.replicas.align(self.policy.state_dict().values(), state)
-        set_random_state(state, self.action_space, self.device)
+        assert self.replay_buffer is not None  # for mypy
+        progress = {
+            "updates": self._n_updates,
+            "timesteps": self.num_timesteps,
+            "online transitions": n_available(self.replay_buffer),
+        }
+        own_state = get_random_state(self.action_space, self.device)
+        state = self.replicas.align(self.policy.state_dict().values(), own_state, progress)
+        if state is not own_state:
+            set_random_state(state, self.action_space, self.device)
 
     def _set_objective(self, objective: str) -> None:
         """

@@ -81,13 +81,15 @@ class Replicas:
         :raises ValueError: if what they give for a row depends on the other rows of the batch
         """
 
-    def align(self, tensors: Iterable[th.Tensor], state: Any) -> Any:
+    def align(self, tensors: Iterable[th.Tensor], state: Any, progress: dict[str, int]) -> Any:
         """
         Begin from what the first process has.
 
         :param tensors: Are overwritten
         :param state: Anything
-        :return: The first process's own
+        :param progress: How far training has come
+        :return: The first process's own state
+        :raises ValueError: if the processes have not come equally far, in all of them
         """
         return state
 
@@ -132,13 +134,19 @@ class ProcessGroup(Replicas):
                     "take from its own part of the batch: use layer or group normalisation, or one process."
                 )
 
-    def align(self, tensors: Iterable[th.Tensor], state: Any) -> Any:
+    def align(self, tensors: Iterable[th.Tensor], state: Any, progress: dict[str, int]) -> Any:
+        everybodys: list[Any] = [None] * self.n_processes
         # First what waits with patience
-        states = [state]
-        dist.broadcast_object_list(states, src=0, group=self._control)
+        dist.all_gather_object(everybodys, (progress, state), group=self._control)
+        if any(each != progress for each, _ in everybodys):
+            raise ValueError(
+                f"The {self.n_processes} processes of this run have not come equally far "
+                f"({', '.join(str(each) for each, _ in everybodys)}): after online learning, which is that of the "
+                "first one alone, save the model and start anew from its file."
+            )
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
-        return states[0]
+        return everybodys[0][1]
 
     @th.no_grad()
     def average(self, parameters: Iterable[nn.Parameter], values: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
