@@ -1,4 +1,4 @@
-"""What test_replicas.py starts with torchrun: ``torchrun --nproc_per_node 2 -m tests.data_parallel FOLDER DATASET NAMES``."""
+"""What test_replicas.py starts: ``torchrun --nproc_per_node 2 -m tests.data_parallel FOLDER DATASET VARIANTS``."""
 
 import sys
 from pathlib import Path

@@ -40,12 +40,21 @@ def assert_close(found: np.ndarray, expected: np.ndarray, name: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_the_numbers_are_those_of_one_process(n_processes: int, tmp_path: Path, pendulum_dataset: minari.MinariDataset):
+@pytest.mark.parametrize(
+    ("n_processes", "names"),
+    [
+        (2, ["qam", "trust_region"]),
+        pytest.param(2, list(VARIANTS), marks=pytest.mark.slow),
+        pytest.param(3, list(VARIANTS), marks=pytest.mark.slow),
+    ],
+)
+def test_the_numbers_are_those_of_one_process(
+    n_processes: int, names: list[str], tmp_path: Path, pendulum_dataset: minari.MinariDataset
+):
     dataset = pendulum_dataset.spec.dataset_id
-    together = torchrun(n_processes, "-m", "tests.data_parallel", str(tmp_path), dataset)
+    together = torchrun(n_processes, "-m", "tests.data_parallel", str(tmp_path), dataset, *names)
     assert together.returncode == 0, together.stdout
-    for name in VARIANTS:
+    for name in names:
         alone = train_in_one_go(tmp_path / "alone", dataset, name)
         expected, found = read_log(tmp_path / "alone" / name), read_log(tmp_path / name)
         assert expected.keys() == found.keys()
