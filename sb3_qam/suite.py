@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,35 +108,6 @@ def _by_name(key: str, entries: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(by_name, dict) or not all(isinstance(each, (dict, type(None))) for each in by_name.values()):
         raise ValueError(f"{key} of a suite must be a list of names, or a dict of hyper-parameters by name: {entries}")
     return {name: hyperparams or {} for name, hyperparams in by_name.items()}
-
-
-def run_locally(runs: list[Run], root: Path, n_jobs: int) -> Iterator[tuple[Run, bool]]:
-    """
-    :param runs: What to do
-    :param root: The suite's folder
-    :param n_jobs: Number of processes side by side
-    :return: Each run, as it ends, and whether it has come to its end
-    """
-    with ThreadPoolExecutor(n_jobs) as pool:
-        futures = {pool.submit(_run_in_process, run, root): run for run in runs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            # Those that have not begun, when the suite is interrupted
-            pool.shutdown(cancel_futures=True)
-
-
-def _run_in_process(run: Run, root: Path) -> bool:
-    folder = run.folder(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "sb3_qam.suite", str(root), json.dumps(asdict(run))]
-    with (folder / OUTPUT).open("a") as output:
-        return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode == 0
-
-
-# By name: functions of the runs, the folder and the number of runs side by side
-LAUNCHERS = {"local": run_locally}
 
 
 def execute(run: Run, root: Path) -> None:

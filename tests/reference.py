@@ -137,9 +137,9 @@ class RecordedQAM(QAM):
         )
         return super()._clip_gradients()
 
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
+    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
         self.reported.append({name: value.detach() for name, value in {**losses, **diagnostics}.items()})
-        super()._optimize(losses, diagnostics)
+        return super()._optimize(losses, diagnostics)
 
 
 def build_model(meta: dict[str, Any]) -> RecordedQAM:

@@ -1,23 +1,27 @@
 """Suites of runs: complete, each run once, and the same whatever has interrupted them."""
 
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from sb3_qam import QAM
 from sb3_qam.cli import app
 from sb3_qam.cli.benchmark import parse_seeds
-from sb3_qam.suite import MARKER, OUTPUT, Run, execute, read_suite
+from sb3_qam.suite import LOCK, MARKER, OUTPUT, Run, execute, read_suite
 
 SUITE = {
     "tasks": {"Pendulum-v1": {"gamma": 0.9}, "MountainCarContinuous-v0": None},
@@ -56,8 +60,8 @@ def results(run: Run, root: Path) -> dict[str, np.ndarray]:
         return {**evaluations, **{name: value.numpy() for name, value in parameters.items()}}
 
 
-def start(path: Path, root: Path, seeds: str, jobs: str = "2") -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "sb3_qam.cli", "benchmark", str(path), "--seeds", seeds]
+def start(path: Path, root: Path, seeds: str, *options: str, jobs: str = "2") -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "sb3_qam.cli", "benchmark", str(path), "--seeds", seeds, *options]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.Popen(
         [*command, "--folder", str(root), "--jobs", jobs],
@@ -73,9 +77,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def check_kill_and_start_again(tmp_path: Path, path: Path, seeds: str, whole_group: bool) -> None:
+def check_kill_and_start_again(tmp_path: Path, path: Path, seeds: str, whole_group: bool, *options: str) -> None:
     root = tmp_path / "broken"
-    process = start(path, root, seeds, jobs="1")
+    process = start(path, root, seeds, *options, jobs="1")
     # One run is finished, and another one in the middle
     wait_until(lambda: any(root.glob(f"*/*/*/{MARKER}")))
     runs = read_suite(path, parse_seeds(seeds))
@@ -90,7 +94,7 @@ def check_kill_and_start_again(tmp_path: Path, path: Path, seeds: str, whole_gro
     finished = {str(run): (run.folder(root) / MARKER).stat().st_mtime_ns for run in runs if run.is_finished(root)}
     assert len(finished) > 0
 
-    again = start(path, root, seeds)
+    again = start(path, root, seeds, *options)
     output, _ = again.communicate()
     assert again.returncode == 0, output
     for run in runs:
@@ -106,7 +110,10 @@ def check_kill_and_start_again(tmp_path: Path, path: Path, seeds: str, whole_gro
     assert len(list(root.glob(f"*/*/*/{MARKER}"))) == len(runs)
 
     # Nothing is left to do
-    assert f"{len(runs)} runs in {root}, {len(runs)} of them finished" in start(path, root, seeds).communicate()[0]
+    assert (
+        f"{len(runs)} runs in {root}, {len(runs)} of them finished"
+        in start(path, root, seeds, *options).communicate()[0]
+    )
 
 
 def test_a_killed_suite_goes_on(tmp_path: Path, keep_ctrl_c: None):
@@ -117,6 +124,48 @@ def test_a_killed_suite_goes_on(tmp_path: Path, keep_ctrl_c: None):
 @pytest.mark.slow
 def test_a_suite_of_twelve_runs_goes_on_while_its_orphans_are_still_at_work(tmp_path: Path, keep_ctrl_c: None):
     check_kill_and_start_again(tmp_path, write(tmp_path / "suite.yml"), "0-2", whole_group=False)
+
+
+@pytest.fixture
+def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two nodes, which have room for one run each."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    # Of the processes that run tasks
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=size)
+    try:
+        cluster.add_node(**size)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_suite_on_the_nodes_of_a_ray_cluster_is_the_local_one(tmp_path: Path, keep_ctrl_c: None, ray_cluster: Any):
+    path = write(tmp_path / "suite.yml", tasks=["Pendulum-v1"])
+    options = ["--launcher", "ray", "--address", ray_cluster.address]
+    check_kill_and_start_again(tmp_path, path, "7-8", False, *options)
+    outputs = [(run.folder(tmp_path / "broken") / OUTPUT).read_text() for run in read_suite(path, [7, 8])]
+    nodes = {node for output in outputs for node in re.findall(r"^On .*, node (\w+) of Ray$", output, re.MULTILINE)}
+    assert nodes == {node.node_id for node in ray_cluster.list_all_nodes()}
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_runs_on_a_ray_cluster(tmp_path: Path, ray_cluster: Any):
+    path = write(tmp_path / "suite.yml", tasks=["Pendulum-v1"], options={"n-timesteps": 100_000})
+    root = tmp_path / "runs"
+    process = start(path, root, "7", "--launcher", "ray", "--address", ray_cluster.address)
+    runs = read_suite(path, [7])
+    wait_until(lambda: all(any(run.folder(root).glob("*/*/*.monitor.csv")) for run in runs))
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    for run in runs:
+        assert not run.is_finished(root)
+        # Nobody writes there any more
+        with FileLock(run.folder(root) / LOCK, timeout=60):
+            pass
 
 
 def test_what_a_suite_consists_of(tmp_path: Path):
@@ -143,7 +192,7 @@ def test_a_run_that_fails_is_named_and_not_marked(tmp_path: Path, monkeypatch: p
     assert "gamma must be" in (run.folder(tmp_path / "runs") / OUTPUT).read_text()
 
 
-def test_bad_input(tmp_path: Path):
+def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = Run("Pendulum-v1", "qam", 0, {}, {})
     run.folder(tmp_path).mkdir(parents=True)
     (run.folder(tmp_path) / MARKER).write_text(json.dumps({"task": "Pendulum-v1"}))
@@ -157,5 +206,17 @@ def test_bad_input(tmp_path: Path):
     for seeds in ("", "a", "3-1", "1-"):
         with pytest.raises(ValueError, match="--seeds must be numbers or ranges"):
             parse_seeds(seeds)
-    args = ["benchmark", str(write(tmp_path / "suite.yml")), "--launcher", "moon"]
-    assert "Error: --launcher must be one of local, got 'moon'." in CliRunner().invoke(app, args).output
+    args = ["benchmark", str(write(tmp_path / "suite.yml")), "--folder", str(tmp_path / "none"), "--launcher"]
+    for launcher, error in {
+        ("moon",): "--launcher must be one of local, ray, got 'moon'.",
+        ("local", "--gpus", "0.5"): "--gpus 0.5 is for --launcher ray",
+        ("local", "--address", "10.0.0.1:6379"): "--address 10.0.0.1:6379 is for --launcher ray",
+        ("ray", "--address", "127.0.0.1:1"): "There is no Ray cluster to join at 127.0.0.1:1",
+        ("ray", "--address", "moon"): "There is no Ray cluster to join at moon",
+    }.items():
+        assert f"Error: {error}" in CliRunner().invoke(app, [*args, *launcher]).output
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, find=importlib.util.find_spec: find(name) if name != "ray" else None
+    )
+    assert "pip install 'sb3-qam[ray]'" in CliRunner().invoke(app, [*args, "ray"]).output
+    assert not (tmp_path / "none").exists()

@@ -1,7 +1,6 @@
 """``sb3-qam benchmark``."""
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -14,16 +13,24 @@ def benchmark(
     suite: Annotated[Path, typer.Argument(help="YAML file of tasks, algorithms, hyperparams and options.")],
     seeds: Annotated[str, typer.Option(help="Such as 0-11 or 0,2,5.")] = "0-4",
     folder: Annotated[Optional[Path], typer.Option(help="Of all runs, by default benchmark/SUITE.")] = None,  # noqa: UP045
-    launcher: Annotated[str, typer.Option(help="Where runs take place: local.")] = "local",
-    jobs: Annotated[int, typer.Option(min=1, help="Number of runs side by side.")] = os.cpu_count() or 1,
+    launcher: Annotated[str, typer.Option(help="Where runs take place: local, or ray.")] = "local",
+    jobs: Annotated[Optional[int], typer.Option(min=1, help="Runs side by side, by default one per core.")] = None,  # noqa: UP045
+    address: Annotated[Optional[str], typer.Option(help="Of a Ray cluster, by default the one Ray finds.")] = None,  # noqa: UP045
+    gpus: Annotated[float, typer.Option(min=0, help="Share of a GPU that each run asks Ray for.")] = 0.0,
 ) -> None:
     """
     Train all algorithms of a suite on all its tasks, with several seeds. What is finished is skipped, and what has
     been interrupted is repeated: the same command goes on.
 
-    Example: sb3-qam benchmark mazes.yml --seeds 0-11 --jobs 4
+    Examples:
+
+    sb3-qam benchmark mazes.yml --seeds 0-11 --jobs 4
+
+    sb3-qam benchmark mazes.yml --seeds 0-11 --launcher ray --address 10.0.0.1:6379
     """
-    from sb3_qam.suite import LAUNCHERS, OUTPUT, read_suite
+    from sb3_qam.launchers import LAUNCHERS
+    from sb3_qam.launchers.resources import Resources
+    from sb3_qam.suite import OUTPUT, read_suite
 
     with on_one_line():
         if importlib.util.find_spec("rl_zoo3") is None:
@@ -33,10 +40,11 @@ def benchmark(
         root = folder or Path("benchmark") / suite.stem
         runs = read_suite(suite, parse_seeds(seeds))
         missing = [run for run in runs if not run.is_finished(root)]
+        resources = Resources(jobs, address, gpus)
         typer.echo(f"{len(runs)} runs in {root}, {len(runs) - len(missing)} of them finished")
         n_failed = 0
         try:
-            for number, (run, ended) in enumerate(LAUNCHERS[launcher](missing, root, jobs), start=1):
+            for number, (run, ended) in enumerate(LAUNCHERS[launcher](missing, root, resources), start=1):
                 n_failed += not ended
                 outcome = "finished" if ended else f"failed, see {run.folder(root) / OUTPUT}"
                 typer.echo(f"{number}/{len(missing)} {run}: {outcome}")

@@ -40,6 +40,21 @@ def set_random_state(state: dict[str, Any], action_space: spaces.Space, device: 
 
 
 @contextmanager
+def random_numbers_kept(action_space: spaces.Space, device: th.device) -> Iterator[None]:
+    """
+    Afterwards the generators go on as if nothing had been drawn inside.
+
+    :param action_space: As above
+    :param device: As above
+    """
+    state = get_random_state(action_space, device)
+    try:
+        yield
+    finally:
+        set_random_state(state, action_space, device)
+
+
+@contextmanager
 def random_numbers_aside(seed: int, action_space: spaces.Space, device: th.device) -> Iterator[None]:
     """
     Inside, the generators give random numbers of one's own; afterwards they go on as if nothing had been drawn.
@@ -48,15 +63,12 @@ def random_numbers_aside(seed: int, action_space: spaces.Space, device: th.devic
     :param action_space: As above
     :param device: As above
     """
-    state = get_random_state(action_space, device)
-    random.seed(seed)
-    np.random.seed(seed)
-    # th.manual_seed() would seed all GPUs, and only the state of this one is kept
-    th.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with th.cuda.device(device):
-            th.cuda.manual_seed(seed)
-    try:
+    with random_numbers_kept(action_space, device):
+        random.seed(seed)
+        np.random.seed(seed)
+        # th.manual_seed() would seed all GPUs, and only the state of this one is kept
+        th.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with th.cuda.device(device):
+                th.cuda.manual_seed(seed)
         yield
-    finally:
-        set_random_state(state, action_space, device)

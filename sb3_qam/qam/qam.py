@@ -52,6 +52,15 @@ class UpdateNoise(NamedTuple):
     sde_noise: th.Tensor
     head: SamplingNoise | None = None
 
+    def rows(self, rows: slice) -> "UpdateNoise":
+        """
+        :param rows: Which rows of the batch to take
+        :return: Their noise
+        """
+        return type(self)._make(
+            part[..., rows, :] if isinstance(part, th.Tensor) else part and part.rows(rows) for part in self
+        )
+
 
 class QAM(OfflineToOnlineAlgorithm):
     r"""
@@ -294,6 +303,11 @@ class QAM(OfflineToOnlineAlgorithm):
                 f"kl_budget={self.kl_budget} (TRQAM) scales the noise of the matching loss, which adjoint='bptt' does "
                 "not have: use adjoint='lean' or 'scalar'."
             )
+        if self.cuda_graph and self.replicas.n_processes > 1:
+            raise ValueError(
+                f"cuda_graph=True records the updates of a single process, and this run has "
+                f"{self.replicas.n_processes}: use cuda_graph=False, also in load()."
+            )
         if self.flow_steps == 1 and self.adjoint != "lean":
             raise ValueError(
                 f"With flow_steps=1 adjoint={self.adjoint!r} never shows the critic to the policy: its first step has "
@@ -384,7 +398,9 @@ class QAM(OfflineToOnlineAlgorithm):
                 objective(batch, noise)
 
         for _ in range(gradient_steps):
-            batch, noise = self._sample_batch(batch_size), self._sample_noise(batch_size)
+            batch, noise = self.replicas.share(
+                batch_size, self._sample_batch(batch_size), self._sample_noise(batch_size)
+            )
             if self._graphed_updates is None:
                 update(batch, noise)
             else:
@@ -410,7 +426,6 @@ class QAM(OfflineToOnlineAlgorithm):
 
         # Policy: match the velocity that the adjoint of w Q asks for, along the policy's own memoryless SDE
         policy_loss = self.policy_objective(self._policy_problem(flows, batch, noise))
-        kl_per_step = policy_loss.path_kl / self.chunk_size
 
         # What stands behind the flow, if anything: it climbs the critics, which take no gradient from it
         def q_value(actions: th.Tensor) -> th.Tensor:
@@ -422,18 +437,18 @@ class QAM(OfflineToOnlineAlgorithm):
 
         head = self.policy.head.losses(batch.observations, flow, q_value, noise.head)
 
-        self._optimize(
+        reported = self._optimize(
             {"critic_loss": critic_loss, "bc_loss": bc_loss, "adjoint_loss": policy_loss.loss, **head.losses},
             {
                 "q_mean": q_values.mean(),
                 "q_std": q_values.std(dim=0, correction=0).mean(),
-                "path_kl": kl_per_step,
+                "path_kl": policy_loss.path_kl / self.chunk_size,
                 **policy_loss.diagnostics,
                 **head.diagnostics,
                 **self.trust_region.diagnostics(),
             },
         )
-        self.trust_region.update(kl_per_step)
+        self.trust_region.update(reported["path_kl"])
 
     def _update_clone(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
         """
@@ -486,23 +501,26 @@ class QAM(OfflineToOnlineAlgorithm):
             noise=noise.sde_noise,
         )
 
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
+    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
         """
         One step with the gradients of all losses, clipped together.
 
-        :param losses: The losses by name
-        :param diagnostics: Other scalars for the log, by name
+        :param losses: The losses by name, means over the batch
+        :param diagnostics: Other scalars for the log, by name, which are such means too
+        :return: All of them, of the whole batch where this process has a part of it
         """
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         sum(losses.values()).backward()  # type: ignore[union-attr]
+        reported = self.replicas.average(self._optimized_parameters(), {**losses, **diagnostics})
         grad_norm = self._clip_gradients()
-        self._monitor.add(self._n_updates + 1, {**losses, "grad_norm": grad_norm, **diagnostics})
+        self._monitor.add(self._n_updates + 1, {**reported, "grad_norm": grad_norm})
 
         # Before the step, as the published implementation does: the targets lag by one update more
         if self._targets_are_due():
             self._update_targets()
         optimizer.step()
+        return reported
 
     def _targets_are_due(self) -> bool:
         return self._n_updates % self.target_update_interval == 0
@@ -525,10 +543,12 @@ class QAM(OfflineToOnlineAlgorithm):
         """
         :return: The norm of the gradients of all networks together, before clipping
         """
-        parameters = [parameter for group in self.policy.optimizer.param_groups for parameter in group["params"]]
         # On a CPU PyTorch would go through them one by one by default
         foreach = True if self.device.type == "cpu" else None
-        return th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=foreach)
+        return th.nn.utils.clip_grad_norm_(self._optimized_parameters(), self.max_grad_norm, foreach=foreach)
+
+    def _optimized_parameters(self) -> list[th.nn.Parameter]:
+        return [parameter for group in self.policy.optimizer.param_groups for parameter in group["params"]]
 
     @th.no_grad()
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
