@@ -74,9 +74,9 @@ def test_from_tqc_learns_more_than_was_recorded(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_chunks_put_cubes_where_they_belong(tmp_path: Path):
+def test_chunks_lose_nothing_against_their_clone(tmp_path: Path):
     printed = dict(check("chunks", tmp_path))
-    assert printed["QAM: success"][0] > 0
+    assert printed["QAM: success"][0] >= printed["clone: success"][0]
 
 
 @pytest.mark.slow
