@@ -10,6 +10,13 @@ it wanders about. The script
 3. evaluates the clone of the data, QAM offline and QAM online on the same starts,
 4. prints a table of medians over the seeds, and writes ``results.json``, the models and what the camera sees to
    ``./images/``.
+
+What it ends with, after 418 seconds on two CPU cores that others used too:
+
+                  success rate   mean episode length
+    clone                 0.68                  14.3
+    QAM offline           0.98                   9.4
+    QAM online            1.00                   9.4
 """
 
 import argparse
