@@ -13,7 +13,9 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
+from examples import her
 from sb3_qam import QAM
+from sb3_qam.common.evaluation import evaluate
 from tests.contract.conftest import small
 
 
@@ -156,3 +158,31 @@ def test_what_hindsight_cannot_do_is_refused_with_the_reason():
         hindsight(bits(), n_steps=3)
     with pytest.raises(ValueError, match=r"replay_buffer_class=HerReplayBuffer does not hold observations of Box"):
         QAM("MlpPolicy", "Pendulum-v1", replay_buffer_class=HerReplayBuffer)
+
+
+def test_the_example_evaluates_as_it_goes_and_saves_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    # one update after the first episode of each environment
+    steps = her.SETTINGS["learning_starts"] + her.N_ENVS
+    for name, value in {"TOTAL_TIMESTEPS": steps, "EVAL_INTERVAL": steps, "N_STARTS": 2}.items():
+        monkeypatch.setattr(her, name, value)
+    monkeypatch.chdir(tmp_path)
+    her.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert [row[0] for row in rows] == ["0", f"{steps:,}"]
+    assert all(0 <= float(success) <= 1 and 0 <= int(at_goal) <= 300 for _, success, at_goal in rows)
+    assert QAM.load(tmp_path / "her" / "qam_her", env=her.make_env(1))._n_updates == her.SETTINGS["gradient_steps"]
+
+
+@pytest.mark.slow
+def test_a_maze_with_sparse_rewards_is_learnt_without_any_data():
+    model, starts = her.make_model(seed=0), her.make_env(50)
+
+    def success() -> float:
+        starts.seed(0)
+        return evaluate(model, starts, 50).summary()["success"]
+
+    assert success() < 0.4
+    model.learn(her.TOTAL_TIMESTEPS)
+    assert success() > 0.7

@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import TransformObservation
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -15,13 +17,26 @@ from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from tests.conftest import record, write_dataset
 
 
-@pytest.mark.parametrize("variant", [{}, {"distill_coef": 1.0}], ids=str)
-def test_the_identity_in_four_hundred_steps(variant: dict):
+@pytest.mark.parametrize(
+    ("policy", "variant"), [("MlpPolicy", {}), ("MlpPolicy", {"distill_coef": 1.0}), ("MultiInputPolicy", {})], ids=str
+)
+def test_the_identity_in_four_hundred_steps(policy: str, variant: dict):
     """The environment, the sizes, the steps and the threshold with which SB3 tests SAC; 100 is the most there is."""
-    env = IdentityEnvBox(eps=0.5)
+    env: gym.Env = IdentityEnvBox(eps=0.5)
+    if policy == "MultiInputPolicy":
+        env = TransformObservation(env, lambda shown: {"shown": shown}, spaces.Dict(shown=env.observation_space))
     kwargs = {"learning_rate": 1e-3, "gamma": 0.95, "policy_kwargs": {"net_arch": [64, 64]}, "seed": 0}
-    model = QAM("MlpPolicy", env, flow_steps=5, **kwargs, **variant).learn(400)
+    model = QAM(policy, env, flow_steps=5, **kwargs, **variant).learn(400)
     assert evaluate_policy(model, model.get_env(), n_eval_episodes=20, warn=False)[0] > 90
+
+
+@pytest.mark.slow
+def test_pendulum_with_every_default_and_no_data():
+    """A pendulum that hangs is worth about -1200, a clone of random actions as well."""
+    model = QAM("FlowPolicy", "Pendulum-v1", seed=0).learn(10_000)
+    env = make_vec_env("Pendulum-v1", 20, seed=1000)
+    for deterministic in (True, False):
+        assert evaluate_policy(model, env, n_eval_episodes=20, deterministic=deterministic)[0] > -250
 
 
 class ShowsTheAction(gym.Env):
