@@ -330,11 +330,19 @@ def test_a_resumed_run_has_to_beat_what_it_had_reached(mode: str, pendulum_datas
     assert QAM.load(best).num_timesteps == 7
 
 
-def test_a_new_model_and_another_metric_begin_anew(pendulum_dataset, tmp_path: Path):
+def test_another_run_and_another_metric_begin_anew(pendulum_dataset, tmp_path: Path):
     best = tmp_path / "best.zip"
     model = two_phases(pendulum_dataset)
     model.pretrain(gradient_steps=2, callback=logs_and_best(best, 1.0, 5.0))
-    two_phases(pendulum_dataset).pretrain(gradient_steps=1, callback=logs_and_best(best, 2.0))
+    # the same script again, which trains a while before it looks
+    other = two_phases(pendulum_dataset).pretrain(gradient_steps=1)
+    other.pretrain(gradient_steps=1, callback=logs_and_best(best, 2.0), reset_num_timesteps=False)
+    assert QAM.load(best).num_timesteps == 2
+    # and one whose metric is first logged in its second phase
+    other, callbacks = two_phases(pendulum_dataset), logs_and_best(best, 1.0)
+    with pytest.warns(UserWarning, match="has saved no model: there was no finite 'test/value'"):
+        other.pretrain(gradient_steps=1, callback=callbacks[1])
+    other.pretrain(gradient_steps=1, callback=callbacks)
     assert QAM.load(best).num_timesteps == 1
     # worse by the old mode
     model.pretrain(gradient_steps=1, callback=logs_and_best(best, 1.0, mode="min"), reset_num_timesteps=False)

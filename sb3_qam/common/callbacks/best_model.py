@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import uuid
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -43,8 +44,9 @@ class BestModelCallback(BaseCallback):
     ``rollout/ep_rew_mean``, ``train/bc_loss``, or any other. What is saved is the model as it is when the metric is
     written to the log.
 
-    The value is part of the file. A model that has been trained before, in this process or in the one that saved it,
-    has to beat that of the file already there, if it is of the same metric and mode; a new model begins anew.
+    The value is part of the file, so that a resumed run knows it: a model that is loaded from a checkpoint or from the
+    best model itself has to beat what was reached before, by the same metric and mode. A file of another run counts
+    for nothing.
 
     :param metric: Name of the metric, as it is in the log
     :param mode: ``"max"`` if larger is better, ``"min"`` if smaller is
@@ -71,7 +73,10 @@ class BestModelCallback(BaseCallback):
         # Each phase may have a logger of its own; one of the user's stays
         if self._listener not in self.logger.output_formats:
             self.logger.output_formats.append(self._listener)
-        if self.best_value is None and self.model._n_updates > 0:
+        # Saved with the model, and so with every checkpoint from here on
+        if not hasattr(self.model, "run_id"):
+            self.model.run_id = uuid.uuid4().hex  # type: ignore[attr-defined]
+        if self.best_value is None:
             self.best_value = self._recorded_value()
 
     def _on_step(self) -> bool:
@@ -121,7 +126,7 @@ class BestModelCallback(BaseCallback):
         """
         :return: What a value has to be of to be compared with
         """
-        return {"metric": self.metric, "mode": self.mode}
+        return {"metric": self.metric, "mode": self.mode, "run_id": self.model.run_id}  # type: ignore[attr-defined]
 
     def _recorded_value(self) -> float | None:
         """
