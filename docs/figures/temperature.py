@@ -50,8 +50,8 @@ def train(dataset: minari.MinariDataset, inverse_temperature: float, gradient_st
         inverse_temperature=inverse_temperature,
         learning_rate=lambda remaining: 1e-2 * remaining,
         tau=0.02,
-        # Steps that are short and of second order: what is seen is the policy, not its sampler
-        flow_steps=20,
+        # Steps of second order: what is seen is the policy, not its sampler
+        flow_steps=10,
         policy_kwargs=dict(net_arch=[32, 32], ode_method="midpoint"),
         seed=0,
     )
@@ -73,7 +73,7 @@ def main() -> None:
         figure, axes = plt.subplots(1, len(TEMPERATURES), figsize=(14, 3.4), sharey=True, layout="constrained")
         grid = np.linspace(-1, 1, 400)
         for each, temperature in zip(axes, TEMPERATURES, strict=True):
-            sample = train(dataset, temperature, 20 if arguments.quick else 4000)
+            sample = train(dataset, temperature, 20 if arguments.quick else 3000)
             colour = CLONE_COLOUR if temperature == 0 else POLICY_COLOUR
             each.hist(sample, bins=80, range=(-1, 1), density=True, color=colour, label="trained policy")
             each.plot(grid, modes.tilted(0.3 * temperature).density(grid), color="black", label="exact")
