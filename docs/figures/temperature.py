@@ -14,7 +14,7 @@ from two_modes import CLONE_COLOUR, POLICY_COLOUR, TwoModes, read_arguments, sav
 from sb3_qam import QAM
 
 N_DATA = 20_000
-TEMPERATURES = (0.0, 1.0, 3.0, 10.0)
+TEMPERATURES = (0.0, 1.0, 3.0, 6.0)
 
 
 def write_dataset(actions: np.ndarray, rewards: np.ndarray) -> minari.MinariDataset:
@@ -63,20 +63,20 @@ def main() -> None:
     """Train, and draw the picture."""
     arguments = read_arguments(__doc__)
     th.set_num_threads(1)
-    modes = TwoModes()
+    modes = TwoModes((-0.4, 0.4), std=0.2)
     rng = np.random.default_rng(0)
     actions = np.clip(rng.choice(modes.means, N_DATA) + modes.std * rng.normal(size=N_DATA), -1, 1)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["MINARI_DATASETS_PATH"] = cache
-        # The value is linear, Q(a) = 0.3 a, so that the right policy is known
-        dataset = write_dataset(actions, 0.3 * actions)
+        # The value is linear, Q(a) = 0.4 a, so that the right policy is known
+        dataset = write_dataset(actions, 0.4 * actions)
         figure, axes = plt.subplots(1, len(TEMPERATURES), figsize=(14, 3.4), sharey=True, layout="constrained")
         grid = np.linspace(-1, 1, 400)
         for each, temperature in zip(axes, TEMPERATURES, strict=True):
             sample = train(dataset, temperature, 20 if arguments.quick else 3000)
             colour = CLONE_COLOUR if temperature == 0 else POLICY_COLOUR
             each.hist(sample, bins=80, range=(-1, 1), density=True, color=colour, label="trained policy")
-            each.plot(grid, modes.tilted(0.3 * temperature).density(grid), color="black", label="exact")
+            each.plot(grid, modes.tilted(0.4 * temperature).density(grid), color="black", label="exact")
             share = np.mean(sample > 0)
             each.set(xlabel="action", title=f"w = {temperature:g}: {share:.0%} in the better mode")
         axes[0].legend()
