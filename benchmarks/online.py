@@ -9,6 +9,7 @@ writes what is in it, and ``--plot`` draws the curves.
 """
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -52,7 +53,8 @@ def hindsight(algorithm: type[QAM] | type[SAC], seed: int) -> OffPolicyAlgorithm
     """Both with the settings of the example."""
     if algorithm is QAM:
         return her.make_model(seed)
-    return algorithm("MultiInputPolicy", her.make_env(her.N_ENVS, seed), **her.SETTINGS, seed=seed)
+    # A copy, as SAC writes arguments of its own into the policy_kwargs that it is given
+    return algorithm("MultiInputPolicy", her.make_env(her.N_ENVS, seed), **copy.deepcopy(her.SETTINGS), seed=seed)
 
 
 @dataclass(frozen=True)

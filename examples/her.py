@@ -35,6 +35,7 @@ OUTPUT = Path("her")
 # What SAC and TD3 take as well
 SETTINGS: dict[str, Any] = {
     "replay_buffer_class": HerReplayBuffer,
+    "buffer_size": 50_000,
     # Random until the first episode of each environment is complete
     "learning_starts": 300 * N_ENVS,
     "batch_size": 128,

@@ -17,8 +17,8 @@ class OneLossQAM(QAM):
 
     kept_loss: str
 
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
-        super()._optimize({name: loss * (name == self.kept_loss) for name, loss in losses.items()}, diagnostics)
+    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
+        return super()._optimize({name: loss * (name == self.kept_loss) for name, loss in losses.items()}, diagnostics)
 
 
 def moved_by(model: QAM, update: Callable[[], object]) -> set[str]:

@@ -19,10 +19,10 @@ class LossesOfQAM(QAM):
 
     losses: list[dict[str, float]]
 
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
+    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
         assert all(value.dtype == th.float32 for value in {**losses, **diagnostics}.values())
         self.losses.append({name: float(value.detach()) for name, value in losses.items()})
-        super()._optimize(losses, diagnostics)
+        return super()._optimize(losses, diagnostics)
 
 
 def train(dataset: Any, n_updates: int = 2, **kwargs: Any) -> LossesOfQAM:

@@ -82,8 +82,10 @@ class LinearExtractor(FlattenExtractor):
 class OneLossQAM(QAM):
     kept_losses: tuple[str, ...]
 
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
-        super()._optimize({name: loss * (name in self.kept_losses) for name, loss in losses.items()}, diagnostics)
+    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
+        return super()._optimize(
+            {name: loss * (name in self.kept_losses) for name, loss in losses.items()}, diagnostics
+        )
 
 
 @pytest.mark.parametrize(
@@ -221,9 +223,11 @@ def test_a_wide_budget_lets_the_policy_go_further_than_a_narrow_one(pendulum_dat
         values: list[float] = []
 
         class KeepsKL(QAM):
-            def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> None:
-                super()._optimize(losses, diagnostics)
+            def _optimize(
+                self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]
+            ) -> dict[str, th.Tensor]:
                 values.append(diagnostics["path_kl"].item())
+                return super()._optimize(losses, diagnostics)
 
         kwargs = SMALL | {"learning_rate": 3e-3}
         KeepsKL("FlowPolicy", offline_dataset=pendulum_dataset, kl_budget=budget, **kwargs).pretrain(gradient_steps=800)

@@ -203,9 +203,11 @@ def backpropagate(
         of_output = linear(pre[-1], weight.t()) if weight.shape[0] > 1 else pre[-1] * weight
         of_norm: list[th.Tensor] = []
         if below.scale is not None:
+            assert kept.activation is not None  # for mypy
+            # In bfloat16 it would also sum over the rows in bfloat16
             of_output, *of_norm = th.ops.aten.native_layer_norm_backward(
-                of_output,
-                kept.activation,
+                of_output.float() if of_norms else of_output,
+                kept.activation.float() if of_norms else kept.activation,
                 below.scale.shape,
                 kept.mean,
                 kept.rstd,
@@ -214,7 +216,7 @@ def backpropagate(
                 [True, of_norms, of_norms],
             )
         if kept.slope is not None:
-            pre.append(of_output * kept.slope)
+            pre.append(of_output.to(weight.dtype) * kept.slope)
         else:
             assert kept.h is not None  # for mypy
             pre.append(th.ops.aten.gelu_backward(of_output, kept.h, approximate="tanh"))

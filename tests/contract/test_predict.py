@@ -102,7 +102,7 @@ def test_evaluation_and_training_are_modes_of_dropout_and_normalisation():
     class Watch(QAM):
         def _optimize(self, losses, diagnostics):
             modes.append(self.policy.training)
-            super()._optimize(losses, diagnostics)
+            return super()._optimize(losses, diagnostics)
 
     model = Watch("MlpPolicy", "Pendulum-v1", **SMALL).learn(12)
     assert modes == [True, True]
