@@ -60,6 +60,7 @@ def hindsight(algorithm: type[QAM] | type[SAC], seed: int) -> OffPolicyAlgorithm
 @dataclass(frozen=True)
 class Task:
     """
+    :param title: What it is called in the picture
     :param make_model: A new model of an algorithm and a seed
     :param make_env: That many environments to evaluate in
     :param total_timesteps: Environment steps
@@ -67,6 +68,7 @@ class Task:
     :param measure: What of an evaluation is shown: ``mean_return`` or ``success``
     """
 
+    title: str
     make_model: Callable[[Any, int], OffPolicyAlgorithm]
     make_env: Callable[[int], VecEnv]
     total_timesteps: int
@@ -75,8 +77,22 @@ class Task:
 
 
 TASKS = {
-    "pendulum": Task(pendulum, lambda n_envs: make_vec_env("Pendulum-v1", n_envs), 10_000, 1_000, "mean_return"),
-    "her": Task(hindsight, her.make_env, her.TOTAL_TIMESTEPS, her.EVAL_INTERVAL, "success"),
+    "pendulum": Task(
+        "Pendulum-v1, all defaults",
+        pendulum,
+        lambda n_envs: make_vec_env("Pendulum-v1", n_envs),
+        total_timesteps=10_000,
+        interval=1_000,
+        measure="mean_return",
+    ),
+    "her": Task(
+        f"{her.ENV_ID} with hindsight",
+        hindsight,
+        her.make_env,
+        her.TOTAL_TIMESTEPS,
+        her.EVAL_INTERVAL,
+        measure="success",
+    ),
 }
 
 
@@ -158,18 +174,20 @@ def table(task: Task, runs: list[Run]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def draw(task: Task, runs: list[Run], title: str, path: Path) -> None:
-    """Mean over seeds, with the range shaded."""
+def draw(task: Task, runs: list[Run], path: Path) -> None:
+    """Mean over seeds, with the range shaded, from before the first step on."""
     figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
     for algorithm in ALGORITHMS:
         of_algorithm = [each for each in runs if each["algorithm"] == algorithm]
         if not of_algorithm:
             continue
-        steps = [step for step, _ in of_algorithm[0]["curve"]]
-        values = np.array([[value for _, value in each["curve"]] for each in of_algorithm])
+        steps = [0, *(step for step, _ in of_algorithm[0]["curve"])]
+        values = np.array(
+            [[each["before"][task.measure], *(value for _, value in each["curve"])] for each in of_algorithm]
+        )
         (line,) = axes.plot(steps, values.mean(axis=0), "o-", markersize=3, label=f"{algorithm} ({len(values)} seeds)")
         axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15)
-    axes.set(xlabel="environment steps", ylabel=task.measure.replace("_", " "), title=title)
+    axes.set(xlabel="environment steps", ylabel=task.measure.replace("_", " "), title=task.title)
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
@@ -201,7 +219,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(runs, indent=1))
     if arguments.plot:
-        draw(task, runs, arguments.task, arguments.plot)
+        draw(task, runs, arguments.plot)
 
 
 if __name__ == "__main__":

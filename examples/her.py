@@ -5,7 +5,14 @@ everywhere else, and there is no dataset. SB3's ``HerReplayBuffer`` pretends tha
 The script evaluates before, in the middle and at the end, on the same 50 starts, and saves the model to
 ``./her/qam_her.zip``.
 
-EXPECTED
+What it prints, after 201 seconds on one core of an AMD EPYC with other work on the machine:
+
+       steps   success   steps at the goal
+           0      0.22                  12
+      12,000      0.32                  19
+      24,000      0.54                  45
+      36,000      0.76                 176
+      48,000      0.84                 196
 """
 
 import time
