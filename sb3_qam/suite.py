@@ -86,10 +86,16 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
     :return: The runs
     :raises ValueError: if the file is not such a one
     """
-    suite = yaml.safe_load(path.read_text())
+    try:
+        suite = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(suite, dict) or not set(suite) <= set(KEYS) or not suite.get("tasks"):
         raise ValueError(f"{path} must have tasks, and may have algorithms (qam by default), hyperparams and options.")
     tasks, algorithms = (_by_name(key, suite.get(key) or ["qam"]) for key in ("tasks", "algorithms"))
+    for key in ("hyperparams", "options"):
+        if not isinstance(suite.get(key) or {}, dict):
+            raise ValueError(f"{key} of a suite must be a dict of values by name: {suite[key]}")
     # Runs lie side by side, and give the same numbers wherever they run
     options = {"num-threads": 1, **(suite.get("options") or {})}
     return [

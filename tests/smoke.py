@@ -16,6 +16,7 @@ import yaml
 
 import sb3_qam
 from sb3_qam import QAM
+from sb3_qam.common.callbacks import FlowDiagnosticsCallback
 from sb3_qam.datasets.collect import collect
 
 
@@ -45,7 +46,7 @@ def train() -> None:
         policy_kwargs={"net_arch": [16]},
         seed=0,
     )
-    model.learn(20)
+    model.learn(20, callback=FlowDiagnosticsCallback(every=10))
     model.save("model")
     observation, _ = env.reset(seed=0)
     action, _ = model.predict(observation, deterministic=True)

@@ -81,7 +81,7 @@ def graph_on_cpu(model: QAM) -> list[CpuGraph]:
 
     graphs: list[CpuGraph] = []
 
-    def make_graph() -> CpuGraph:
+    def make_graph(device: th.device) -> CpuGraph:
         graphs.append(CpuGraph(state))
         return graphs[-1]
 

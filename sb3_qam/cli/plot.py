@@ -79,6 +79,6 @@ def parse_reward_range(text: str) -> tuple[str, tuple[float, float]]:
         bounds = float(low), float(high)
     except ValueError:
         bounds = (0.0, 0.0)
-    if not bounds[0] < bounds[1] < float("inf"):
+    if not -float("inf") < bounds[0] < bounds[1] < float("inf"):
         raise ValueError(f"--reward-range must be ENV:LOW:HIGH, such as Pendulum-v1:-1400:-150, got '{text}'.")
     return env, bounds

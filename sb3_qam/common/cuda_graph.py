@@ -14,6 +14,8 @@ from sb3_qam.common.update_monitor import UpdateMonitor
 
 # Ordinary updates before one is recorded: libraries set up what they need, and the optimizer its moments
 N_WARM_UPS = 3
+# Each has memory of its own
+MAX_GRAPHS = 8
 
 
 class Graph(Protocol):
@@ -29,16 +31,22 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """A graph of the GPU in use."""
+    """
+    A graph of a GPU.
 
-    def __init__(self) -> None:
-        self._graph = th.cuda.CUDAGraph()
+    :param device: The GPU, which need not be the one in use
+    """
+
+    def __init__(self, device: th.device) -> None:
+        self.device = device
+        with th.cuda.device(device):
+            self._graph = th.cuda.CUDAGraph()
 
     def capture(self, function: Callable[[], None]) -> None:
         """
         :param function: Its operations are recorded, and not carried out
         """
-        with th.cuda.graph(self._graph):
+        with th.cuda.device(self.device), th.cuda.graph(self._graph, stream=th.cuda.Stream(self.device)):
             function()
 
     def replay(self) -> None:
@@ -110,7 +118,7 @@ class GraphedUpdates:
         self,
         optimizer: th.optim.Optimizer,
         monitor: UpdateMonitor,
-        make_graph: Callable[[], Graph] = CudaGraph,
+        make_graph: Callable[[th.device], Graph] = CudaGraph,
     ) -> None:
         for group in optimizer.param_groups:
             if "capturable" not in group:
@@ -119,8 +127,9 @@ class GraphedUpdates:
                     "PyTorch with the argument `capturable`, such as Adam, or cuda_graph=False."
                 )
         self._optimizer, self._monitor, self._make_graph = optimizer, monitor, make_graph
+        self._device = optimizer.param_groups[0]["params"][0].device
         self._captured: dict[Hashable, CapturedUpdate] = {}
-        self._places: tuple[int, ...] = ()
+        self._state: tuple[Any, ...] = ()
         self._n_warm_ups: Counter[Hashable] = Counter()
 
     def __call__(self, number: int, update: Callable[..., None], constants: Hashable, *inputs: Any) -> None:
@@ -130,12 +139,12 @@ class GraphedUpdates:
         :param constants: What it depends on beside its inputs, parameters and learning rates
         :param inputs: Its tensors
         """
-        places = self._places_of_state()
-        if places != self._places:
+        state = self._state_of_optimizer()
+        if state != self._state or len(self._captured) > MAX_GRAPHS:
             self._captured.clear()
             self._make_capturable()
             self._n_warm_ups.clear()
-            self._places = places
+            self._state = self._state_of_optimizer()
         shapes = tuple(leaf.shape for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, th.Tensor))
         key = (constants, shapes)
         if self._n_warm_ups[key] < N_WARM_UPS:
@@ -143,7 +152,9 @@ class GraphedUpdates:
             update(*inputs)
             return
         if key not in self._captured:
-            self._captured[key] = CapturedUpdate(self._make_graph(), update, inputs, self._optimizer, self._monitor)
+            self._captured[key] = CapturedUpdate(
+                self._make_graph(self._device), update, inputs, self._optimizer, self._monitor
+            )
         self._captured[key](number, inputs)
 
     def _make_capturable(self) -> None:
@@ -157,14 +168,21 @@ class GraphedUpdates:
                 if "step" in state:
                     state["step"] = state["step"].to(parameter.device)
 
-    def _places_of_state(self) -> tuple[int, ...]:
+    def _state_of_optimizer(self) -> tuple[Any, ...]:
         """
-        :return: Where parameters and moments lie in memory
+        :return: Its settings but for the learning rates, what is trained, and where parameters and moments lie
         """
-        return tuple(
-            tensor.data_ptr()
-            for group in self._optimizer.param_groups
-            for parameter in group["params"]
-            for tensor in (parameter, *self._optimizer.state.get(parameter, {}).values())
-            if isinstance(tensor, th.Tensor)
+        groups = self._optimizer.param_groups
+        settings = [
+            str(sorted((key, value) for key, value in group.items() if key not in ("params", "lr"))) for group in groups
+        ]
+        return (
+            *settings,
+            *(
+                (parameter.requires_grad, tensor.data_ptr())
+                for group in groups
+                for parameter in group["params"]
+                for tensor in (parameter, *self._optimizer.state.get(parameter, {}).values())
+                if isinstance(tensor, th.Tensor)
+            ),
         )

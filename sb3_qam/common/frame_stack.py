@@ -8,6 +8,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_qam.common.buffers import map_observations
+from sb3_qam.common.checks import check_positive_int
 
 
 class StackFrames(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -29,6 +30,7 @@ class StackFrames(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def __init__(
         self, env: gym.Env, n_stack: int, channels_order: str | Mapping[str, str | None] | None = None
     ) -> None:
+        check_positive_int("n_stack", n_stack)
         gym.utils.RecordConstructorArgs.__init__(self, n_stack=n_stack, channels_order=channels_order)
         super().__init__(env)
         self._frames: StackedObservations = StackedObservations(

@@ -19,6 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 # The first process evaluates and saves while the others wait for it
 PATIENCE = timedelta(days=7)
+# Number of the process that has joined
+JOINED_BY = "SB3_QAM_JOINED_BY"
 
 
 class HasRows(Protocol):
@@ -177,7 +179,8 @@ def find_replicas() -> Replicas:
 
     :return: The processes of the run that this one belongs to
     """
-    if dist.is_available():
+    # A process that one of torchrun's has started has its variables, and is none of them
+    if dist.is_available() and os.environ.get(JOINED_BY, str(os.getpid())) == str(os.getpid()):
         if dist.is_torchelastic_launched() and not dist.is_initialized() and int(os.environ["WORLD_SIZE"]) > 1:
             _join()
         if dist.is_initialized() and dist.get_world_size() > 1:
@@ -198,4 +201,5 @@ def _join() -> None:
     if local_rank < th.cuda.device_count():
         # What "cuda" and "auto" then mean
         th.cuda.set_device(local_rank)
+    os.environ[JOINED_BY] = str(os.getpid())
     dist.init_process_group("cpu:gloo,cuda:nccl" if th.cuda.is_available() else "gloo")

@@ -47,7 +47,7 @@ class UpdateMonitor:
         :raises FloatingPointError: where a value of this update, or of one not yet read, is not finite
         """
         if self._held is not None:
-            self._held.update(values)
+            self._held.update({name: value.detach() for name, value in values.items()})
             return
         if self._names != list(values):
             self.check()

@@ -276,8 +276,9 @@ class QAM(OfflineToOnlineAlgorithm):
         check_in_range("distill_coef", self.distill_coef, 0)
         if self.kl_budget is not None:
             check_in_range("kl_budget", self.kl_budget, 0, low_excluded=True)
-        if not isinstance(self.residual, bool):
-            raise ValueError(f"residual must be True or False, got {self.residual!r}.")
+        for name in ("residual", "cuda_graph"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         if self.adjoint not in list(POLICY_OBJECTIVES):
             raise ValueError(f"adjoint must be one of {', '.join(map(repr, POLICY_OBJECTIVES))}, got {self.adjoint!r}.")
         check_precision(self.precision, self.device)

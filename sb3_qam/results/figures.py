@@ -68,7 +68,7 @@ def draw_learning_curves(tasks: list[Task], looks: Looks, with_published: bool) 
             if with_published:
                 _draw_published(panel, axis, task, looks)
             panel.set_ylabel(task.metric.label)
-            panel.set_title(textwrap.fill(task.name, 44), fontsize=10.5, pad=18)
+            panel.set_title(textwrap.fill(task.name.replace("$", r"\$"), 44), fontsize=10.5, pad=18)
             if task.metric.bounds is not None:
                 panel.set_ylim(*_with_zero_and_one(task.metric.bounds))
         for panel in grid.flat[len(tasks) :]:

@@ -17,6 +17,9 @@ from sb3_qam.suite import OUTPUT
 # As the zoo names the folder of a run: task, number, and an id with --uuid
 RUN_NAME = re.compile(r"(?P<task>.+)_(?P<number>\d+)(_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?")
 
+# As a suite does: ALGORITHM/TASK/seed_NUMBER
+SEED_NAME = re.compile(r"seed_\d+")
+
 
 @dataclass(frozen=True)
 class TrainingRun:
@@ -76,13 +79,17 @@ class LeftOut:
     @property
     def algorithm(self) -> str:
         """As far as the folders say."""
-        return self.folder.resolve().parent.name
+        folder = self.folder.resolve()
+        return folder.parents[1].name if SEED_NAME.fullmatch(folder.name) else folder.parent.name
 
     @property
     def task(self) -> str:
         """As far as the folders say."""
-        match = RUN_NAME.fullmatch(self.folder.resolve().name)
-        return self.folder.name if match is None else match["task"]
+        folder = self.folder.resolve()
+        if SEED_NAME.fullmatch(folder.name):
+            return folder.parent.name
+        match = RUN_NAME.fullmatch(folder.name)
+        return folder.name if match is None else match["task"]
 
 
 def read_runs(roots: list[Path]) -> tuple[list[TrainingRun], list[LeftOut]]:

@@ -66,6 +66,7 @@ class BestModelCallback(BaseCallback):
         # As SB3 does
         self.path = path if path.suffix else path.with_suffix(".zip")
         self.best_value: float | None = None
+        self._run_id: str | None = None
         self._seen: set[str] = set()
         self._listener = LogListener(self._on_log)
 
@@ -76,7 +77,8 @@ class BestModelCallback(BaseCallback):
         # Saved with the model, and so with every checkpoint from here on
         if not hasattr(self.model, "run_id"):
             self.model.run_id = uuid.uuid4().hex  # type: ignore[attr-defined]
-        if self.best_value is None:
+        if self._run_id != self.model.run_id:  # type: ignore[attr-defined]
+            self._run_id = self.model.run_id  # type: ignore[attr-defined]
             self.best_value = self._recorded_value()
 
     def _on_step(self) -> bool:

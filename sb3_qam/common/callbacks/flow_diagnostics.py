@@ -1,10 +1,12 @@
 """What the flow and the critics do, as scalars and as pictures of the actions."""
 
-from typing import Any
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
-from matplotlib.figure import Figure as MatplotlibFigure
 from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -12,6 +14,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_qam.common.buffers import map_observations
 from sb3_qam.common.callbacks.periodic import PeriodicCallback
 from sb3_qam.common.checks import check_positive_int
+
+if TYPE_CHECKING:
+    # Which a plain installation does not have
+    from matplotlib.figure import Figure as MatplotlibFigure
 
 
 class FlowDiagnosticsCallback(PeriodicCallback):
@@ -22,9 +28,9 @@ class FlowDiagnosticsCallback(PeriodicCallback):
       ``adjoint="bptt"``, which has none, the lean one
     - ``ensemble_disagreement``: standard deviation of the critics at the policy's actions
     - ``path_kl``: divergence of the policy's SDE from the behaviour's, in nats per environment step
-    - ``actions``, for TensorBoard alone: actions of the clone and of the policy at a few states, which stay the same
-      as long as the callback is used. Two action dimensions are a scatter plot, a single one is a histogram; of a chunk
-      it is the first action, scaled to [-1, 1]
+    - ``actions``, for TensorBoard alone, where there is matplotlib: actions of the clone and of the policy at a few
+      states, which stay the same as long as the callback is used. Two action dimensions are a scatter plot, a single
+      one is a histogram; of a chunk it is the first action, scaled to [-1, 1]
 
     While the behaviour alone is trained (``objective="clone"``) there is only the picture of its actions. Training is
     the same, bit by bit, with and without the callback.
@@ -72,7 +78,9 @@ class FlowDiagnosticsCallback(PeriodicCallback):
                 self.logger.record("flow/actions", figure, exclude=("stdout", "log", "json", "csv"))
 
     def _draws_figures(self) -> bool:
-        return any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
+        return importlib.util.find_spec("matplotlib") is not None and any(
+            isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats
+        )
 
     @th.no_grad()
     def _sample_actions(self) -> tuple[np.ndarray, np.ndarray]:
@@ -101,6 +109,8 @@ def draw_actions(clone: np.ndarray, policy: np.ndarray) -> MatplotlibFigure:
     """
     n_states, _, n_dims = clone.shape
     # Not made by pyplot, which would keep it
+    from matplotlib.figure import Figure as MatplotlibFigure
+
     figure = MatplotlibFigure(figsize=(3 * n_states, 3), layout="constrained")
     for number, axes in enumerate(figure.subplots(1, n_states, squeeze=False)[0]):
         for name, actions, colour in (("clone", clone, "0.6"), ("policy", policy, "C1")):
