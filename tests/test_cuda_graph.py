@@ -170,6 +170,11 @@ def test_an_optimizer_that_cannot_be_recorded_is_refused(pendulum_dataset):
         graph_on_cpu(model)
 
 
+def test_a_solver_that_reads_values_back_is_refused():
+    with pytest.raises(ValueError, match=r"cuda_graph=True: ode_method='dopri5' reads values back"):
+        QAM("FlowPolicy", "Pendulum-v1", cuda_graph=True, policy_kwargs={"ode_method": "dopri5"})
+
+
 def test_on_a_cpu_the_argument_does_nothing(pendulum_dataset, tmp_path):
     model = make_model(pendulum_dataset, cuda_graph=True).pretrain(gradient_steps=6)
     model.save(tmp_path / "model")

@@ -134,7 +134,8 @@ class QAM(OfflineToOnlineAlgorithm):
     :param precision: Of the networks' products in training: ``"float32"``, or ``"bf16"``, PyTorch's autocast to
         bfloat16, on a CPU or GPU that has it. Parameters, losses and the flow's steps stay float32, and so does acting
     :param cuda_graph: Whether a GPU is given each update as one CUDA graph, which is recorded after a few ordinary
-        updates. Networks and features extractors of one's own must not read values back. Elsewhere it does nothing
+        updates. It takes Euler steps alone, and networks and features extractors that read no values back. On other
+        devices it does nothing
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
         the reported success rate, mean episode length, and mean reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -362,6 +363,11 @@ class QAM(OfflineToOnlineAlgorithm):
         self.trust_region = (
             FixedTemperature(self.device) if self.kl_budget is None else TrustRegion(self.device, self.kl_budget)
         )
+        if self.cuda_graph and (self.policy.ode_method != "euler" or self.policy.ode_options):
+            raise ValueError(
+                f"cuda_graph=True: ode_method={self.policy.ode_method!r} reads values back, which cannot be part of a "
+                "CUDA graph. Use ode_method='euler' without ode_options, or cuda_graph=False."
+            )
         self._graphed_updates = (
             GraphedUpdates(self.policy.optimizer, self._monitor)
             if self.cuda_graph and self.device.type == "cuda"
