@@ -303,7 +303,8 @@ def plot_growth(file: Path, repetitions: int) -> None:
             axis.plot(values, [1000 / results[0][rate] for results, _ in rows], marker="o", label=label)
         axis.set(xlabel=name, xscale="log", yscale="log", xticks=values, xticklabels=values)
         axis.minorticks_off()
-    axes[0].set_ylabel("milliseconds")
+    milliseconds = [10, 20, 50, 100, 200]
+    axes[0].set(ylabel="milliseconds", yticks=milliseconds, yticklabels=milliseconds)
     axes[0].legend()
     figure.savefig(file, dpi=120)
 

@@ -195,7 +195,13 @@ def test_progress_bar_counts_gradient_steps_with_any_callback(kind: str, pendulu
         "object": CallbackList([watch]),
     }[kind]
     positions = []
-    monkeypatch.setattr(ProgressBarCallback, "_on_training_end", lambda self: positions.append(self.pbar.n))
+    close = ProgressBarCallback._on_training_end
+
+    def note_and_close(bar: ProgressBarCallback) -> None:
+        positions.append(bar.pbar.n)
+        close(bar)
+
+    monkeypatch.setattr(ProgressBarCallback, "_on_training_end", note_and_close)
     model = QAM("FlowPolicy", make_vec_env("Pendulum-v1", n_envs=3), **SMALL)
     model.pretrain(pendulum_dataset, gradient_steps=5, callback=callback, progress_bar=True)
     assert positions == [5]

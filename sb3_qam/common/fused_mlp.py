@@ -125,23 +125,24 @@ def gelu_and_slope(h: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     :param h: shape (rows, width), bfloat16
     :return: GELU of h and its derivative, same shape and type
     """
-    value, slope, gate = _scratch(threading.get_ident(), h.shape)
-    # gate = sigmoid(GELU_SLOPE h + cubic h), with cubic = 0.044715 GELU_SLOPE h^2
-    cubic = th.square(value.copy_(h), out=slope).mul_(0.044715 * GELU_SLOPE)
-    th.add(cubic, GELU_SLOPE, out=gate).mul_(value).sigmoid_()
+    value, inner, gate, bump = _scratch(threading.get_ident(), h.shape)
+    c = value.new_full((), GELU_SLOPE)
+    # gate = sigmoid(inner x), with inner = c + 0.044715 c x^2
+    th.addcmul(c, value.copy_(h), value, value=0.044715 * GELU_SLOPE, out=inner)
+    th.mul(inner, value, out=gate).sigmoid_()
     value.mul_(gate)
-    # gate + value (1 - gate) (GELU_SLOPE + 3 cubic)
-    slope.mul_(3).add_(GELU_SLOPE).mul_(value)
-    slope.addcmul_(slope, gate, value=-1).add_(gate)
+    # slope = gate + bump (3 inner - 2 c), with bump = value (1 - gate)
+    th.addcmul(value, value, gate, value=-1, out=bump)
+    slope = gate.addcmul_(bump, inner, value=3).add_(bump, alpha=-2 * GELU_SLOPE)
     return value.to(h.dtype), slope.to(h.dtype)
 
 
 @lru_cache(maxsize=8)
-def _scratch(thread: int, shape: th.Size) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+def _scratch(thread: int, shape: th.Size) -> tuple[th.Tensor, ...]:
     """
     Memory of this size is given back to the system and cleared at every use, which takes longer than to use it.
     """
-    return th.empty(shape), th.empty(shape), th.empty(shape)
+    return tuple(th.empty(shape) for _ in range(4))
 
 
 def outer(a: th.Tensor, b: th.Tensor) -> th.Tensor:
