@@ -98,6 +98,8 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
             raise ValueError(f"{key} of a suite must be a dict of values by name: {suite[key]}")
     # Runs lie side by side, and give the same numbers wherever they run
     options = {"num-threads": 1, **(suite.get("options") or {})}
+    if type(options["num-threads"]) is not int:
+        raise ValueError(f"num-threads of a suite's options must be a whole number: {options['num-threads']!r}")
     return [
         Run(task, algorithm, seed, {**(suite.get("hyperparams") or {}), **of_task, **of_algorithm}, options)
         for seed in seeds

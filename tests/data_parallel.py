@@ -1,5 +1,6 @@
 """What test_replicas.py starts: ``torchrun --nproc_per_node 2 -m tests.data_parallel FOLDER DATASET VARIANTS``."""
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ class Normalized(nn.Sequential):
 def main(folder: Path, dataset: str, *names: str) -> None:
     for name in names:
         train_stop_and_go_on(folder, dataset, name)
+    # What one of the processes starts is none of them, and waits for nobody
+    if th.distributed.get_rank() == 0:
+        load = f"from sb3_qam import QAM; print(QAM.load({str(folder / f'{names[0]}.zip')!r}).replicas.n_processes)"
+        child = subprocess.run([sys.executable, "-c", load], check=True, stdout=subprocess.PIPE, text=True, timeout=120)
+        assert child.stdout.split() == ["1"], child.stdout
     # Online, the first process goes on alone, and cannot come back
     model = make(dataset)
     model.set_env(gym.make("Pendulum-v1"))

@@ -107,8 +107,9 @@ def test_what_is_no_product_stays_small(pendulum_dataset):
     count = count_update(pendulum_dataset)
     # Activations forward and backward take one pass each, normalisations too
     assert count.elements <= 165 * BATCH * WIDTH
-    # Each costs a microsecond and more, whatever its size
-    assert sum(count.calls.values()) <= 1150
+    # Each costs a microsecond and more, whatever its size. How often it detaches is PyTorch's own affair
+    del count.calls["aten.detach.default"]
+    assert sum(count.calls.values()) <= 985, sum(count.calls.values())
 
 
 def test_cloning_evaluates_the_behaviour_alone(pendulum_dataset):

@@ -101,6 +101,16 @@ def test_filters_and_metrics(suite_folder: Path, tmp_path: Path):
     )
 
 
+def test_a_run_is_shown_once_and_a_range_is_of_its_task(tmp_path: Path):
+    write_run(tmp_path)
+    once = plot("-f", tmp_path, "-o", tmp_path / "plots")
+    assert plot("-f", tmp_path, "-f", tmp_path / "qam", "-o", tmp_path / "plots") == once
+    assert once[0].startswith("Maze-v0, qam, runs: 1: ")
+    assert error_of("-f", tmp_path, "--reward-range", "Pendulum-v1:-90:0") == (
+        "Error: There is a reward range for Pendulum-v1, and no run on it. There are: Maze-v0."
+    )
+
+
 def test_one_run_that_has_just_begun(tmp_path: Path):
     write_run(tmp_path, steps=[100], successes=[0.5], steps_done=None)
     write_run(tmp_path, 2, steps=())

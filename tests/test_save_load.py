@@ -1,5 +1,8 @@
 """A run that is saved and loaded is the run it would have been."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -30,6 +33,31 @@ def assert_same(first: QAM, second: QAM) -> None:
                     assert th.equal(value, other["state"][index][key]), (index, key)
     assert first.trust_region.kl_lambda == second.trust_region.kl_lambda
     assert first.trust_region.kl_average == second.trust_region.kl_average
+
+
+def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path):
+    """The process is killed in the middle of writing."""
+    model = QAM("FlowPolicy", "Pendulum-v1", **SMALL)
+    model.save(tmp_path / "model")
+    (tmp_path / "link.zip").symlink_to(tmp_path / "model.zip")
+    before = (tmp_path / "model.zip").read_bytes()
+    code = f"""
+import os, signal, torch
+from sb3_qam import QAM
+model = QAM.load({str(tmp_path / "model")!r}, device="cpu")
+torch.save = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
+model.save({str(tmp_path / "link.zip")!r})
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert (tmp_path / "model.zip").read_bytes() == before
+    model.save(str(tmp_path / "link.zip"))
+    assert (tmp_path / "link.zip").is_symlink()
+    assert (tmp_path / "model.zip").read_bytes() != before
+    # What the killed process has left is gone too
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.zip", "model.zip"]
+    with pytest.warns(UserWarning, match="Will create it"):
+        model.save(tmp_path / "new" / "model.v1")
+    assert_same(QAM.load(tmp_path / "new" / "model.v1"), model)
 
 
 def disturb() -> None:

@@ -200,6 +200,8 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         run.is_finished(tmp_path)
     with pytest.raises(ValueError, match=r"suite.yml must have tasks, and may have algorithms"):
         read_suite(write(tmp_path / "suite.yml", envs=["Pendulum-v1"]), [0])
+    with pytest.raises(ValueError, match="num-threads of a suite's options must be a whole number: 'x'"):
+        read_suite(write(tmp_path / "suite.yml", options={"num-threads": "x"}), [0])
     with pytest.raises(ValueError, match="algorithms of a suite must be a list of names, or a dict"):
         read_suite(write(tmp_path / "suite.yml", algorithms={"qam": 3}), [0])
     assert parse_seeds("0-2,7") == [0, 1, 2, 7]

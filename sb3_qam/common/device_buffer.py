@@ -28,7 +28,11 @@ class DeviceOfflineBuffer(OfflineBuffer):
         self._discounts = self.gamma ** th.arange(self.n_steps, dtype=th.float64, device=self.device)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
-        first = th.as_tensor(batch_inds, device=self.device)
+        first = th.from_numpy(batch_inds)
+        if self.device.type == "cuda":
+            # From other memory a copy would wait until the GPU has done all that it was asked for
+            first = first.pin_memory()
+        first = first.to(self.device, non_blocking=True)
         episode = th.searchsorted(self._last, first)
         last = self._last[episode]
         steps = first[:, None] + th.arange(self.n_steps, device=self.device)

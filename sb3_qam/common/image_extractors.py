@@ -47,7 +47,7 @@ class ImpalaCNN(BaseFeaturesExtractor):
     :param n_blocks: Number of residual blocks of each stage
     :param normalized_image: Whether the images are normalised already, which goes together with
         ``policy_kwargs=dict(normalize_images=False)``: their type and bounds are not checked then
-    :raises ValueError: if the space is not one of images, or a size is not positive
+    :raises ValueError: if the space is not one of images, a size is not positive, or ``n_channels`` is a single one
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class ImpalaCNN(BaseFeaturesExtractor):
                 "are normalised already, channels first, pass policy_kwargs=dict(normalize_images=False, "
                 "features_extractor_kwargs=dict(normalized_image=True)); for all others leave it out."
             )
+        if not isinstance(n_channels, Sequence):
+            raise ValueError(f"n_channels must be a sequence, one number for each stage, got {n_channels!r}.")
         for name, size in [
             ("features_dim", features_dim),
             ("n_blocks", n_blocks),

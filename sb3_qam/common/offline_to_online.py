@@ -1,6 +1,7 @@
 """Off-policy learning that begins with a dataset: ``pretrain()``, then SB3's own ``learn()``."""
 
 import io
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from sb3_qam.common.checks import check_action_space, check_callback, check_in_r
 from sb3_qam.common.chunks import StatefulRollouts
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.files import replaced_as_a_whole
 from sb3_qam.common.normalization import check_order_of_wrappers, warm_up
 from sb3_qam.common.progress_bar import with_offline_progress_bar
 from sb3_qam.common.random_state import get_random_state, random_numbers_kept, set_random_state
@@ -797,7 +799,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         Save all the attributes of the object and the model parameters in a zip-file, with the state of the random
         generators: on a CPU, load() and continued training give what uninterrupted training would have given. Online
         this takes the replay buffer and the environment in the same state too. Datasets and replay buffers are not
-        part of the file. Of several processes of one run the first one writes it, and the others nothing.
+        part of the file. Of several processes of one run the first one writes it, and the others nothing. A file that
+        is there already is replaced as a whole, when the new one is complete.
 
         :param path: path to the file where the rl agent should be saved
         :param exclude: name of parameters that should be excluded in addition to the default ones
@@ -809,7 +812,14 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         if pending is None:
             self._random_state = {"seed": self.seed, **get_random_state(self.action_space, self.device)}
         try:
-            super().save(path, exclude, include)
+            if isinstance(path, (str, os.PathLike)):
+                path = Path(path)
+                # As SB3 does
+                path = path if path.suffix else path.with_suffix(".zip")
+                with replaced_as_a_whole(path) as unfinished:
+                    super().save(unfinished, exclude, include)
+            else:
+                super().save(path, exclude, include)
         finally:
             self._random_state = pending
 

@@ -82,7 +82,7 @@ def n_threads(run: Run) -> int:
     :param run: A run
     :return: How many threads it has been given, 1 where that is left to PyTorch
     """
-    return max(1, int(run.options.get("num-threads", 1)))
+    return max(1, run.options.get("num-threads", 1))
 
 
 def _run_in_task(run: Run, root: Path, working_folder: Path, environment: dict[str, str]) -> bool:

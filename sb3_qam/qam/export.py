@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_qam.common.buffers import map_observations, to_tensor
+from sb3_qam.common.files import replaced_as_a_whole
 from sb3_qam.qam.action_heads import SamplingNoise
 
 if TYPE_CHECKING:
@@ -98,8 +99,6 @@ def export_onnx(policy: "FlowPolicy", path: str | os.PathLike[str]) -> None:
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-
     space = policy.observation_space
     keys = list(space.spaces) if isinstance(space, spaces.Dict) else None
     traced, compared = (_example_inputs(policy, n, seed=n) for n in (N_TRACED, N_COMPARED))
@@ -107,12 +106,11 @@ def export_onnx(policy: "FlowPolicy", path: str | os.PathLike[str]) -> None:
     modes = [(module, module.training) for module in policy.modules()]
     sampler.eval()
     try:
-        actions = _write_and_run(sampler, traced, compared, unfinished)
-        with th.no_grad():
-            _check_same(actions, sampler(*compared.values()).cpu().numpy(), sampler)
-        unfinished.replace(path)
+        with replaced_as_a_whole(path) as unfinished:
+            actions = _write_and_run(sampler, traced, compared, unfinished)
+            with th.no_grad():
+                _check_same(actions, sampler(*compared.values()).cpu().numpy(), sampler)
     finally:
-        unfinished.unlink(missing_ok=True)
         for module, mode in modes:
             module.training = mode
 

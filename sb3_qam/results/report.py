@@ -136,7 +136,7 @@ def make_report(
     :param with_published: Whether to show what has been published on the tasks
     :return: What is to be shown
     :raises FileNotFoundError: if a folder is not there, or has no runs
-    :raises ValueError: if there is nothing to show of them
+    :raises ValueError: if there is nothing to show of them, or a range is of a task that is not there
     """
     runs, left_out = read_runs(list(folders))
     found = {(run.algorithm, run.task) for run in runs} | {(each.algorithm, each.task) for each in left_out}
@@ -145,6 +145,12 @@ def make_report(
     if not runs and not left_out:
         there = ", ".join(f"{algorithm} on {task}" for algorithm, task in sorted(found))
         raise ValueError(f"No run is of {' or '.join([*algorithms, *tasks])}. There are: {there}.")
+    ranges_of_none = set(reward_ranges or {}) - {task for _, task in found}
+    if ranges_of_none:
+        raise ValueError(
+            f"There is a reward range for {', '.join(sorted(ranges_of_none))}, and no run on it. There are: "
+            f"{', '.join(sorted({task for _, task in found}))}."
+        )
     runs, without_beginning = join_continued(runs)
     runs, repetitions = drop_repetitions(name_methods(runs))
     of_tasks, without_metric = make_tasks(runs, metric, reward_ranges or {})

@@ -100,12 +100,17 @@ def read_runs(roots: list[Path]) -> tuple[list[TrainingRun], list[LeftOut]]:
     """
     runs: list[TrainingRun] = []
     left_out: list[LeftOut] = []
+    seen: set[Path] = set()
     for root in roots:
         if not root.is_dir():
             raise FileNotFoundError(f"There is no folder '{root}': pass the log folder of your runs, -f FOLDER.")
         found = False
         for folder in _run_folders(root):
             found = True
+            # A folder may be named beside one that holds it
+            if folder.resolve() in seen:
+                continue
+            seen.add(folder.resolve())
             try:
                 runs.append(_read_run(folder, root))
             except ValueError as error:

@@ -184,6 +184,7 @@ def test_a_residual_block_of_zeros_changes_nothing():
         (spaces.Box(-1.0, 1.0, (3,)), {}, r"ImpalaCNN is for images, .* got Box\(-1.0, 1.0, \(3,\)"),
         (spaces.Discrete(3), {}, r"got Discrete\(3\)"),
         (images(), {"n_channels": [16, 0]}, "n_channels must be an integer of at least 1, got 0"),
+        (images(), {"n_channels": 16}, "n_channels must be a sequence, one number for each stage, got 16"),
         (images(), {"n_blocks": 0}, "n_blocks must be"),
     ],
 )

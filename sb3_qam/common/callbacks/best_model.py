@@ -13,6 +13,8 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
+from sb3_qam.common.files import replaced_as_a_whole
+
 MODES = ("max", "min")
 # In the model's own zip file, so that model and value are replaced in one step; load() leaves it alone
 RECORD = "best_model.json"
@@ -114,15 +116,10 @@ class BestModelCallback(BaseCallback):
 
     def _save(self, value: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, as only there it can be moved in one step
-        unfinished = self.path.with_name(f".{self.path.name}.unfinished")
-        try:
+        with replaced_as_a_whole(self.path) as unfinished:
             self.model.save(unfinished)
             with zipfile.ZipFile(unfinished, "a") as archive:
                 archive.writestr(RECORD, json.dumps({**self._what(), "value": value}))
-            unfinished.replace(self.path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def _what(self) -> dict[str, str]:
         """
@@ -137,10 +134,10 @@ class BestModelCallback(BaseCallback):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 record = json.loads(archive.read(RECORD))
-        except (FileNotFoundError, zipfile.BadZipFile, KeyError):
+            value = record.pop("value")
+        except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError, AttributeError):
             # None yet, or not written by this callback
             return None
-        value = record.pop("value")
         if record != self._what():
             return None
         if self.verbose >= 1:

@@ -107,10 +107,10 @@ def draw_actions(clone: np.ndarray, policy: np.ndarray) -> MatplotlibFigure:
     :param policy: Actions of the policy, same shape
     :return: A picture of each state, those of the clone in grey below those of the policy
     """
-    n_states, _, n_dims = clone.shape
-    # Not made by pyplot, which would keep it
     from matplotlib.figure import Figure as MatplotlibFigure
 
+    n_states, _, n_dims = clone.shape
+    # Not made by pyplot, which would keep it
     figure = MatplotlibFigure(figsize=(3 * n_states, 3), layout="constrained")
     for number, axes in enumerate(figure.subplots(1, n_states, squeeze=False)[0]):
         for name, actions, colour in (("clone", clone, "0.6"), ("policy", policy, "C1")):
