@@ -1,3 +1,4 @@
+import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterable
@@ -21,6 +22,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Of Minari 0.5.3, the last one for Python 3.10: it cannot store images as they are, nor read those in Dicts
 needs_uncompressed_images = pytest.mark.skipif(not UNCOMPRESSED, reason="this Minari compresses images")
+
+# dm_control's labmaze, which it needs, is built for no Python after 3.12
+needs_ogbench = pytest.mark.skipif(importlib.util.find_spec("ogbench") is None, reason="OGBench is not installed")
 
 _numbers = itertools.count()
 

@@ -32,7 +32,7 @@ from sb3_qam.datasets.collect import collect
 from sb3_qam.datasets.oracles import ogbench_oracle
 from sb3_qam.datasets.scripted import ScriptedPolicy
 from sb3_qam.datasets.staging import STAGING_FOLDER, Staging, write_episode
-from tests.conftest import needs_uncompressed_images, record, write_dataset
+from tests.conftest import needs_ogbench, needs_uncompressed_images, record, write_dataset
 
 gym.register_envs(gymnasium_robotics)
 # Worker processes are forked from one that has imported what they need: here there are many of them
@@ -608,6 +608,7 @@ def test_scripted_policies_see_the_environment():
         ("pointmaze-medium-singletask-task4-v0", None, 400),
     ],
 )
+@needs_ogbench
 @pytest.mark.filterwarnings("ignore:.*precision lowered")
 def test_ogbenchs_oracles_reach_one_target_after_the_other(env_id: str, kind: str | None, n_steps: int):
     oracle = ogbench_oracle(env_id, kind)
@@ -626,6 +627,7 @@ def test_ogbenchs_oracles_reach_one_target_after_the_other(env_id: str, kind: st
         assert_same(dataset, resumed)
 
 
+@needs_ogbench
 def test_oracles_are_refused_where_they_do_not_fit():
     with pytest.raises(ValueError, match="no scripted oracle for 'antmaze-medium-v0'"):
         ogbench_oracle("antmaze-medium-v0")

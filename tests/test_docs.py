@@ -22,7 +22,9 @@ take less than a minute, so numbers of steps on a page are small.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 import pytest
@@ -30,6 +32,7 @@ import yaml
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
+from tests.conftest import needs_ogbench
 from tests.pages import PAGES, ROOT, command_lines, parse_command, run_command
 
 SHOWN = {"text"}
@@ -74,7 +77,15 @@ def examples(page: Path) -> list[Example]:
     return list(document)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=name_of)
+def params() -> Iterator[Any]:
+    """The pages with code, and what they need."""
+    for page in PAGES:
+        if code := examples(page):
+            uses_ogbench = any("sb3_qam.datasets.ogbench" in str(example.parsed) for example in code)
+            yield pytest.param(page, id=name_of(page), marks=[needs_ogbench] if uses_ogbench else [])
+
+
+@pytest.mark.parametrize("page", params())
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SB3_QAM_CACHE", str(tmp_path / "cache"))

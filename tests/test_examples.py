@@ -12,6 +12,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.conftest import needs_ogbench
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # Kept small enough to be read at a glance, and to be opened in a browser
 MAX_NOTEBOOK_BYTES = 100_000
@@ -73,6 +75,7 @@ def test_from_tqc_learns_more_than_was_recorded(tmp_path: Path):
     assert returns["QAM: return"] > returns["clone: return"]
 
 
+@needs_ogbench
 @pytest.mark.slow
 def test_chunks_lose_nothing_against_their_clone(tmp_path: Path):
     printed = dict(check("chunks", tmp_path))

@@ -22,7 +22,7 @@ from sb3_qam.datasets.sources import wrap_dataset
 from sb3_qam.environments import OGBENCH_TASKS
 from sb3_qam.zoo.experiment import HYPERPARAMS, ExperimentManager, default_config
 from sb3_qam.zoo.wrappers import EpisodeSuccess
-from tests.conftest import record, write_dataset
+from tests.conftest import needs_ogbench, record, write_dataset
 
 VARIANT_OF = {"qam": "QAM", "qam_edit": "QAM-E", "qam_f": "QAM-F", "trqam": "TRQAM", "bam": "BAM"}
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in HYPERPARAMS.glob("*.yml")}
@@ -86,8 +86,8 @@ def test_importing_the_package_does_not_import_the_zoo():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@needs_ogbench
 def test_ogbenchs_tasks_have_the_ids_of_their_data():
-    pytest.importorskip("ogbench")
     assert len(OGBENCH_TASKS) == 50
     env = gym.make("antmaze-large-navigate-singletask-task3-v0")
     same = gym.make("antmaze-large-singletask-task3-v0")
@@ -155,10 +155,16 @@ def test_variants_have_entries_of_their_own_or_those_for_all(name: str, tmp_path
     for env_id in ("PointMaze_UMaze-v3", "AntMaze_UMaze-v4", "MountainCarContinuous-v0", "Hopper-v5"):
         assert default_config(name, env_id) == str(HYPERPARAMS / "qam.yml")
         assert type(build(name, env_id, tmp_path)) is rl_zoo3.ALGOS[name]
+
+
+@needs_ogbench
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_variants_have_the_entries_of_ogbenchs_tasks(name: str, tmp_path: Path):
     task_id = "humanoidmaze-medium-navigate-singletask-task1-v0"
     assert build(name, task_id, tmp_path).gamma == FILES[name][task_id]["gamma"]
 
 
+@needs_ogbench
 def test_an_entrys_data_is_imported_by_the_command_that_the_error_names(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"run `sb3-qam data import scene-play-singletask-task1-v0`"):
         manager("qam", "scene-play-singletask-task1-v0", tmp_path, {"buffer_size": 100}).setup_experiment()
