@@ -1,9 +1,12 @@
 """Where RL Zoo's hyper-parameter search looks for QAM's arguments."""
 
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_her_params
+
+Sampler = Callable[..., dict[str, Any]]
 
 
 def convert_qam_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
@@ -14,75 +17,6 @@ def convert_qam_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     hyperparams = convert_offpolicy_params(sampled_params)
     hyperparams["policy_kwargs"]["n_critics"] = hyperparams.pop("n_critics")
     return hyperparams
-
-
-def sample_qam_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    Sampler for QAM hyperparams.
-
-    :param trial: The trial
-    :param n_actions: Dimension of the actions
-    :param n_envs: Number of environments
-    :param additional_args: Whether there is a ``HerReplayBuffer``, and its arguments
-    :return: Arguments of QAM
-    """
-    return convert_qam_params(
-        {
-            # The right one depends on the scale of the returns: over as many orders as there are rewards
-            "inverse_temperature": trial.suggest_float("inverse_temperature", 0.03, 100.0, log=True),
-            **_sample_common(trial, additional_args),
-        }
-    )
-
-
-def sample_qam_edit_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    Sampler for QAM-E hyperparams.
-
-    :param trial: The trial
-    :param n_actions: Dimension of the actions
-    :param n_envs: Number of environments
-    :param additional_args: Whether there is a ``HerReplayBuffer``, and its arguments
-    :return: Arguments of QAM, ``edit_scale`` among them
-    """
-    edit_scale = trial.suggest_float("edit_scale", 0.03, 1.0, log=True)
-    return {"edit_scale": edit_scale, **sample_qam_params(trial, n_actions, n_envs, additional_args)}
-
-
-def sample_qam_f_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    Sampler for QAM-F hyperparams.
-
-    :param trial: The trial
-    :param n_actions: Dimension of the actions
-    :param n_envs: Number of environments
-    :param additional_args: Whether there is a ``HerReplayBuffer``, and its arguments
-    :return: Arguments of QAM, ``distill_coef`` among them
-    """
-    distill_coef = trial.suggest_float("distill_coef", 0.3, 1000.0, log=True)
-    return {"distill_coef": distill_coef, **sample_qam_params(trial, n_actions, n_envs, additional_args)}
-
-
-def sample_trqam_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    Sampler for TRQAM hyperparams. The temperature is learnt.
-
-    :param trial: The trial
-    :param n_actions: Dimension of the actions
-    :param n_envs: Number of environments
-    :param additional_args: Whether there is a ``HerReplayBuffer``, and its arguments
-    :return: Arguments of QAM, ``kl_budget`` among them
-    """
-    kl_budget = trial.suggest_float("kl_budget", 0.03, 10.0, log=True)
-    return convert_qam_params({"kl_budget": kl_budget, **_sample_common(trial, additional_args)})
 
 
 def _sample_common(trial: optuna.Trial, additional_args: dict[str, Any]) -> dict[str, Any]:
@@ -108,3 +42,29 @@ def _sample_common(trial: optuna.Trial, additional_args: dict[str, Any]) -> dict
         # It relabels single transitions: no chunks
         return sample_her_params(trial, hyperparams, additional_args["her_kwargs"])
     return {**hyperparams, "chunk_size": trial.suggest_categorical("chunk_size", [1, 5])}
+
+
+def make_sampler(**ranges: tuple[float, float]) -> Sampler:
+    """
+    :param ranges: Ends of the ranges of arguments that a variant has beside those that all have, on a logarithmic scale
+    :return: A sampler as RL Zoo takes them: of a trial, the dimension of the actions, the number of environments, and
+        whether there is a ``HerReplayBuffer``, with its arguments. It gives arguments of QAM
+    """
+
+    def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+        own = {name: trial.suggest_float(name, low, high, log=True) for name, (low, high) in ranges.items()}
+        return convert_qam_params({**own, **_sample_common(trial, additional_args)})
+
+    return sample
+
+
+# The right one depends on the scale of the returns: over as many orders as there are rewards
+TEMPERATURES = (0.03, 100.0)
+SAMPLERS = {
+    "qam": make_sampler(inverse_temperature=TEMPERATURES),
+    "qam_edit": make_sampler(edit_scale=(0.03, 1.0), inverse_temperature=TEMPERATURES),
+    "qam_f": make_sampler(distill_coef=(0.3, 1000.0), inverse_temperature=TEMPERATURES),
+    # The temperature is learnt
+    "trqam": make_sampler(kl_budget=(0.03, 10.0)),
+    "bam": make_sampler(inverse_temperature=TEMPERATURES),
+}
