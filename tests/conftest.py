@@ -2,6 +2,7 @@ import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -25,6 +26,10 @@ needs_uncompressed_images = pytest.mark.skipif(not UNCOMPRESSED, reason="this Mi
 
 # dm_control's labmaze, which it needs, is built for no Python after 3.12
 needs_ogbench = pytest.mark.skipif(importlib.util.find_spec("ogbench") is None, reason="OGBench is not installed")
+
+# Two of the 200 trajectories of real data, both of which pass the goal of task 1
+OGBENCH_DATA = Path(__file__).parent / "data" / "ogbench" / "pointmaze-medium-navigate-v0.npz"
+OGBENCH_TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 
 _numbers = itertools.count()
 

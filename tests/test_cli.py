@@ -13,12 +13,15 @@ import minari
 import numpy as np
 import pytest
 from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 from typer.testing import CliRunner
 
 from sb3_qam import QAM
 from sb3_qam.cli import app
-from tests.conftest import record, write_dataset
-from tests.test_ogbench import DATA, TASK
+from tests.conftest import OGBENCH_DATA as DATA
+from tests.conftest import OGBENCH_TASK as TASK
+from tests.conftest import needs_ogbench, record, write_dataset
 
 gym.register_envs(gymnasium_robotics)
 
@@ -138,8 +141,6 @@ def test_data_collect_records_random_actions_models_and_oracles(tmp_path: Path):
         # and more of them
         args[args.index("2")] = "3"
         assert "3 episodes, 45 steps" in CliRunner().invoke(app, [*args, *options]).output
-    maze = ["data", "collect", "pointmaze-medium-v0", "test/way-v0", "-n", "1", "--oracle", "--max-episode-steps", "30"]
-    assert "test/way-v0: 1 episodes, 30 steps" in CliRunner().invoke(app, maze).output
     assert invoke("data", "collect", "Pendulum-v1", "x-v0", "--model", "m.zip", "--algo", "sca")[0].startswith(
         "Error: There is no algorithm 'sca', only a2c, ars, "
     )
@@ -148,6 +149,40 @@ def test_data_collect_records_random_actions_models_and_oracles(tmp_path: Path):
     )
 
 
+@needs_ogbench
+def test_data_collect_records_an_oracle():
+    maze = ["data", "collect", "pointmaze-medium-v0", "test/way-v0", "-n", "1", "--oracle", "--max-episode-steps", "30"]
+    assert "test/way-v0: 1 episodes, 30 steps" in CliRunner().invoke(app, maze).output
+
+
+def test_data_collect_normalises_as_the_model_was_trained(tmp_path: Path):
+    """Where RL Zoo puts the statistics, or where the user says; the algorithm by the zoo's name."""
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    model = QAM("FlowPolicy", env, seed=0, buffer_size=100, flow_steps=2, policy_kwargs={"net_arch": [8]})
+    model.learn(20)
+    run = tmp_path / "Pendulum-v1_1"
+    model.save(run / "model.zip")
+    (run / "Pendulum-v1").mkdir()
+    env.save(str(run / "Pendulum-v1" / "vecnormalize.pkl"))
+    model.save(tmp_path / "elsewhere.zip")
+    statistics = ["--vec-normalize", str(run / "Pendulum-v1" / "vecnormalize.pkl")]
+    actions = []
+    for number, options in enumerate(
+        (
+            ["--model", str(run / "model.zip"), "--algo", "qam_edit"],
+            ["--model", str(tmp_path / "elsewhere.zip"), "--algo", "trqam", *statistics],
+            ["--model", str(tmp_path / "elsewhere.zip")],
+        )
+    ):
+        args = ["data", "collect", "Pendulum-v1", f"test/swings{number}-v0", "-n", "1", "--max-episode-steps", "15"]
+        result = CliRunner().invoke(app, [*args, *options])
+        assert "1 episodes, 15 steps" in result.output, result.output
+        actions.append(next(iter(minari.load_dataset(f"test/swings{number}-v0"))).actions)
+    np.testing.assert_array_equal(actions[0], actions[1])
+    assert not np.array_equal(actions[0], actions[2])
+
+
+@needs_ogbench
 def test_data_import_writes_what_a_configuration_names(tmp_path: Path):
     result = CliRunner().invoke(app, ["data", "import", TASK, "--path", str(DATA)])
     assert result.exit_code == 0, result.output

@@ -13,7 +13,10 @@ from sb3_qam import QAM
 from sb3_qam.common.rewards import RewardTransform
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from sb3_qam.datasets.minari import read_episodes
-from tests.conftest import write_dataset
+from tests.conftest import needs_uncompressed_images, write_dataset
+
+# There are images in what is damaged
+pytestmark = needs_uncompressed_images
 
 SPACE = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "camera": spaces.Box(0, 255, (2, 3), np.uint8)})
 ACTIONS = spaces.Box(-1.0, 1.0, (2,))

@@ -32,9 +32,11 @@ import yaml
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from tests.conftest import needs_ogbench
+from tests.conftest import needs_ogbench, needs_uncompressed_images
 from tests.pages import PAGES, ROOT, command_lines, parse_command, run_command
 
+# By what the code of a page has in it
+NEEDED_FOR = {"sb3_qam.datasets.ogbench": needs_ogbench, "CnnPolicy": needs_uncompressed_images}
 SHOWN = {"text"}
 EXECUTED = {"python", "sh", "yaml"}
 SKIP = re.compile(r'^<!-- skip: next "(?P<reason>[^"]*)" -->\n```(?P<language>\w*)', re.MULTILINE)
@@ -81,8 +83,8 @@ def params() -> Iterator[Any]:
     """The pages with code, and what they need."""
     for page in PAGES:
         if code := examples(page):
-            uses_ogbench = any("sb3_qam.datasets.ogbench" in str(example.parsed) for example in code)
-            yield pytest.param(page, id=name_of(page), marks=[needs_ogbench] if uses_ogbench else [])
+            marks = [mark for word, mark in NEEDED_FOR.items() if any(word in str(example.parsed) for example in code)]
+            yield pytest.param(page, id=name_of(page), marks=marks)
 
 
 @pytest.mark.parametrize("page", params())

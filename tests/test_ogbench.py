@@ -16,12 +16,11 @@ from gymnasium import spaces
 from sb3_qam import QAM
 from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.datasets.ogbench import import_ogbench, split_task_id
+from tests.conftest import OGBENCH_DATA as DATA
+from tests.conftest import OGBENCH_TASK as TASK
 from tests.conftest import needs_uncompressed_images
 
 ogbench = pytest.importorskip("ogbench")
-# Two of the 200 trajectories of real data, both of which pass the goal of task 1
-DATA = Path(__file__).parent / "data" / "ogbench" / "pointmaze-medium-navigate-v0.npz"
-TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
 @pytest.mark.parametrize("task", [1, 3])

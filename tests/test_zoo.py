@@ -291,6 +291,25 @@ def test_a_search_prunes_trials_whose_losses_are_not_finite(tmp_path: Path):
     assert [trial.state.name for trial in study.trials] == ["PRUNED"]
 
 
+@pytest.mark.parametrize("name", sorted(zoo.ALGORITHMS))
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "PointMaze_UMaze-v3"])
+def test_every_draw_of_a_search_goes_with_the_configuration(name: str, env_id: str, tmp_path: Path):
+    experiment = manager(name, env_id, tmp_path, {"buffer_size": 100}, optimize_hyperparameters=True)
+    experiment.setup_experiment()
+    additional_args = {"using_her_replay_buffer": False, "her_kwargs": {}}
+    chunk_sizes = set()
+    for seed in range(4):
+        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
+        arguments = {**experiment._hyperparams, **HYPERPARAMS_SAMPLER[name](trial, 1, 1, additional_args)}
+        arguments |= {"offline_dataset": None, "offline_steps": 0, "clone_steps": 0}
+        model = zoo.ALGORITHMS[name](env=gym.make(env_id), **arguments)
+        chunk_sizes.add(model.chunk_size)
+        # What is read from a study is what the trial had
+        read = HYPERPARAMS_CONVERTER[name](trial.params)
+        assert {key: arguments[key] for key in read} == read
+    assert chunk_sizes == {1, 5}
+
+
 def test_a_search_finds_what_a_run_can_be_started_with(tmp_path: Path):
     storage = f"sqlite:///{tmp_path}/study.db"
     hyperparams = {"buffer_size": 100, "learning_starts": 18}

@@ -59,6 +59,10 @@ def collect(
     episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes it shall have.")] = 100,
     model: Annotated[Optional[Path], typer.Option(help="A saved model that acts; random actions without.")] = None,  # noqa: UP045
     algo: Annotated[str, typer.Option(help="Its algorithm, of SB3, sb3-contrib or this package.")] = "qam",
+    vec_normalize: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Its VecNormalize's statistics, by default those that RL Zoo has put beside it."),
+    ] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Let OGBench's scripted oracle act.")] = False,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The model acts deterministically.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
@@ -81,7 +85,7 @@ def collect(
         if model is not None and oracle:
             raise ValueError("--model and --oracle exclude each other: only one can act.")
         register_environments()
-        policy = None if model is None else _algorithm(algo).load(model, device="cpu")
+        policy = None if model is None else _load(model, algo, env, vec_normalize)
         dataset = collect_dataset(
             ogbench_oracle(env) if oracle else policy,
             env,
@@ -94,6 +98,28 @@ def collect(
             progress_bar=find_spec("rich") is not None and find_spec("tqdm") is not None,
         )
         typer.echo(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps")
+
+
+def _load(model: Path, algo: str, env: str, statistics: Path | None) -> "BaseAlgorithm":
+    """
+    :param model: File of a model
+    :param algo: Name of its algorithm
+    :param env: Id of the environment
+    :param statistics: File of its ``VecNormalize``
+    :return: The model, with its ``VecNormalize`` where there is one
+    """
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    policy = _algorithm(algo).load(model, device="cpu")
+    statistics_of_zoo = model.parent / env / "vecnormalize.pkl"
+    if statistics is None and statistics_of_zoo.is_file():
+        statistics = statistics_of_zoo
+    if statistics is not None:
+        normalize = VecNormalize.load(str(statistics), make_vec_env(env))
+        normalize.training = False
+        policy.set_env(normalize)
+    return policy
 
 
 def _algorithm(name: str) -> "type[BaseAlgorithm]":
@@ -114,6 +140,8 @@ def _algorithm(name: str) -> "type[BaseAlgorithm]":
         for key, value in vars(package).items()
         if isinstance(value, type) and issubclass(value, BaseAlgorithm)
     }
+    # As the zoo calls QAM with other defaults
+    known |= dict.fromkeys(("qamedit", "qamf", "trqam", "bam"), sb3_qam.QAM)
     try:
         return known[name.lower().replace("_", "")]
     except KeyError:

@@ -70,5 +70,6 @@ def evaluate(model: BaseAlgorithm, env: VecEnv, n_episodes: int, deterministic: 
     )
     assert isinstance(returns, list)  # for mypy
     assert isinstance(lengths, list)
-    said = [bool(success) for success in successes if success is not None]
-    return Evaluation(returns, lengths, said if len(said) == n_episodes else None)
+    # Some environments speak of success only when it happens
+    never_said = all(success is None for success in successes)
+    return Evaluation(returns, lengths, None if never_said else [bool(success) for success in successes])

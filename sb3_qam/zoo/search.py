@@ -16,6 +16,9 @@ def convert_qam_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     hyperparams = convert_offpolicy_params(sampled_params)
     hyperparams["policy_kwargs"]["n_critics"] = hyperparams.pop("n_critics")
+    if hyperparams.get("chunk_size", 1) > 1:
+        # Which the configuration's n_steps does not go with
+        hyperparams["n_steps"] = 1
     return hyperparams
 
 

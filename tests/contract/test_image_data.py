@@ -22,7 +22,7 @@ from sb3_qam.common.frame_stack import StackFrames
 from sb3_qam.common.image_extractors import ImpalaCNN
 from sb3_qam.common.normalization import warm_up
 from sb3_qam.datasets.sources import wrap_dataset
-from tests.conftest import record, write_dataset
+from tests.conftest import needs_uncompressed_images, record, write_dataset
 from tests.contract.conftest import RandomEnv, images, small
 
 TINY_IMPALA = {
@@ -52,6 +52,7 @@ def peak_of_arrays(action: Callable[[], Any]) -> int:
         tracemalloc.stop()
 
 
+@needs_uncompressed_images
 @pytest.mark.parametrize(("storage", "most"), [("memory", 1.5), ("memmap", 0.5)])
 def test_a_dataset_of_images_stays_a_byte_per_pixel(storage: str, most: float, frames, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SB3_QAM_CACHE", str(tmp_path))
@@ -80,6 +81,7 @@ def test_statistics_of_large_observations_need_no_copy_of_all_of_them():
     np.testing.assert_allclose(normalized.obs_rms.mean, offline.observations.mean(axis=0), atol=1e-2)
 
 
+@needs_uncompressed_images
 def test_mapped_images_train_bit_by_bit_as_those_in_memory(frames, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SB3_QAM_CACHE", str(tmp_path))
     kwargs = small(policy_kwargs=TINY_IMPALA, seed=0, image_shift=2, n_steps=3)
@@ -133,6 +135,7 @@ def test_frames_are_those_of_vec_frame_stack(name: str):
         np.testing.assert_equal(observation, copied)
 
 
+@needs_uncompressed_images
 @pytest.mark.parametrize("vectorised", [False, True])
 def test_offline_frames_are_stacked_as_those_of_the_environment(vectorised: bool, tmp_path: Path):
     make_env = partial(FakeImageEnv, screen_height=24, screen_width=24, n_channels=1, discrete=False)
@@ -158,6 +161,7 @@ def test_offline_frames_are_stacked_as_those_of_the_environment(vectorised: bool
 # ---------------------------------------------------------------- with what SB3 has around images
 
 
+@needs_uncompressed_images
 def test_the_vectors_beside_images_are_normalised_offline_and_online(tmp_path: Path):
     space = spaces.Dict(camera=images(size=36), speed=spaces.Box(50.0, 100.0, (2,)))
     source = RandomEnv(space)
@@ -197,6 +201,7 @@ def test_normalisation_before_transposition_is_refused_with_the_way_out(space: s
         QAM(policy, env, **small())
 
 
+@needs_uncompressed_images
 def test_images_in_a_replay_buffer_that_stores_them_once():
     env = camera(36)
     dataset = write_dataset(record(env, 2), env.observation_space, env.action_space, jpeg_encoding=False)

@@ -20,8 +20,10 @@ class OfflineEvalCallback(PeriodicCallback):
     - ``bc_loss``: the flow-matching loss of the behaviour flow, ``train/bc_loss`` of new data
 
     Transitions and noise are the same at each evaluation, so that differences come from training. While the
-    behaviour alone is trained (``objective="clone"``) there is only ``bc_loss``. Training is the same, bit by bit, with
-    and without the callback. Rewards are transformed and observations normalised as in training.
+    behaviour alone is trained (``objective="clone"``) there is only ``bc_loss``. With ``n_steps`` or ``chunk_size`` of
+    h > 1 these are means over complete sequences, while the losses of training count those that an episode's end cuts
+    short as 0: of episodes of T steps they are lower by the factor (T - h + 1) / T. Training is the same, bit by bit,
+    with and without the callback. Rewards are transformed and observations normalised as in training.
 
     :param dataset: The episodes: id or folder of a Minari dataset, a dataset object, or a list of these, as
         ``offline_dataset`` of the model. ``dataset.filter_episodes`` and ``minari.split_dataset`` divide one
