@@ -80,8 +80,7 @@ class Replicas:
     def check(self, policy: nn.Module) -> None:
         """
         :param policy: All networks
-        :raises ValueError: if what they give for a row depends on the other rows of the batch, or if they are on a
-            GPU that another process has too
+        :raises ValueError: if what they give for a row depends on the other rows of the batch
         """
 
     def align(self, tensors: Iterable[th.Tensor], state: Any, progress: dict[str, int]) -> Any:
@@ -130,12 +129,6 @@ class ProcessGroup(Replicas):
         return batch.rows(rows), noise.rows(rows)
 
     def check(self, policy: nn.Module) -> None:
-        n_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        if next(policy.parameters()).is_cuda and n_here > th.cuda.device_count():
-            raise ValueError(
-                f"{n_here} processes on a machine with {th.cuda.device_count()} GPUs: give torchrun "
-                f"--nproc-per-node {th.cuda.device_count()}, or the model device='cpu'."
-            )
         for name, module in policy.named_modules():
             if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
                 raise ValueError(
