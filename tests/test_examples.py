@@ -95,6 +95,12 @@ def test_trqam_stays_within_each_budget(tmp_path: Path):
 def test_resume_gives_the_same_parameters(tmp_path: Path):
     # The last line ends with: True
     check("resume", tmp_path)
+    # As if it had been killed between the last checkpoint and the final model
+    final = tmp_path / "resume" / "killed" / "final.zip"
+    final.unlink()
+    train = "import sys; from pathlib import Path; from resume import train; train(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", train, str(final.parent)], cwd=EXAMPLES, check=True)
+    assert final.is_file()
 
 
 @pytest.mark.slow
