@@ -1,5 +1,7 @@
 """Training that is killed, and goes on as if nothing had happened: ``python examples/resume.py``.
 
+Needs ``pip install sb3-qam``.
+
 A process trains and saves a checkpoint every 200 steps. It is killed in the middle (``kill -9``: nothing is tidied up).
 The same function, started again, finds the last checkpoint and goes on. What comes out is, bit by bit, what comes out
 without the interruption.
