@@ -1,5 +1,7 @@
 """Action chunks on OGBench's cube: ``python examples/chunks.py``.
 
+Needs ``pip install "sb3-qam[ogbench]"``.
+
 A robot arm picks up a cube and puts it where it is told, 60 steps from beginning to end. OGBench's oracle shows it 100
 times. With ``chunk_size=5`` the policy decides on five actions at once: what the oracle does in one go stays in one
 piece, and the critic looks five steps ahead.

@@ -1,5 +1,7 @@
 """Algorithms x seeds, side by side, in one command that can be interrupted: ``python examples/distributed_suite.py``.
 
+Needs ``pip install "sb3-qam[zoo]"``.
+
 A suite is a YAML file; ``sb3-qam benchmark`` makes each of its runs a process with one thread, and starts as many side
 by side as there are cores. What is finished is not repeated: run this script twice, or interrupt it and run it again.
 

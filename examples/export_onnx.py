@@ -1,5 +1,7 @@
 """A policy without PyTorch: exported to ONNX, and run by onnxruntime: ``python examples/export_onnx.py``.
 
+Needs ``pip install "sb3-qam[onnx]"``.
+
 QAM learns Pendulum from scratch. The file that is exported is compared with the policy before it gets its name; it
 holds the whole sampler, all flow steps included.
 

@@ -1,5 +1,7 @@
 """From a model of sb3-contrib: its episodes as data for QAM: ``python examples/from_tqc.py``.
 
+Needs ``pip install sb3-qam``.
+
 TQC swings up Pendulum for 3,000 steps only, then it is recorded while it still explores. QAM learns from these 40
 episodes, and from nothing else.
 

@@ -1,5 +1,7 @@
 """A maze from nothing but hindsight, in a few minutes on a laptop: ``python examples/her.py``.
 
+Needs ``pip install "sb3-qam[extra,robotics]"``.
+
 A ball in a U-shaped maze (PointMaze UMaze of gymnasium-robotics) gets a reward of 1 where it is near the goal and 0
 everywhere else, and there is no dataset. SB3's ``HerReplayBuffer`` pretends that the goal had been where the ball went.
 The script evaluates before, in the middle and at the end, on the same 50 starts, and saves the model to

@@ -1,5 +1,7 @@
 """From images to a policy that beats its data, in a few minutes on a laptop: ``python examples/images.py``.
 
+Needs ``pip install "sb3-qam[quickstart]"``.
+
 A ball in a U-shaped maze (PointMaze of gymnasium-robotics), seen by a camera from above: 64 x 64 pixels are all that
 the policy knows. It chooses the velocity to be held for the next 0.2 seconds; the reward is 1 at the goal, which ends
 the episode, and 0 everywhere else. In half of the recorded episodes the ball is steered to the goal, in the other half

@@ -1,5 +1,7 @@
 """Your own dataset: a controller of three lines, recorded, and beaten: ``python examples/own_controller.py``.
 
+Needs ``pip install sb3-qam``.
+
 The car of MountainCarContinuous is too weak for its hill: it has to swing. The controller pushes wherever the car is
 rolling already, with a strength that changes all the time. From 100 of its episodes QAM learns which pushes pay. The
 velocity of the car is tiny beside its position, which is what ``VecNormalize`` is for: its statistics are of the data.

@@ -1,5 +1,7 @@
 """From a dataset to a policy that beats it, in a few minutes on a laptop: ``python examples/quickstart.py``.
 
+Needs ``pip install "sb3-qam[quickstart]"``.
+
 A ball in a U-shaped maze (PointMaze UMaze of gymnasium-robotics) gets a reward of 1 when it reaches the goal and 0
 everywhere else. In half of the recorded episodes it is steered to the goal, in the other half it wanders about. The
 script

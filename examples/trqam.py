@@ -1,5 +1,7 @@
 """TRQAM: a budget for the distance from the data, instead of a temperature: ``python examples/trqam.py``.
 
+Needs ``pip install sb3-qam``.
+
 Half-hearted controllers of Pendulum give the data. ``kl_budget`` says how far the policy may go from it, in nats per
 step of the environment; the temperature is learnt so that it stays there, whatever the scale of the rewards.
 

@@ -1,5 +1,7 @@
 """Both phases in Weights & Biases: ``python examples/weights_and_biases.py``.
 
+Needs ``pip install "sb3-qam[extra]" wandb``.
+
 Without an account or a network: ``WANDB_MODE=offline`` is set here unless you set it. ``wandb sync`` uploads the run
 later.
 

@@ -4,7 +4,7 @@ Sybil (no dependencies, made for documentation) finds the blocks and executes th
 the rest is here. Each page is one test, in an empty folder, with an empty Minari cache and one namespace.
 
 - ``python``: executed. What a page needs and a reader has already stands before it, invisibly, such as
-  ``record_maze()`` for the dataset that a page speaks of::
+  ``record_maze()`` for the dataset that a page speaks of. Imports and values of names are shown::
 
       <!-- invisible-code: python
       from tests.pages import record_maze
@@ -21,6 +21,8 @@ the rest is here. Each page is one test, in an empty folder, with an empty Minar
 take less than a minute, so numbers of steps on a page are small.
 """
 
+import ast
+import builtins
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +112,29 @@ def test_every_block_is_of_a_kind_that_is_executed_or_only_shown(page: Path):
     executed = [example for example in examples(page) if "invisible-code" not in page_part(example)]
     skips = [example for example in executed if page_part(example).startswith("<!-- skip")]
     assert len(executed) - len(skips) == sum(kind in EXECUTED for kind in kinds)
+
+
+def bound_names(node: ast.AST) -> Iterator[str]:
+    """What one node of a program gives a value to."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
+            yield name
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            yield name
+        case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in aliases)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_readers_see_where_every_name_comes_from(page: Path):
+    known = set(dir(builtins))
+    for fence in FENCES.finditer(page.read_text()):
+        if fence["info"] != "python":
+            continue
+        nodes = list(ast.walk(ast.parse("\n".join(fence[0].splitlines()[1:-1]))))
+        known |= {name for node in nodes for name in bound_names(node)}
+        used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        assert used <= known, f"{name_of(page)} shows no import or value of {used - known}"
 
 
 def page_part(example: Example) -> str:

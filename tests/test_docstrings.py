@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sb3_qam
-from tests.pages import PAGES
+from tests.pages import PAGES, ROOT
 
 # What users see of the command line is --help, which Typer makes of it
 COMMANDS = "sb3_qam.cli"
@@ -88,6 +88,35 @@ def test_everything_public_in_a_module_is_documented(module_name: str):
                     f"{name}.{method_name}: :param {each}: is missing" for each in missing_parameters(method, docstring)
                 ]
     assert problems == []
+
+
+def drawn_modules(tree: str) -> tuple[set[str], set[str]]:
+    """
+    :param tree: Lines such as ``    qam.py    what it is``, below and further right than the folder they are in
+    :return: The modules that it names, and the folders that it speaks of as a whole
+    """
+    modules, folders, path = set(), {}, []
+    for line in tree.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 4
+        path = [*path[:depth], name.rstrip("/").removesuffix(".py")]
+        whole = ".".join(path)
+        folders |= {".".join(path[:-1]): False}
+        if name.endswith("/"):
+            folders[whole] = True
+        else:
+            modules.add(whole)
+    return modules, {folder for folder, has_no_lines in folders.items() if has_no_lines}
+
+
+def test_every_module_is_in_the_structure():
+    page = (ROOT / "docs" / "guide" / "structure.md").read_text()
+    modules, folders = drawn_modules(page.split("```text\n")[1].split("\n```")[0])
+    files = {name for _, name, is_package in pkgutil.walk_packages(sb3_qam.__path__, "sb3_qam.") if not is_package}
+    absent = {name for name in files - modules if name.rpartition(".")[0] not in folders}
+    assert absent == set(), "add a line to docs/guide/structure.md"
+    gone = {name for name in modules - files if not name.endswith("__init__")}
+    assert gone == set(), "docs/guide/structure.md names what there is not"
 
 
 def test_every_module_is_in_the_reference():

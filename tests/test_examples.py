@@ -13,8 +13,9 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.conftest import needs_ogbench
+from tests.pages import ROOT, check_extras
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 # Kept small enough to be read at a glance, and to be opened in a browser
 MAX_NOTEBOOK_BYTES = 100_000
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -95,6 +96,12 @@ def test_trqam_stays_within_each_budget(tmp_path: Path):
 def test_resume_gives_the_same_parameters(tmp_path: Path):
     # The last line ends with: True
     check("resume", tmp_path)
+    # As if it had been killed between the last checkpoint and the final model
+    final = tmp_path / "resume" / "killed" / "final.zip"
+    final.unlink()
+    train = "import sys; from pathlib import Path; from resume import train; train(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", train, str(final.parent)], cwd=EXAMPLES, check=True)
+    assert final.is_file()
 
 
 @pytest.mark.slow
@@ -151,6 +158,28 @@ def test_notebooks_run(
     client.execute()
     texts = [output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output]
     assert any("QAM" in text for text in texts)
+
+
+def needs(path: Path) -> str:
+    """What an example says is to be installed for it."""
+    if path.suffix == ".ipynb":
+        cells = nbformat.read(path, as_version=4).cells
+        return next(cell.source for cell in cells if cell.cell_type == "code").removeprefix("%pip install -q ")
+    found = re.search(r"^Needs ``pip install (.+)``\.$", path.read_text(), re.MULTILINE)
+    assert found is not None, f"{path.name} does not say what it needs"
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb")}), ids=lambda path: path.name
+)
+def test_every_example_is_listed_with_what_it_needs(path: Path):
+    for requirement in needs(path).replace('"', "").split():
+        check_extras(requirement)
+    (row,) = [line for line in (ROOT / "docs/guide/examples.md").read_text().splitlines() if f"`{path.name}`" in line]
+    assert f"/examples/{path.name})" in row
+    assert row.endswith(f"| `pip install {needs(path)}` |")
+    assert f"(examples/{path.name})" in (ROOT / "README.md").read_text()
 
 
 def test_every_example_is_run():

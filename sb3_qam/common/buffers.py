@@ -141,6 +141,7 @@ class OfflineBuffer(BaseBuffer):
     :param n_steps: Number of steps h of the returns
     :param gamma: Discount factor of one step
     :param chunk_size: How many of the h actions a sample has
+    :raises ValueError: if the h steps are more than any episode has
     """
 
     def __init__(
@@ -219,6 +220,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     :param n_steps: Number of steps h of the returns
     :param gamma: Discount factor of one step
     :param chunk_size: How many of the h actions a sample has
+    :raises ValueError: if there is no room for h steps of each environment, or with ``optimize_memory_usage=True``
     """
 
     def __init__(self, *args: Any, n_steps: int = 1, gamma: float = 0.99, chunk_size: int = 1, **kwargs: Any) -> None:

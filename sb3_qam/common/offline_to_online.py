@@ -89,6 +89,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
     :param image_shift: Shift the images of training batches by up to that many pixels at random, 0 for not at all
     :raises ValueError: if an argument is out of range, the dataset is unusable or does not fit the environment
     :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
+    :raises TypeError: if ``env`` is not an environment, or ``offline_dataset`` not a dataset
     """
 
     offline_dataset: OfflineDataset | None
@@ -283,7 +284,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         :param env: The environment for learning a policy. A model that has had none takes any number of them
         :param force_reset: Force call to ``reset()`` before training to avoid unexpected behavior.
         :raises ValueError: if the spaces differ from the model's, or the number of environments from that of the
-            replay buffer
+            replay buffer, or images are transposed outside of ``VecNormalize``
+        :raises TypeError: if it is not an environment
         """
         env = self._wrap_env(env, self.verbose)
         if env.num_envs != self.n_envs:
@@ -442,6 +444,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         :return: the trained model
         :raises ValueError: if there is no dataset, it is unusable or does not fit the model's spaces,
             ``gradient_steps`` is not positive or ``objective`` is unknown
+        :raises TypeError: if a callback is not one, or ``dataset`` is not a dataset
         :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
         :raises FloatingPointError: if a loss is no longer finite
         """
@@ -494,6 +497,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         :param progress_bar: Display a progress bar using tqdm and rich.
         :return: the trained model
         :raises ValueError: if there is no environment, or offline data the model was made for is missing or unusable
+        :raises TypeError: if a callback is not one
         :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
         :raises FloatingPointError: if a loss is no longer finite
         """

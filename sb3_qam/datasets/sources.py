@@ -30,7 +30,7 @@ def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
         anywhere, a dataset object (filtered, combined or wrapped, for instance), or a list of these
     :return: The dataset objects
     :raises FileNotFoundError: if there is no dataset of that id to be had, or a folder holds no dataset
-    :raises ValueError: if an id is malformed, or there are no transitions
+    :raises ValueError: if an id is malformed, a file is damaged, or there are no transitions
     :raises TypeError: if it is something else
     """
     sources = _as_list(source)
@@ -118,6 +118,9 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
     """
     :param source: As in :func:`open_datasets`, but one
     :return: The dataset object
+    :raises FileNotFoundError: if there is no dataset of that id to be had, or a folder holds no dataset
+    :raises ValueError: if an id is malformed, a file is damaged, or there are no transitions
+    :raises TypeError: if it is something else
     """
     dataset: OpenDataset
     if isinstance(source, OpenDataset):

@@ -86,7 +86,7 @@ def export_onnx(policy: "FlowPolicy", path: str | os.PathLike[str]) -> None:
     :param path: The file, ``.onnx`` is appended where it has no suffix
     :raises ImportError: if onnx or onnxruntime is not installed
     :raises ValueError: if the ``ode_method`` or a features extractor cannot be exported, or gives other actions in
-        onnxruntime than here
+        onnxruntime than here, or a key of the observations is a name of the file's own
     """
     try:
         import onnx  # noqa: F401

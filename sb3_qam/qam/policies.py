@@ -531,6 +531,9 @@ class FlowPolicy(BasePolicy):
         Write the sampler as an ONNX file, for use without PyTorch; see :func:`sb3_qam.qam.export.export_onnx`.
 
         :param path: The file, ``.onnx`` is appended where it has no suffix
+        :raises ImportError: if onnx or onnxruntime is not installed
+        :raises ValueError: if the ``ode_method``, a features extractor or a key of the observations cannot be exported,
+            or the file gives other actions than the policy
         """
         export_onnx(self, path)
 
@@ -570,6 +573,8 @@ class CnnPolicy(FlowPolicy):
 class MultiInputPolicy(FlowPolicy):
     """
     :class:`FlowPolicy` for Dict observations, with ``CombinedExtractor`` as the default features extractor.
+
+    :raises ValueError: if observations are no Dict, and for what :class:`FlowPolicy` refuses
     """
 
     def __init__(

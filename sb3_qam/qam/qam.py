@@ -116,9 +116,10 @@ class QAM(OfflineToOnlineAlgorithm):
     :param flow_steps: Number of steps N from noise to action
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
     :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
-    :param offline_dataset: Id or folder of a Minari dataset, a dataset object, or a list of these. With
-        ``env=None`` the model takes its spaces from it, with ``env="recover"`` its environment. Ids and folders are
-        stored with the model; objects have to be given again to ``load()``
+    :param offline_dataset: Id or folder of a Minari dataset, a dataset object, or a list of these. An id that is not
+        in the local cache is downloaded. With ``env=None`` the model takes its spaces from it, with
+        ``env="recover"`` its environment. Ids and folders are stored with the model; objects have to be given again
+        to ``load()``
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
     :param clone_steps: Gradient steps of ``pretrain(objective="clone")`` that ``learn()`` takes before these, if none
         of these has been taken
@@ -148,7 +149,8 @@ class QAM(OfflineToOnlineAlgorithm):
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :raises ValueError: if an argument is out of range, two arguments exclude each other, the action space is not a
         bounded Box, or the dataset is unusable or does not fit the environment
-    :raises FileNotFoundError: if the dataset is not in the local Minari cache
+    :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
+    :raises TypeError: if ``env`` is not an environment, or ``offline_dataset`` not a dataset
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
