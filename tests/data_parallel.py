@@ -1,5 +1,7 @@
 """What test_replicas.py starts: ``torchrun --nproc_per_node 2 -m tests.data_parallel FOLDER DATASET VARIANTS``."""
 
+import atexit
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +83,9 @@ class Normalized(nn.Sequential):
 
 
 def main(folder: Path, dataset: str, *names: str) -> None:
+    # Registered first, called last: a group that is still there then aborts the process now and then
+    left = folder / f"left_{os.environ['RANK']}.txt"
+    atexit.register(lambda: left.write_text(str(not th.distributed.is_initialized())))
     for name in names:
         train_stop_and_go_on(folder, dataset, name)
     # What one of the processes starts is none of them, and waits for nobody

@@ -54,6 +54,7 @@ def test_the_numbers_are_those_of_one_process(
     dataset = pendulum_dataset.spec.dataset_id
     together = torchrun(n_processes, "-m", "tests.data_parallel", str(tmp_path), dataset, *names)
     assert together.returncode == 0, together.stdout
+    assert [(tmp_path / f"left_{rank}.txt").read_text() for rank in range(n_processes)] == ["True"] * n_processes
     for name in names:
         alone = train_in_one_go(tmp_path / "alone", dataset, name)
         expected, found = read_log(tmp_path / "alone" / name), read_log(tmp_path / name)

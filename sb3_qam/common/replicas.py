@@ -5,6 +5,7 @@ its own rows of it, and the gradients are averaged before the optimizer's step. 
 the whole batch, to float32 rounding, however many processes there are.
 """
 
+import atexit
 import functools
 import os
 from collections.abc import Callable, Iterable
@@ -122,7 +123,16 @@ class ProcessGroup(Replicas):
     def __init__(self) -> None:
         self.rank, self.n_processes = dist.get_rank(), dist.get_world_size()
         # Between CPUs: to read a decision from a GPU would make every update wait for it
-        self._control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._control: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=PATIENCE)
+        atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        """
+        The threads of a group that is still there when the interpreter ends may abort the process.
+        """
+        self._control = None
+        if JOINED_BY in os.environ and dist.is_initialized():
+            dist.destroy_process_group()
 
     def share(self, batch_size: int, batch: FirstPart, noise: SecondPart) -> tuple[FirstPart, SecondPart]:
         rows = self.own_rows(batch_size)
