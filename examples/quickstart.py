@@ -11,7 +11,7 @@ script
 3. evaluates the clone of the data, QAM offline and QAM online on the same 50 starts,
 4. prints a table, and writes ``quickstart.png``, ``results.json`` and the model to ``./quickstart/``.
 
-What it ends with after 151 seconds on two CPU cores (a little more or less from machine to machine):
+What it ends with after 151 seconds on two CPU cores, 179 in another run:
 
                   success rate   mean episode length
     clone                 0.72                   166
