@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 def block(name: str) -> str:
     """The commands after <!-- NAME -->."""
     match = re.search(
-        rf"<!-- {name} -->\n(?:<!-- .* -->\n)*```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        rf"<!-- {name} -->\n(?:<!-- [^\n]* -->\n)*```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )
     assert match is not None
     return match[1]
