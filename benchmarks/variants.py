@@ -28,7 +28,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
-from sb3_qam.datasets.ogbench import import_ogbench
+from sb3_qam.recording.ogbench import import_ogbench
 
 # Arguments of QAM beside the common ones; cloning is an objective of its own
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ from importlib import import_module
 
 import gymnasium as gym
 
-from sb3_qam.datasets.ogbench import split_task_id
+from sb3_qam.recording.ogbench import split_task_id
 from sb3_qam.qam.presets import DOMAINS
 
 PACKAGES = ("gymnasium_robotics", "ogbench")

@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from sb3_qam.cli import app
-from sb3_qam.datasets.collect import collect
+from sb3_qam.recording.collect import collect
 from sb3_qam.environments import register_environments
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ import yaml
 import sb3_qam
 from sb3_qam import QAM
 from sb3_qam.common.callbacks import FlowDiagnosticsCallback
-from sb3_qam.datasets.collect import collect
+from sb3_qam.recording.collect import collect
 
 
 def check_installation() -> None:

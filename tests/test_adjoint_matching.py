@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 
-from sb3_qam.common.networks import TanhGELU
+from sb3_qam.networks.networks import TanhGELU
 from sb3_qam.qam.adjoint_matching import (
     flow_times,
     lean_adjoint,

@@ -28,16 +28,16 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_qam import QAM
-from sb3_qam.datasets.collect import collect
-from sb3_qam.datasets.oracles import ogbench_oracle
-from sb3_qam.datasets.scripted import ScriptedPolicy
-from sb3_qam.datasets.staging import STAGING_FOLDER, Staging, write_episode
+from sb3_qam.recording.collect import collect
+from sb3_qam.recording.oracles import ogbench_oracle
+from sb3_qam.recording.scripted import ScriptedPolicy
+from sb3_qam.recording.staging import STAGING_FOLDER, Staging, write_episode
 from tests.conftest import needs_ogbench, needs_uncompressed_images, record, write_dataset
 
 gym.register_envs(gymnasium_robotics)
 # Worker processes are forked from one that has imported what they need: here there are many of them
 if "forkserver" in multiprocessing.get_all_start_methods():
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_qam.datasets.workers", "sb3_contrib"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_qam.recording.workers", "sb3_contrib"])
 SMALL = {"net_arch": [8]}
 STEPS = 12
 
@@ -322,10 +322,10 @@ def test_killed_at_random_moments_again_and_again_a_collection_goes_on():
 
 SCRIPT = f"""
 import multiprocessing
-from sb3_qam.datasets.collect import collect
+from sb3_qam.recording.collect import collect
 if __name__ == "__main__":
     if "forkserver" in multiprocessing.get_all_start_methods():
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_qam.datasets.workers"])
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["sb3_qam.recording.workers"])
     collect(None, "Pendulum-v1", "test/killed-v0", 400, max_episode_steps={STEPS}, n_processes=2)
 """
 
@@ -422,7 +422,7 @@ def test_other_functions_environments_and_wrappers_are_other_collections():
 
 
 AROUND = """
-from sb3_qam.datasets.scripted import as_scripted
+from sb3_qam.recording.scripted import as_scripted
 def around(*words):
     def walk(observation, up={"to", *words}):
         return walk if observation in {"a", "b", "c", "d"} else object

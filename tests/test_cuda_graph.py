@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_qam import QAM
 from sb3_qam.common.cuda_graph import GraphedUpdates
-from sb3_qam.common.mlp import MLP
+from sb3_qam.networks.mlp import MLP
 from tests.test_variants import SMALL, VARIANTS
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch as th
 
-from sb3_qam.common.flows import check_ode_method, flow_matching_loss, integrate_flow
+from sb3_qam.networks.flows import check_ode_method, flow_matching_loss, integrate_flow
 
 METHODS = ["euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"]
 METHODS += ["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver"]

@@ -11,7 +11,7 @@ from torch import nn
 
 from sb3_qam import QAM
 from sb3_qam.common import fused_mlp
-from sb3_qam.common.mlp import (
+from sb3_qam.networks.mlp import (
     LAYER_NORM_EPS,
     MLP,
     EnsembleLayerNorm,
@@ -20,8 +20,8 @@ from sb3_qam.common.mlp import (
     create_mlp,
     xavier_linear,
 )
-from sb3_qam.common.networks import frozen
-from sb3_qam.common.velocities import GivenVelocity, Recorder, recorder, vector_jacobian_product
+from sb3_qam.networks.networks import frozen
+from sb3_qam.networks.velocities import GivenVelocity, Recorder, recorder, vector_jacobian_product
 from sb3_qam.qam.adjoint_matching import lean_adjoint
 
 

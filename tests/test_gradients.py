@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_qam import QAM
-from sb3_qam.common.networks import FeaturesNetwork
+from sb3_qam.networks.networks import FeaturesNetwork
 
 NETWORKS = ("behavior_flow", "policy_flow", "critic", "behavior_flow_target", "critic_target")
 

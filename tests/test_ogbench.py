@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from sb3_qam import QAM
 from sb3_qam.datasets.minari import read_episodes
-from sb3_qam.datasets.ogbench import import_ogbench, split_task_id
+from sb3_qam.recording.ogbench import import_ogbench, split_task_id
 from tests.conftest import OGBENCH_DATA as DATA
 from tests.conftest import OGBENCH_TASK as TASK
 from tests.conftest import needs_uncompressed_images

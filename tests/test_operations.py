@@ -10,7 +10,7 @@ import torch as th
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_qam import QAM
-from sb3_qam.common.mlp import MLP
+from sb3_qam.networks.mlp import MLP
 
 BATCH, OBS, ACTION, WIDTH, DEPTH, CRITICS, N = 32, 3, 1, 48, 2, 3, 5
 # Where the two matrices are among the arguments of each product

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from sb3_qam.cli import app
 from sb3_qam.cli.plot import parse_reward_range
 from sb3_qam.results.figures import COLORS, make_looks
-from sb3_qam.suite import execute, read_suite
+from sb3_qam.suite.runs import execute, read_suite
 from tests.test_results import write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

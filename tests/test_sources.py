@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_qam import QAM
-from sb3_qam.common.rewards import RewardTransform
+from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.datasets.sources import open_datasets

@@ -28,9 +28,9 @@ def benchmark(
 
     sb3-qam benchmark mazes.yml --seeds 0-11 --launcher ray --address 10.0.0.1:6379
     """
-    from sb3_qam.launchers import LAUNCHERS
-    from sb3_qam.launchers.resources import Resources
-    from sb3_qam.suite import OUTPUT, read_suite
+    from sb3_qam.suite.launchers import LAUNCHERS
+    from sb3_qam.suite.resources import Resources
+    from sb3_qam.suite.runs import OUTPUT, read_suite
 
     with on_one_line():
         if importlib.util.find_spec("rl_zoo3") is None:

@@ -45,7 +45,7 @@ def import_(
 
     Example: sb3-qam data import cube-double-play-singletask-task1-v0
     """
-    from sb3_qam.datasets.ogbench import import_ogbench
+    from sb3_qam.recording.ogbench import import_ogbench
 
     with on_one_line():
         dataset = import_ogbench(task, path, dataset_id)
@@ -77,8 +77,8 @@ def collect(
 
     Example: sb3-qam data collect PointMaze_UMaze-v3 mine/maze-v0 -n 500 --model sac.zip --algo sac
     """
-    from sb3_qam.datasets.collect import collect as collect_dataset
-    from sb3_qam.datasets.oracles import ogbench_oracle
+    from sb3_qam.recording.collect import collect as collect_dataset
+    from sb3_qam.recording.oracles import ogbench_oracle
     from sb3_qam.environments import register_environments
 
     with on_one_line(RuntimeError):

@@ -8,7 +8,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_qam.common.rewards import SUCCESS_KEYS
+from sb3_qam.datasets.rewards import SUCCESS_KEYS
 
 
 @dataclass(frozen=True)

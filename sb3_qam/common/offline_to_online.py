@@ -32,16 +32,16 @@ from sb3_qam.common.buffers import (
     n_available,
     sample_union,
 )
-from sb3_qam.common.checks import check_action_space, check_callback, check_in_range, check_positive_int
+from sb3_qam.utils.checks import check_action_space, check_callback, check_in_range, check_positive_int
 from sb3_qam.common.chunks import StatefulRollouts
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.envs import SpacesOnlyEnv
-from sb3_qam.common.files import replaced_as_a_whole
+from sb3_qam.utils.files import replaced_as_a_whole
 from sb3_qam.common.normalization import check_order_of_wrappers, warm_up
 from sb3_qam.common.progress_bar import with_offline_progress_bar
-from sb3_qam.common.random_state import get_random_state, random_numbers_kept, set_random_state
+from sb3_qam.utils.random_state import get_random_state, random_numbers_kept, set_random_state
 from sb3_qam.common.replicas import Replicas, find_replicas
-from sb3_qam.common.rewards import RewardTransform, successes_of_step
+from sb3_qam.datasets.rewards import RewardTransform, successes_of_step
 from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, training_spaces
 from sb3_qam.datasets.sources import (

@@ -5,7 +5,7 @@ import warnings
 
 import torch as th
 
-from sb3_qam.common.fused_mlp import HAS_BFLOAT16
+from sb3_qam.networks.cpu_kernels import HAS_BFLOAT16
 
 # What autocast makes of float32; None: it stays
 PRECISIONS = {"float32": None, "bf16": th.bfloat16}

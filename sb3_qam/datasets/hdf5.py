@@ -15,7 +15,7 @@ from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
 from minari.dataset.minari_storage import MinariStorage, is_image_space
 
-from sb3_qam.common.rewards import SUCCESS_KEYS
+from sb3_qam.datasets.rewards import SUCCESS_KEYS
 
 MAIN_FILE = "main_data.hdf5"
 # For a new dataset: images as they are. Minari 0.5.3, the last one for Python 3.10, always compresses them.

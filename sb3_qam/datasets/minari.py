@@ -15,8 +15,8 @@ from stable_baselines3.common.preprocessing import (
 )
 from stable_baselines3.common.vec_env import VecTransposeImage
 
-from sb3_qam.common.checks import check_action_space, check_same_space
-from sb3_qam.common.rewards import SUCCESS_KEYS, RewardTransform, successes_of_episode
+from sb3_qam.utils.checks import check_action_space, check_same_space
+from sb3_qam.datasets.rewards import SUCCESS_KEYS, RewardTransform, successes_of_episode
 from sb3_qam.datasets.checks import Place, check_finite, check_shape, check_type, n_steps_of
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.sources import OpenDataset, episodes_of

@@ -205,7 +205,7 @@ def _download(dataset_id: str) -> None:
     except Exception as error:
         # Whatever the client of the remote raises, where it is not reached or does not know the dataset
         known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
-        way_out = ". Datasets are collected with sb3_qam.datasets.collect"
+        way_out = ". Datasets are collected with sb3_qam.recording.collect"
         if dataset_id.startswith(OGBENCH_NAMESPACE):
             task_id = dataset_id.removeprefix(OGBENCH_NAMESPACE)
             way_out = f". OGBench's data comes from elsewhere: run `sb3-qam data import {task_id}`"

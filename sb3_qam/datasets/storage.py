@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from sb3_qam.common.rewards import RewardTransform
+from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.datasets.sources import OpenDataset

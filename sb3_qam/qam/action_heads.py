@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_qam.common.networks import EditPolicy, LearntTemperature, OneStepFlow
+from sb3_qam.networks.networks import EditPolicy, LearntTemperature, OneStepFlow
 
 # Of the tanh-Gaussian of QAM-E, per dimension
 TARGET_ENTROPY_PER_DIM = -0.5

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import torch as th
 
-from sb3_qam.common.velocities import Velocity, vector_jacobian_product
+from sb3_qam.networks.velocities import Velocity, vector_jacobian_product
 
 
 def flow_times(flow_steps: int, device: th.device | None = None) -> th.Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from sb3_qam.common.networks import TanhGELU
+from sb3_qam.networks.networks import TanhGELU
 
 if TYPE_CHECKING:
     from sb3_qam.qam.qam import QAM

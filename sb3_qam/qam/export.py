@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_qam.common.buffers import map_observations, to_tensor
-from sb3_qam.common.files import replaced_as_a_whole
+from sb3_qam.utils.files import replaced_as_a_whole
 from sb3_qam.qam.action_heads import SamplingNoise
 
 if TYPE_CHECKING:

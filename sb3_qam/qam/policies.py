@@ -21,10 +21,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_qam.common.buffers import map_observations, n_rows, take_rows
-from sb3_qam.common.checks import check_positive_int
+from sb3_qam.utils.checks import check_positive_int
 from sb3_qam.common.chunks import ChunkState, check_chunk_state, check_episode_start
-from sb3_qam.common.flows import check_ode_method, integrate_flow
-from sb3_qam.common.networks import (
+from sb3_qam.networks.flows import check_ode_method, integrate_flow
+from sb3_qam.networks.networks import (
     CriticEnsemble,
     EditPolicy,
     FeaturesNetwork,
@@ -32,7 +32,7 @@ from sb3_qam.common.networks import (
     TanhGELU,
     VelocityField,
 )
-from sb3_qam.common.velocities import Velocity
+from sb3_qam.networks.velocities import Velocity
 from sb3_qam.qam.action_heads import EditHead, FlowHead, OneStepHead, SamplingNoise
 from sb3_qam.qam.export import export_onnx
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_qam.common.velocities import Velocity, recorder
+from sb3_qam.networks.velocities import Velocity, recorder
 from sb3_qam.qam.adjoint_matching import (
     flow_times,
     lean_adjoint,

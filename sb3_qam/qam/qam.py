@@ -13,13 +13,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorch
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_qam.common.buffers import TransitionBatch, n_rows
-from sb3_qam.common.checks import check_in_range, check_positive_int
+from sb3_qam.utils.checks import check_in_range, check_positive_int
 from sb3_qam.common.cuda_graph import GraphedUpdates
-from sb3_qam.common.flows import flow_matching_loss
-from sb3_qam.common.networks import CriticEnsemble, VelocityField, frozen
+from sb3_qam.networks.flows import flow_matching_loss
+from sb3_qam.networks.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.precision import autocast, check_precision
-from sb3_qam.common.rewards import RewardTransform
+from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.qam.action_heads import SamplingNoise
 from sb3_qam.qam.adjoint_matching import flow_times, memoryless_sigma, path_kl

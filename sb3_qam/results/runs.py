@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sb3_qam.suite import OUTPUT
+from sb3_qam.suite.runs import OUTPUT
 
 # As the zoo names the folder of a run: task, number, and an id with --uuid
 RUN_NAME = re.compile(r"(?P<task>.+)_(?P<number>\d+)(_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?")

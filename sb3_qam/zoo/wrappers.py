@@ -4,7 +4,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_qam.common.rewards import SUCCESS_KEYS
+from sb3_qam.datasets.rewards import SUCCESS_KEYS
 
 
 class EpisodeSuccess(VecEnvWrapper):

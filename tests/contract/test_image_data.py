@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from sb3_qam import QAM
 from sb3_qam.common.buffers import map_observations
-from sb3_qam.common.frame_stack import StackFrames
-from sb3_qam.common.image_extractors import ImpalaCNN
+from sb3_qam.datasets.frame_stack import StackFrames
+from sb3_qam.networks.image_extractors import ImpalaCNN
 from sb3_qam.common.normalization import warm_up
 from sb3_qam.datasets.sources import wrap_dataset
 from tests.conftest import needs_uncompressed_images, record, write_dataset

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_qam import QAM
 from sb3_qam.common.augmentation import random_shift
-from sb3_qam.common.image_extractors import ImageCombinedExtractor, ImpalaCNN
+from sb3_qam.networks.image_extractors import ImageCombinedExtractor, ImpalaCNN
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from tests.conftest import needs_uncompressed_images, record, write_dataset
 from tests.contract.conftest import RandomEnv, images, same_parameters, small

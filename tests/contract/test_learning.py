@@ -12,7 +12,7 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_qam import QAM
-from sb3_qam.common.image_extractors import ImpalaCNN
+from sb3_qam.networks.image_extractors import ImpalaCNN
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from tests.conftest import record, write_dataset
 

@@ -13,7 +13,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
-from sb3_qam.common.files import replaced_as_a_whole
+from sb3_qam.utils.files import replaced_as_a_whole
 
 MODES = ("max", "min")
 # In the model's own zip file, so that model and value are replaced in one step; load() leaves it alone

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_qam.common.buffers import map_observations
 from sb3_qam.common.callbacks.periodic import PeriodicCallback
-from sb3_qam.common.checks import check_positive_int
+from sb3_qam.utils.checks import check_positive_int
 
 if TYPE_CHECKING:
     # Which a plain installation does not have

@@ -6,7 +6,7 @@ import numpy as np
 
 from sb3_qam.common.buffers import OfflineBuffer
 from sb3_qam.common.callbacks.periodic import PeriodicCallback
-from sb3_qam.common.checks import check_positive_int
+from sb3_qam.utils.checks import check_positive_int
 from sb3_qam.datasets.sources import OfflineDataset
 
 

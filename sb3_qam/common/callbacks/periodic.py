@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_qam.common.checks import check_positive_int
+from sb3_qam.utils.checks import check_positive_int
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
-from sb3_qam.common.random_state import random_numbers_aside
+from sb3_qam.utils.random_state import random_numbers_aside
 
 
 class PeriodicCallback(BaseCallback):

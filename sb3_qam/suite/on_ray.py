@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sb3_qam.launchers.resources import Resources
-from sb3_qam.suite import OUTPUT, Run, execute
+from sb3_qam.suite.resources import Resources
+from sb3_qam.suite.runs import OUTPUT, Run, execute
 
 # What runs depend on beside their own settings; everything else is as the node has it
 PASSED_ON = ("MINARI_DATASETS_PATH", "MUJOCO_GL", "PYTHONPATH")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_qam.common.checks import check_in_range
+from sb3_qam.utils.checks import check_in_range
 
 # Under which of these infos say so, in Gymnasium's environments and in OGBench's
 SUCCESS_KEYS = ("success", "is_success")

@@ -76,7 +76,7 @@ def _digest(value: bytes | np.ndarray) -> str:
 
 class ScriptedPolicy:
     """
-    Base of controllers for :func:`~sb3_qam.datasets.collect.collect` that see infos and the environment itself. What is
+    Base of controllers for :func:`~sb3_qam.recording.collect.collect` that see infos and the environment itself. What is
     random in them has to come from ``rng``, or from the global generators of NumPy, PyTorch or Python, and what they
     remember has to be forgotten in :meth:`reset`: an episode depends on its seed alone.
     """
@@ -257,7 +257,7 @@ def _same_shape(of_model: spaces.Space, of_env: spaces.Space) -> bool:
 
 def as_scripted(policy: Any, deterministic: bool) -> ScriptedPolicy:
     """
-    :param policy: What :func:`~sb3_qam.datasets.collect.collect` takes
+    :param policy: What :func:`~sb3_qam.recording.collect.collect` takes
     :param deterministic: Passed to ``predict()``
     :return: The same behind one interface
     :raises TypeError: if it is something else

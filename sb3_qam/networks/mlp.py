@@ -7,7 +7,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_qam.common.fused_mlp import (
+from sb3_qam.networks.cpu_kernels import (
     Layer,
     backpropagate,
     evaluate,
@@ -92,7 +92,7 @@ class MLP(nn.Sequential):
     ensemble of such networks.
 
     Layers of the kinds that :func:`create_mlp` makes by default are evaluated together on a CPU
-    (:mod:`sb3_qam.common.fused_mlp`), all others one after the other.
+    (:mod:`sb3_qam.networks.cpu_kernels`), all others one after the other.
 
     :param layers: The layers in order
     :param n_members: Number of members of an ensemble, ``None`` for a single network

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
-from sb3_qam.launchers.resources import Resources
-from sb3_qam.suite import OUTPUT, Run
+from sb3_qam.suite.resources import Resources
+from sb3_qam.suite.runs import OUTPUT, Run
 
 
 def run_locally(runs: list[Run], root: Path, resources: Resources) -> Iterator[tuple[Run, bool]]:
@@ -35,6 +35,6 @@ def run_locally(runs: list[Run], root: Path, resources: Resources) -> Iterator[t
 def _run_in_process(run: Run, root: Path) -> bool:
     folder = run.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "sb3_qam.suite", str(root), json.dumps(asdict(run))]
+    command = [sys.executable, "-m", "sb3_qam.suite.runs", str(root), json.dumps(asdict(run))]
     with (folder / OUTPUT).open("a") as output:
         return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode == 0

@@ -8,7 +8,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_qam.common.buffers import map_observations
-from sb3_qam.common.checks import check_positive_int
+from sb3_qam.utils.checks import check_positive_int
 
 
 class StackFrames(gym.Wrapper, gym.utils.RecordConstructorArgs):

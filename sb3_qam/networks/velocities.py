@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_qam.common.fused_mlp import (
+from sb3_qam.networks.cpu_kernels import (
     Layer,
     Saved,
     backpropagate,
@@ -16,7 +16,7 @@ from sb3_qam.common.fused_mlp import (
     outer,
     parameter_gradients,
 )
-from sb3_qam.common.mlp import MLP
+from sb3_qam.networks.mlp import MLP
 
 # ``velocity(x, t)``: x of shape (..., action_dim), t a number or a tensor that broadcasts against (..., 1)
 Velocity = Callable[[th.Tensor, th.Tensor | float], th.Tensor]

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sb3_qam.launchers.local import run_locally
-from sb3_qam.launchers.on_ray import run_on_ray
-from sb3_qam.launchers.resources import Resources
-from sb3_qam.suite import Run
+from sb3_qam.suite.local import run_locally
+from sb3_qam.suite.on_ray import run_on_ray
+from sb3_qam.suite.resources import Resources
+from sb3_qam.suite.runs import Run
 
 # Takes what to do, the suite's folder and what there is to do it with; gives each run as it ends, and whether it has
 # come to its end

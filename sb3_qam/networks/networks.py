@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_qam.common.mlp import (
+from sb3_qam.networks.mlp import (
     LAYER_NORM_EPS,
     MLP,
     EnsembleLayerNorm,
@@ -25,7 +25,7 @@ from sb3_qam.common.mlp import (
     create_mlp,
     xavier_linear,
 )
-from sb3_qam.common.velocities import GivenVelocity, broadcast_features
+from sb3_qam.networks.velocities import GivenVelocity, broadcast_features
 
 # Of an edit, before the tanh
 LOG_STD_RANGE = (-20.0, 2.0)

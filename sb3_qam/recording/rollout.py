@@ -9,9 +9,9 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_qam.common.rewards import SUCCESS_KEYS
+from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.episodes import stack_values
-from sb3_qam.datasets.scripted import ScriptedPolicy
+from sb3_qam.recording.scripted import ScriptedPolicy
 
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 # Booleans, integers and floating-point numbers

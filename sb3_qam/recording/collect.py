@@ -13,12 +13,12 @@ from gymnasium.envs.registration import EnvSpec
 from minari import MinariDataset
 from stable_baselines3.common.callbacks import ProgressBarCallback
 
-from sb3_qam.common.checks import check_positive_int
-from sb3_qam.datasets.rollout import check_storable
-from sb3_qam.datasets.scripted import ScriptedPolicy, as_scripted, identify
+from sb3_qam.utils.checks import check_positive_int
+from sb3_qam.recording.rollout import check_storable
+from sb3_qam.recording.scripted import ScriptedPolicy, as_scripted, identify
 from sb3_qam.datasets.sources import check_dataset_id
-from sb3_qam.datasets.staging import Description, Staging
-from sb3_qam.datasets.workers import Job, record_here, record_in_processes
+from sb3_qam.recording.staging import Description, Staging
+from sb3_qam.recording.workers import Job, record_here, record_in_processes
 
 
 @dataclass
@@ -79,8 +79,8 @@ def collect(
     an action beyond its bounds: SB3's models clip theirs, and a function has to.
 
     :param policy: A model of SB3 or sb3-contrib, recurrent or not; a function of an observation; a
-        :class:`~sb3_qam.datasets.scripted.ScriptedPolicy` such as
-        :func:`~sb3_qam.datasets.oracles.ogbench_oracle` gives; ``None`` for random actions. A model that has a
+        :class:`~sb3_qam.recording.scripted.ScriptedPolicy` such as
+        :func:`~sb3_qam.recording.oracles.ogbench_oracle` gives; ``None`` for random actions. A model that has a
         ``VecNormalize`` environment sees observations normalized by it, and images need no ``VecTransposeImage``.
     :param env: An id, a function that makes an environment, or, for one process, an environment
     :param dataset_id: Id of the Minari dataset

@@ -11,7 +11,7 @@ from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 
 from sb3_qam.datasets.sources import OGBENCH_NAMESPACE, check_dataset_id
-from sb3_qam.datasets.staging import Staging
+from sb3_qam.recording.staging import Staging
 
 SINGLE_TASK = "singletask"
 # What NumPy raises, depending on where a file was cut or what it is instead
