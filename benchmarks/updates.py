@@ -161,7 +161,7 @@ def make_floor(size: Size) -> Callable[[], None]:
     # Adjoint and cloning
     sequential += [*layer_products(batch, flow, of_input)] * (n + 1)
     at_once = [
-        # The behaviour's target at both times of each point, but the last one at its own, where the rollout took it
+        # The behavior's target at both times of each point, but the last one at its own, where the rollout took it
         *layer_products((2 * n - 1) * batch, flow, forward),
         # Matching, and the weights of cloning
         *layer_products(n * batch, flow, of_input | of_weight),

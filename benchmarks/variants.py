@@ -32,7 +32,7 @@ from sb3_qam.recording.ogbench import import_ogbench
 
 # Arguments of QAM beside the common ones; cloning is an objective of its own
 VARIANTS: dict[str, dict[str, Any]] = {
-    "clone": {},
+    "bc": {},
     "QAM": {},
     "QAM-E": {"edit_scale": 0.1},
     "QAM-F": {"distill_coef": 300.0},
@@ -111,9 +111,7 @@ def run(variant: str, seed: int, path: Path, arguments: argparse.Namespace) -> N
     )
     settings = {"task": arguments.task, "variant": variant, "seed": seed, **temperature, **VARIANTS[variant]}
     curve = SuccessCurve(arguments.task, arguments.interval, arguments.episodes, path, settings)
-    model.pretrain(
-        gradient_steps=arguments.updates, callback=curve, objective="clone" if variant == "clone" else "full"
-    )
+    model.pretrain(gradient_steps=arguments.updates, callback=curve, objective="bc" if variant == "bc" else "full")
 
 
 def read_curves(folder: Path) -> dict[str, list[dict[str, np.ndarray]]]:
@@ -169,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", help="id of an OGBench single task")
     parser.add_argument("--data", type=Path, help="OGBench's npz file, downloaded where it is not given")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["clone", "QAM", "QAM-E", "QAM-F", "TRQAM"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["bc", "QAM", "QAM-E", "QAM-F", "TRQAM"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--updates", type=int, default=60_000)
     parser.add_argument("--interval", type=int, default=10_000, help="updates between two evaluations")

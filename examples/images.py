@@ -152,7 +152,7 @@ class Walker(ScriptedPolicy):
         return self.simulation.maze.cell_rowcol_to_xy(np.array(cell))
 
     def waypoint(self, position: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """The centre of the next cell on the way to the target, or the target itself where that is its cell."""
+        """The center of the next cell on the way to the target, or the target itself where that is its cell."""
         here, there = (tuple(self.simulation.maze.cell_xy_to_rowcol(xy)) for xy in (position, target))
         next_cell, queue = {there: there}, deque([there])
         while queue:
@@ -179,7 +179,7 @@ def make_model(dataset: minari.MinariDataset, seed: int) -> QAM:
         "CnnPolicy",
         make_vec_env(make_env),
         offline_dataset=dataset,
-        image_shift=2,
+        random_shift=2,
         learning_rate=1e-3,
         batch_size=32,
         buffer_size=5_000,
@@ -211,13 +211,13 @@ def train_and_evaluate(
     """Offline, then online; what the clone, and QAM after either phase, reach."""
     model = make_model(dataset, seed)
     # Cheap steps in which the encoder of the flows learns to find the ball
-    model.pretrain(gradient_steps=arguments.clone_steps, objective="clone", progress_bar=True)
+    model.pretrain(gradient_steps=arguments.bc_steps, objective="bc", progress_bar=True)
     model.pretrain(gradient_steps=arguments.offline_steps, reset_num_timesteps=False, progress_bar=True)
     offline = arguments.output / f"seed{seed}_offline"
     model.save(offline)
     # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
     clone = QAM.load(offline, inverse_temperature=0.0)
-    results = {"clone": evaluate(clone, arguments.starts), "QAM offline": evaluate(model, arguments.starts)}
+    results = {"bc": evaluate(clone, arguments.starts), "QAM offline": evaluate(model, arguments.starts)}
     model.learn(arguments.online_steps, reset_num_timesteps=False, progress_bar=True)
     model.save(arguments.output / f"seed{seed}_online")
     results["QAM online"] = evaluate(model, arguments.starts)

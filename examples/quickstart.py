@@ -93,7 +93,7 @@ class WaypointController:
         return self.maze.cell_rowcol_to_xy(np.array(cell))
 
     def waypoint(self, position: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """The centre of the next cell on the way to the target, or the target itself where that is its cell."""
+        """The center of the next cell on the way to the target, or the target itself where that is its cell."""
         here, there = (tuple(self.maze.cell_xy_to_rowcol(xy)) for xy in (position, target))
         next_cell, queue = {there: there}, deque([there])
         while queue:
@@ -274,8 +274,8 @@ def draw_paths(axes: Axes, maze: Any, result: dict[str, Any], title: str) -> Non
 def draw(results: dict[str, dict[str, Any]], curve: list[dict[str, float]], maze: Any, path: Path) -> None:
     """The picture: learning curve, and the ways of the clone and of QAM side by side."""
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    draw_curve(axes[0], curve, results["clone"])
-    draw_paths(axes[1], maze, results["clone"], "Clone of the data")
+    draw_curve(axes[0], curve, results["bc"])
+    draw_paths(axes[1], maze, results["bc"], "Clone of the data")
     draw_paths(axes[2], maze, results["QAM online"], "QAM")
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -300,7 +300,7 @@ def main() -> dict[str, dict[str, Any]]:
     model.save(OUTPUT / "qam_umaze_offline")
     # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
     clone = QAM.load(OUTPUT / "qam_umaze_offline", inverse_temperature=0.0)
-    results = {"clone": evaluate(clone), "QAM offline": evaluate(model)}
+    results = {"bc": evaluate(clone), "QAM offline": evaluate(model)}
 
     model.learn(ONLINE_STEPS, callback=curve, reset_num_timesteps=False, progress_bar=True)
     model.save(OUTPUT / "qam_umaze")

@@ -3,14 +3,14 @@
 Needs ``pip install sb3-qam``.
 
 Half-hearted controllers of Pendulum give the data. ``kl_budget`` says how far the policy may go from it, in nats per
-step of the environment; the temperature is learnt so that it stays there, whatever the scale of the rewards.
+step of the environment; the temperature is learned so that it stays there, whatever the scale of the rewards.
 
 What it prints (90 seconds on a CPU core of its own; numbers differ a little from machine to machine):
 
     examples/pendulum-half-hearted-v0: 60 episodes, mean return -1031
-    budget  0.1: distance 0.10, learnt lambda 0.18, return -659
-    budget  1.0: distance 0.89, learnt lambda 0.07, return -1244
-    budget 10.0: distance 3.96, learnt lambda 0.01, return -1186
+    budget  0.1: distance 0.10, learned lambda 0.18, return -659
+    budget  1.0: distance 0.89, learned lambda 0.07, return -1244
+    budget 10.0: distance 3.96, learned lambda 0.01, return -1186
 
 Here the small budget pays; the larger ones, whose policies go further from the data, end below it. The largest one is
 not used up: lambda, the smaller the further, has come to its lower bound of 0.01.
@@ -65,7 +65,7 @@ def main() -> None:
         kl, kl_lambda = float(last["train/path_kl"]), float(last["train/kl_lambda"])
         result = evaluate(model, make_vec_env(ENV_ID, n_envs=20, seed=0), 20)
         print(
-            f"budget {kl_budget:4.1f}: distance {kl:.2f}, learnt lambda {kl_lambda:.2f}, "
+            f"budget {kl_budget:4.1f}: distance {kl:.2f}, learned lambda {kl_lambda:.2f}, "
             f"return {np.mean(result.returns):.0f}"
         )
 

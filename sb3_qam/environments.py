@@ -5,8 +5,8 @@ from importlib import import_module
 
 import gymnasium as gym
 
-from sb3_qam.recording.ogbench import split_task_id
 from sb3_qam.qam.presets import DOMAINS
+from sb3_qam.recording.ogbench import split_task_id
 
 PACKAGES = ("gymnasium_robotics", "ogbench")
 # The ids of the paper, which name the data besides the environment

@@ -76,7 +76,7 @@ def error_of(**arguments: Any) -> str:
 
 
 class Normalized(nn.Sequential):
-    """An activation with a batch normalisation in it."""
+    """An activation with a batch normalization in it."""
 
     def __init__(self) -> None:
         super().__init__(nn.ReLU(), nn.BatchNorm1d(32))

@@ -15,8 +15,8 @@ import typer
 from typer.testing import CliRunner
 
 from sb3_qam.cli import app
-from sb3_qam.recording.collect import collect
 from sb3_qam.environments import register_environments
+from sb3_qam.recording.collect import collect
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]

@@ -39,7 +39,7 @@ MODULES = {
     "modules_target_critic": "critic_target",
     "modules_one_step_actor": "head.one_step_flow",
     "modules_edit_actor": "head.edit_policy",
-    "modules_edit_alpha": "head.edit_temperature",
+    "modules_edit_alpha": "head.entropy_coef",
 }
 UNUSED_MODULES = {"modules_target_actor_fast"}
 # Recorded name -> what train() reports it as, where the two differ
@@ -162,7 +162,7 @@ def build_model(meta: dict[str, Any]) -> RecordedQAM:
         buffer_size=1000,
         device="cpu",
         policy_kwargs={
-            "net_arch": {"vf": list(config["actor_hidden_dims"]), "qf": list(config["value_hidden_dims"])},
+            "net_arch": {"pi": list(config["actor_hidden_dims"]), "qf": list(config["value_hidden_dims"])},
             "n_critics": config["num_qs"],
             "flow_layer_norm": config["actor_layer_norm"],
         },

@@ -46,7 +46,7 @@ def train() -> None:
         policy_kwargs={"net_arch": [16]},
         seed=0,
     )
-    model.learn(20, callback=FlowDiagnosticsCallback(every=10))
+    model.learn(20, callback=FlowDiagnosticsCallback(log_freq=10))
     model.save("model")
     observation, _ = env.reset(seed=0)
     action, _ = model.predict(observation, deterministic=True)

@@ -77,7 +77,7 @@ def test_lean_adjoint_of_a_linear_flow_has_a_closed_form():
         th.testing.assert_close(adjoints[k], expected)
 
 
-def test_lean_adjoint_is_back_propagation_through_the_behaviour_drift():
+def test_lean_adjoint_is_back_propagation_through_the_behavior_drift():
     flow_steps, step = 4, 0.25
     path = th.randn(flow_steps + 1, BATCH, DIM)
     g_N = th.randn(BATCH, DIM)
@@ -171,7 +171,7 @@ def test_back_propagation_gives_the_gradient_of_matching_with_the_full_adjoint()
         return running_cost(x, k) + cost_to_go(x_next, k + 1)
 
     adjoints = th.zeros(flow_steps, BATCH, DIM).double()
-    # the last step follows the behaviour flow: the policy does not reach x_N by it
+    # the last step follows the behavior flow: the policy does not reach x_N by it
     for k in range(flow_steps - 1):
         x = path[k + 1].clone().requires_grad_()
         (adjoints[k],) = th.autograd.grad(cost_to_go(x, k + 1).sum(), x)

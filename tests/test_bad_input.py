@@ -66,7 +66,7 @@ def test_action_spaces_a_flow_cannot_act_in(action_space: spaces.Space, message:
             for value in (0, -1, 2.5)
         ],
         ("offline_steps", -1),
-        ("clone_steps", -1),
+        ("bc_steps", -1),
         ("learning_starts", -1),
         ("gradient_steps", -2),
         ("learning_rate", -1e-3),
@@ -101,10 +101,10 @@ def test_arguments_out_of_range(argument: str, value):
     ("policy_kwargs", "message"),
     [
         ({"net_arch": [64, 0]}, "net_arch must be an integer of at least 1, got 0"),
-        ({"net_arch": {"vf": [64], "qf": [-3]}}, "net_arch must be an integer of at least 1, got -3"),
-        ({"net_arch": {"pi": [64], "qf": [64]}}, r"keys \['pi', 'qf'\], expected 'vf'"),
+        ({"net_arch": {"pi": [64], "qf": [-3]}}, "net_arch must be an integer of at least 1, got -3"),
+        ({"net_arch": {"vf": [64], "qf": [64]}}, r"keys \['qf', 'vf'\], expected 'pi'"),
         ({"net_arch": 256}, "net_arch must be a list of sizes .* got 256"),
-        ({"net_arch": {"vf": 8, "qf": [8]}}, "net_arch must be a list of sizes .* got 8"),
+        ({"net_arch": {"pi": 8, "qf": [8]}}, "net_arch must be a list of sizes .* got 8"),
         ({"flow_steps": 7}, "pass these, and inverse_temperature=0"),
         ({"n_critics": 0}, "n_critics must be an integer of at least 1, got 0"),
         ({"ode_method": "newton"}, "ode_method='newton'.*euler"),

@@ -155,7 +155,7 @@ def test_data_collect_records_an_oracle():
     assert "test/way-v0: 1 episodes, 30 steps" in CliRunner().invoke(app, maze).output
 
 
-def test_data_collect_normalises_as_the_model_was_trained(tmp_path: Path):
+def test_data_collect_normalizes_as_the_model_was_trained(tmp_path: Path):
     """Where RL Zoo puts the statistics, or where the user says; the algorithm by the zoo's name."""
     env = VecNormalize(make_vec_env("Pendulum-v1"))
     model = QAM("FlowPolicy", env, seed=0, buffer_size=100, flow_steps=2, policy_kwargs={"net_arch": [8]})

@@ -91,7 +91,7 @@ def test_processes_do_not_change_anything_and_random_state_is_left_alone():
     assert_same(alone, collect_pendulum("test/two-v0", n_processes=2))
     assert alone.total_episodes == 5
     assert len({episode.actions.tobytes() for episode in alone}) == 5
-    # Neighbouring seeds share no episode
+    # Neighboring seeds share no episode
     other = collect_pendulum("test/other-v0", seed=1)
     assert not {each.tobytes() for episode in alone for each in episode.observations} & {
         each.tobytes() for episode in other for each in episode.observations
@@ -383,7 +383,7 @@ def test_a_collection_goes_on_with_the_same_arguments_only():
         collect_pendulum("test/foreign-v0")
 
 
-def towards(sign: float, offset: Any = 0.0) -> Any:
+def toward(sign: float, offset: Any = 0.0) -> Any:
     return lambda observation: np.full(1, sign + np.sum(offset))
 
 
@@ -414,9 +414,9 @@ def test_other_functions_environments_and_wrappers_are_other_collections():
     for first, second in [
         (lambda observation: np.ones(1), lambda observation: -np.ones(1)),
         (lambda observation: np.ones(1), lambda observation: np.zeros(1)),
-        (towards(1.0), towards(-1.0)),
-        (towards(1.0, np.zeros(3)), towards(1.0, np.ones(3) / 3)),
-        (partial(towards(1.0)), partial(towards(-1.0))),
+        (toward(1.0), toward(-1.0)),
+        (toward(1.0, np.zeros(3)), toward(1.0, np.ones(3) / 3)),
+        (partial(toward(1.0)), partial(toward(-1.0))),
     ]:
         refused("policy '.*<lambda> \\w+' there, ", {"policy": first, **pendulum}, {"policy": second, **pendulum})
 

@@ -144,7 +144,7 @@ def test_what_changes_in_between_is_recorded_anew(pendulum_dataset):
 def test_cloning_and_what_follows_it(pendulum_dataset):
     def run(model: QAM) -> QAM:
         model._dump_logs = lambda: None  # type: ignore[method-assign]
-        model.pretrain(gradient_steps=6, objective="clone")
+        model.pretrain(gradient_steps=6, objective="bc")
         return model.pretrain(gradient_steps=10, reset_num_timesteps=False)
 
     graphed = make_model(pendulum_dataset, kl_budget=0.5)

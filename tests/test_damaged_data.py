@@ -10,9 +10,9 @@ import pytest
 from gymnasium import spaces
 
 from sb3_qam import QAM
-from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from sb3_qam.datasets.minari import read_episodes
+from sb3_qam.datasets.rewards import RewardTransform
 from tests.conftest import needs_uncompressed_images, write_dataset
 
 # There are images in what is damaged

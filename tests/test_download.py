@@ -25,7 +25,7 @@ print(model.offline_buffer.size(), "transitions")
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Of each organisation's dataset repositories: listing, description, and files."""
+    """Of each organization's dataset repositories: listing, description, and files."""
 
     root: Path
     log: list[str]

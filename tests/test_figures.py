@@ -35,7 +35,7 @@ def test_every_picture_that_a_page_shows_is_there_and_every_picture_is_shown():
 
 def test_the_picture_of_the_data_flow_names_what_is_in_the_code():
     from sb3_qam import QAM, FlowPolicy
-    from sb3_qam.common import flows
+    from sb3_qam.networks import flows
     from sb3_qam.qam import adjoint_matching
 
     text = (IMAGES / "data_flow.svg").read_text()

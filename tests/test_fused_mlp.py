@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sb3_qam import QAM
-from sb3_qam.common import fused_mlp
+from sb3_qam.networks import cpu_kernels
 from sb3_qam.networks.mlp import (
     LAYER_NORM_EPS,
     MLP,
@@ -69,8 +69,8 @@ def assert_close(got: list[th.Tensor], expected: list[th.Tensor], rows: int = 1)
 def test_outputs_and_gradients_equal_those_of_the_modules(
     rows: int, sizes: list[int], norm: bool, members: int | None, has_onednn: bool
 ):
-    # Of a single number a normalisation makes zero, and its gradient is rounding
-    # Normalising a few numbers that are nearly the same makes much of rounding
+    # Of a single number a normalization makes zero, and its gradient is rounding
+    # Normalizing a few numbers that are nearly the same makes much of rounding
     sizes = [sizes[0], *(max(size, 40 if norm else 1) for size in sizes[1:-1]), sizes[-1]]
     mlp = make_mlp(sizes, norm, members)
     assert mlp.fused_members() is not None
@@ -81,7 +81,7 @@ def test_outputs_and_gradients_equal_those_of_the_modules(
     expected = exact(exact_inputs)
     weights = th.randn(expected.shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_mlp, "HAS_ONEDNN", has_onednn and fused_mlp.HAS_ONEDNN)
+        patch.setattr(fused_mlp, "HAS_ONEDNN", has_onednn and cpu_kernels.HAS_ONEDNN)
         with th.no_grad():
             assert_close([mlp(inputs)], [expected])
         outputs = mlp(inputs)
@@ -112,7 +112,7 @@ def test_bfloat16_is_as_exact_as_the_modules_in_it(
     exact = mlp._module_by_module(inputs)
     weights = th.randn(exact.shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_mlp, "HAS_BFLOAT16", has_bfloat16 and fused_mlp.HAS_BFLOAT16)
+        patch.setattr(fused_mlp, "HAS_BFLOAT16", has_bfloat16 and cpu_kernels.HAS_BFLOAT16)
         results = in_bfloat16(mlp, mlp, inputs, weights)
         with th.no_grad(), th.autocast("cpu", th.bfloat16):
             without_gradient = mlp(inputs)
@@ -133,7 +133,7 @@ def test_the_slope_in_bfloat16_is_that_of_gelu():
     exact = h.double().requires_grad_()
     value = nn.functional.gelu(exact, approximate="tanh")
     (slope,) = th.autograd.grad(value.sum(), exact)
-    got_value, got_slope = fused_mlp.gelu_and_slope(h)
+    got_value, got_slope = cpu_kernels.gelu_and_slope(h)
     th.testing.assert_close(got_value.double(), value, rtol=2**-8, atol=1e-6)
     th.testing.assert_close(got_slope.double(), slope, rtol=2**-8, atol=1e-6)
 

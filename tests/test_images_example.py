@@ -29,14 +29,14 @@ def test_from_a_dataset_of_images_to_a_policy(tmp_path: Path, capsys: pytest.Cap
     assert (first.dtype, first.shape[1:]) == (np.uint8, (64, 64, 3))
     # ball and goal are to be seen in every image
     red, green, _ = np.moveaxis(first.astype(int), 3, 0)
-    for colour in (green > red + 40, (red > 180) & (green < 60)):
-        assert colour.any(axis=(1, 2)).all()
+    for color in (green > red + 40, (red > 180) & (green < 60)):
+        assert color.any(axis=(1, 2)).all()
     env = dataset.recover_environment()
     assert env.observation_space == dataset.observation_space
     assert env.action_space == dataset.action_space
 
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == summary
-    for name in ("clone", "QAM offline", "QAM online"):
+    for name in ("bc", "QAM offline", "QAM online"):
         assert 0 <= summary["medians"][name]["success"] <= 1
         assert 1 <= summary["medians"][name]["length"] <= images.MAX_STEPS
         assert name in output
@@ -77,5 +77,5 @@ def test_steps_hold_a_velocity_and_the_goal_ends_an_episode():
 @pytest.mark.slow
 def test_the_example_as_it_is_written_learns_from_images(tmp_path: Path):
     medians = images.main(["--output", str(tmp_path / "out")])["medians"]
-    assert medians["QAM offline"]["success"] > medians["clone"]["success"] + 0.2
-    assert medians["QAM offline"]["length"] < medians["clone"]["length"]
+    assert medians["QAM offline"]["success"] > medians["bc"]["success"] + 0.2
+    assert medians["QAM offline"]["length"] < medians["bc"]["length"]

@@ -105,14 +105,14 @@ def test_an_update_makes_the_products_that_the_mathematics_asks_for(
 
 def test_what_is_no_product_stays_small(pendulum_dataset):
     count = count_update(pendulum_dataset)
-    # Activations forward and backward take one pass each, normalisations too
+    # Activations forward and backward take one pass each, normalizations too
     assert count.elements <= 165 * BATCH * WIDTH
     # Each costs a microsecond and more, whatever its size. How often it detaches is PyTorch's own affair
     del count.calls["aten.detach.default"]
     assert sum(count.calls.values()) <= 985, sum(count.calls.values())
 
 
-def test_cloning_evaluates_the_behaviour_alone(pendulum_dataset):
+def test_cloning_evaluates_the_behavior_alone(pendulum_dataset):
     model = QAM(
         "FlowPolicy",
         offline_dataset=pendulum_dataset,
@@ -120,7 +120,7 @@ def test_cloning_evaluates_the_behaviour_alone(pendulum_dataset):
         policy_kwargs={"net_arch": [WIDTH] * DEPTH},
         device="cpu",
     )
-    model.pretrain(gradient_steps=1, objective="clone")
+    model.pretrain(gradient_steps=1, objective="bc")
     with CountOperations() as count:
         model.train(1, BATCH)
     # Forward, input gradient, weight gradient

@@ -1,4 +1,4 @@
-"""Trained to convergence on a bandit, the policy is the behaviour policy tilted by exp(w Q).
+"""Trained to convergence on a bandit, the policy is the behavior policy tilted by exp(w Q).
 
 The optimum is known in closed form; nothing recorded is needed. One observation, actions in [-1, 1], and every step
 of the data a pull of its own: it terminates. Actions are sampled by torchdiffeq's midpoint method: with as many Euler
@@ -52,7 +52,7 @@ def sampled_actions(model: QAM) -> np.ndarray:
     return model.predict(np.zeros((20_000, 1), np.float32), deterministic=False)[0].ravel()
 
 
-def test_gaussian_behaviour_and_quadratic_value_give_the_gaussian_posterior():
+def test_gaussian_behavior_and_quadratic_value_give_the_gaussian_posterior():
     mean, std, optimum, curvature = 0.0, 0.3, 0.3, 1 / (0.3**2 * INVERSE_TEMPERATURE)
     actions = np.clip(np.random.default_rng(0).normal(mean, std, N_DATA), -1, 1)
     model = trained_on(bandit_dataset(actions, -curvature / 2 * (actions - optimum) ** 2))
@@ -90,12 +90,12 @@ def test_two_modes_both_survive_with_the_right_weights():
     assert chosen == pytest.approx(0.51, abs=0.15)
 
 
-# best_of_n is not among them: of two equal modes it takes the one that the critics' errors favour
+# best_of_n is not among them: of two equal modes it takes the one that the critics' errors favor
 @pytest.mark.parametrize(
     "variant",
     [
         {},
-        {"objective": "clone"},
+        {"objective": "bc"},
         {"inverse_temperature": 0.0},
         {"edit_scale": 0.1},
         {"distill_coef": 1000.0},

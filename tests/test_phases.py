@@ -363,7 +363,7 @@ def test_vec_normalize_is_warmed_up_by_the_dataset(pendulum_dataset, is_dict: bo
         {"n_steps": 3},
         {"inverse_temperature": 0.0},
         {"policy_kwargs": {"net_arch": [16], "ode_method": "dopri5", "ode_options": {"rtol": 1e-2, "atol": 1e-2}}},
-        {"policy_kwargs": {"net_arch": {"vf": [16], "qf": [8, 8]}, "n_critics": 5, "flow_layer_norm": True}},
+        {"policy_kwargs": {"net_arch": {"pi": [16], "qf": [8, 8]}, "n_critics": 5, "flow_layer_norm": True}},
     ],
     ids=str,
 )
@@ -439,15 +439,15 @@ def test_resetting_the_environment_ends_trajectories():
 
 
 def test_learn_clones_first_and_only_once(pendulum_dataset, tmp_path: Path):
-    kwargs = SMALL | {"offline_dataset": pendulum_dataset.id, "clone_steps": 6, "offline_steps": 4}
+    kwargs = SMALL | {"offline_dataset": pendulum_dataset.id, "bc_steps": 6, "offline_steps": 4}
     model = QAM("FlowPolicy", "Pendulum-v1", **kwargs)
-    model.pretrain(gradient_steps=2, objective="clone")
+    model.pretrain(gradient_steps=2, objective="bc")
     model.learn(3, reset_num_timesteps=False)
-    assert (model._n_clone_steps_done, model._n_offline_steps_done, model.num_timesteps) == (6, 4, 13)
+    assert (model._n_bc_steps_done, model._n_offline_steps_done, model.num_timesteps) == (6, 4, 13)
     model.save(tmp_path / "model")
-    again = QAM.load(tmp_path / "model", env=model.get_env(), clone_steps=8, offline_steps=5)
+    again = QAM.load(tmp_path / "model", env=model.get_env(), bc_steps=8, offline_steps=5)
     again.learn(2, reset_num_timesteps=False)
     # Cloning now would give up the policy
-    assert (again._n_clone_steps_done, again._n_offline_steps_done) == (6, 5)
-    with pytest.raises(ValueError, match="clone_steps=1 needs offline data"):
-        QAM("FlowPolicy", "Pendulum-v1", **SMALL, clone_steps=1).learn(1)
+    assert (again._n_bc_steps_done, again._n_offline_steps_done) == (6, 5)
+    with pytest.raises(ValueError, match="bc_steps=1 needs offline data"):
+        QAM("FlowPolicy", "Pendulum-v1", **SMALL, bc_steps=1).learn(1)

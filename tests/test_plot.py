@@ -93,7 +93,7 @@ def test_filters_and_metrics(suite_folder: Path, tmp_path: Path):
     assert lines[0].startswith("Pendulum-v1, qam, runs: 2: return -")
     assert len(lines) == 2 + len(PNGS)
     assert (
-        "Normalised scores: 0 and 1 are these returns: Pendulum-v1 -90 to 0." in (tmp_path / "index.html").read_text()
+        "Normalized scores: 0 and 1 are these returns: Pendulum-v1 -90 to 0." in (tmp_path / "index.html").read_text()
     )
     assert error_of("-f", suite_folder, "--algo", "sac") == (
         "Error: No run is of sac. There are: qam on MountainCarContinuous-v0, qam on Pendulum-v1, qam_edit on "

@@ -132,7 +132,7 @@ def test_prediction_restores_nothing_but_leaves_evaluation_mode():
 
 
 def test_networks_follow_the_design():
-    policy = policy_for(net_arch={"vf": [7, 5], "qf": [6]}, n_critics=4)
+    policy = policy_for(net_arch={"pi": [7, 5], "qf": [6]}, n_critics=4)
     for flow in (policy.policy_flow, policy.behavior_flow, policy.behavior_flow_target):
         kinds = [type(layer).__name__ for layer in flow.mlp]
         assert kinds == ["Linear", "TanhGELU", "Linear", "TanhGELU", "Linear"]

@@ -40,8 +40,8 @@ def test_published_values(task: str, variant: str, expected: dict):
 
 
 def test_what_surrounds_the_arguments():
-    assert preset("cube-double-play", "TRQAM").clone_steps == 300_000
-    assert preset("cube-double-play").clone_steps == 0
+    assert preset("cube-double-play", "TRQAM").bc_steps == 300_000
+    assert preset("cube-double-play").bc_steps == 0
     assert preset("scene-play").sparse_rewards
     assert not preset("cube-double-play").sparse_rewards
     assert preset("puzzle-4x4-play", "TRQAM").kwargs["policy_kwargs"]["net_arch"] == [1024] * 4

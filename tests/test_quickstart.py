@@ -29,7 +29,7 @@ def test_the_whole_quickstart(small: Path, capsys: pytest.CaptureFixture[str]):
     assert env.observation_space == dataset.observation_space
 
     summary = json.loads((small / "results.json").read_text())
-    for name in ("clone", "QAM offline", "QAM online"):
+    for name in ("bc", "QAM offline", "QAM online"):
         assert 0 <= summary[name]["success"] <= 1
         assert 1 <= summary[name]["length"] <= 300
         assert name in output

@@ -132,7 +132,7 @@ def test_curves_with_other_evaluations_meet_where_both_are_known():
 
 
 def test_a_run_is_read_as_the_zoo_has_written_it(tmp_path: Path):
-    write_run(tmp_path, seed=3, policy_kwargs={"net_arch": [8]}, clone_steps=20)
+    write_run(tmp_path, seed=3, policy_kwargs={"net_arch": [8]}, bc_steps=20)
     (run,), left_out = read_runs([tmp_path])
     assert left_out == []
     assert (run.algorithm, run.task, run.seed, run.state) == ("qam", "Maze-v0", 3, "finished")

@@ -12,8 +12,8 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_qam import QAM
-from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.minari import read_episodes
+from sb3_qam.datasets.rewards import RewardTransform
 from tests.conftest import write_dataset
 
 SPACE = spaces.Box(-1.0, 1.0, (1,))

@@ -287,7 +287,7 @@ def test_at_inverse_temperature_zero_the_model_is_the_clone(pendulum_dataset, tm
 @pytest.mark.parametrize(
     "policy_kwargs",
     [
-        {"net_arch": {"vf": [16], "qf": [8, 8]}, "n_critics": 3, "flow_layer_norm": True, "activation_fn": th.nn.ReLU},
+        {"net_arch": {"pi": [16], "qf": [8, 8]}, "n_critics": 3, "flow_layer_norm": True, "activation_fn": th.nn.ReLU},
         {"ode_method": "dopri5", "ode_options": {"rtol": 1e-3, "atol": 1e-3}, "share_features_extractor": True},
     ],
 )

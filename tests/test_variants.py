@@ -164,7 +164,7 @@ def test_the_one_step_policy_acts_without_the_flow():
         th.testing.assert_close(policy.sample_actions(observations, SamplingNoise(noise)), expected)
 
 
-def test_a_residual_policy_begins_as_the_behaviour():
+def test_a_residual_policy_begins_as_the_behavior():
     policy = QAM("FlowPolicy", "Pendulum-v1", residual=True, **SMALL).policy
     observations, noise = th.randn(6, 3), SamplingNoise(th.randn(1, 6, 1))
     first = policy.sample_actions(observations, noise)
@@ -261,11 +261,11 @@ def test_impossible_combinations_are_refused(arguments: dict, message: str):
         QAM("FlowPolicy", env, **arguments)
 
 
-# ---------------------------------------------------------------------- behaviour first
+# ---------------------------------------------------------------------- behavior first
 
 
 def behavior_action(model: QAM, observations: th.Tensor, x0: th.Tensor) -> th.Tensor:
-    """What the behaviour flow would do, without anything behind it."""
+    """What the behavior flow would do, without anything behind it."""
     reference = QAM("FlowPolicy", "Pendulum-v1", inverse_temperature=0.0, chunk_size=model.chunk_size, **SMALL).policy
     reference.behavior_flow.load_state_dict(model.policy.behavior_flow.state_dict())
     return reference.sample_actions(observations, SamplingNoise(x0))
@@ -283,14 +283,14 @@ def behavior_action(model: QAM, observations: th.Tensor, x0: th.Tensor) -> th.Te
     ],
     ids=str,
 )
-def test_cloning_trains_the_behaviour_flow_alone_and_acts_with_it(variant: dict, pendulum_dataset, tmp_path: Path):
+def test_cloning_trains_the_behavior_flow_alone_and_acts_with_it(variant: dict, pendulum_dataset, tmp_path: Path):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **variant, **SMALL)
     before = parameters_of(model.policy)
-    model.pretrain(gradient_steps=5, objective="clone")
+    model.pretrain(gradient_steps=5, objective="bc")
     assert moved(before, model.policy) == {"behavior_flow", "behavior_flow_target"}
-    model.save(tmp_path / "clone")
+    model.save(tmp_path / "bc")
     observations, x0 = th.randn(6, 3), th.randn(1, 6, model.policy.action_dim)
-    for clone in (model, QAM.load(tmp_path / "clone")):
+    for clone in (model, QAM.load(tmp_path / "bc")):
         th.testing.assert_close(
             clone.policy.sample_actions(observations, SamplingNoise(x0)), behavior_action(clone, observations, x0)
         )
@@ -312,7 +312,7 @@ def test_training_after_cloning_starts_the_policy_where_the_clone_is(variant: di
 
     observations, noise = th.randn(6, 3), SamplingNoise(th.randn(1, 6, 1))
     model = KeepsFirst("FlowPolicy", offline_dataset=pendulum_dataset, **variant, **SMALL)
-    model.pretrain(gradient_steps=5, objective="clone")
+    model.pretrain(gradient_steps=5, objective="bc")
     clone = model.policy.sample_actions(observations, noise)
     model.pretrain(gradient_steps=1)
     th.testing.assert_close(model.first, clone)
@@ -322,9 +322,9 @@ def test_training_after_cloning_starts_the_policy_where_the_clone_is(variant: di
 @pytest.mark.parametrize("variant", [{}, {"edit_scale": 0.2}, {"distill_coef": 10.0}, {"kl_budget": 0.5}], ids=str)
 def test_a_clone_starts_a_run_of_any_variant(variant: dict, from_file: bool, pendulum_dataset, tmp_path: Path):
     clone = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL)
-    clone.pretrain(gradient_steps=5, objective="clone").save(tmp_path / "clone")
+    clone.pretrain(gradient_steps=5, objective="bc").save(tmp_path / "bc")
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **variant, **{**SMALL, "seed": 1})
-    model.load_behavior(tmp_path / "clone" if from_file else clone)
+    model.load_behavior(tmp_path / "bc" if from_file else clone)
     for name, value in clone.policy.state_dict().items():
         if name.startswith("behavior_flow"):
             assert th.equal(value, model.policy.state_dict()[name])
@@ -337,7 +337,7 @@ def test_a_clone_of_another_size_is_refused_and_nothing_is_loaded(pendulum_datas
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL)
     before = parameters_of(model.policy)
     with pytest.raises(
-        ValueError, match=r"The behaviour flow of the given QAM does not fit this model: chunk_size is 2"
+        ValueError, match=r"The behavior flow of the given QAM does not fit this model: chunk_size is 2"
     ):
         model.load_behavior(clone)
     assert not moved(before, model.policy)
@@ -346,7 +346,7 @@ def test_a_clone_of_another_size_is_refused_and_nothing_is_loaded(pendulum_datas
 
 def test_clone_steps_are_not_offline_steps(pendulum_dataset):
     model = QAM("FlowPolicy", "Pendulum-v1", offline_steps=3, **SMALL)
-    model.pretrain(pendulum_dataset, gradient_steps=4, objective="clone")
+    model.pretrain(pendulum_dataset, gradient_steps=4, objective="bc")
     assert model.num_timesteps == 4
     model.learn(5, reset_num_timesteps=False)
     assert model.num_timesteps == 4 + 3 + 5
@@ -359,7 +359,7 @@ def test_a_clone_acts_from_the_first_online_step(loaded: bool, pendulum_dataset,
         raise AssertionError("a random action was taken")
 
     model = QAM("FlowPolicy", "Pendulum-v1", learning_starts=100, offline_fraction=0.0, **SMALL)
-    model.pretrain(pendulum_dataset, gradient_steps=4, objective="clone")
+    model.pretrain(pendulum_dataset, gradient_steps=4, objective="bc")
     if loaded:
         clone, model = model, QAM("FlowPolicy", "Pendulum-v1", learning_starts=100, **SMALL)
         model.load_behavior(clone)
@@ -370,7 +370,7 @@ def test_a_clone_acts_from_the_first_online_step(loaded: bool, pendulum_dataset,
 
 def test_a_clone_is_saved_for_deployment(pendulum_dataset, tmp_path: Path):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, edit_scale=0.5, best_of_n=20, **SMALL)
-    model.pretrain(gradient_steps=2, objective="clone")
+    model.pretrain(gradient_steps=2, objective="bc")
     model.policy.save(tmp_path / "policy.pt")
     observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     loaded = FlowPolicy.load(tmp_path / "policy.pt", device="cpu")
@@ -385,7 +385,7 @@ def test_cloning_trains_the_extractor_of_its_flow_also_where_it_is_shared(share:
     extractor = {"features_extractor_class": LinearExtractor, "share_features_extractor": share}
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **SMALL | {"policy_kwargs": extractor})
     before = model.policy.behavior_flow.features_extractor.linear.weight.clone()
-    model.pretrain(gradient_steps=2, objective="clone")
+    model.pretrain(gradient_steps=2, objective="bc")
     cloned = model.policy.behavior_flow.features_extractor.linear.weight.clone()
     assert not th.equal(before, cloned)
     model.pretrain(gradient_steps=1)
@@ -395,7 +395,7 @@ def test_cloning_trains_the_extractor_of_its_flow_also_where_it_is_shared(share:
 def test_cloning_again_gives_up_the_policy_and_all_that_belongs_to_it(pendulum_dataset):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, kl_budget=0.5, **SMALL).pretrain(gradient_steps=3)
     assert model.trust_region.kl_lambda != 1
-    model.pretrain(gradient_steps=1, objective="clone")
+    model.pretrain(gradient_steps=1, objective="bc")
     model._set_objective("full")
     assert model.trust_region.kl_lambda == 1
     states = model.policy.optimizer.state
@@ -406,7 +406,7 @@ def test_cloning_again_gives_up_the_policy_and_all_that_belongs_to_it(pendulum_d
 def test_what_fails_leaves_policy_and_clone_as_they_were(pendulum_dataset):
     model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, **SMALL).pretrain(gradient_steps=3)
     with pytest.raises(TypeError, match=r"callback must be an SB3 callback.*got 'no callback'"):
-        model.pretrain(gradient_steps=3, objective="clone", callback="no callback")
+        model.pretrain(gradient_steps=3, objective="bc", callback="no callback")
     assert not model.policy.act_as_clone
     before = parameters_of(model.policy)
     model.pretrain(gradient_steps=1)
@@ -433,12 +433,12 @@ def test_what_fails_leaves_policy_and_clone_as_they_were(pendulum_dataset):
 @pytest.mark.parametrize("from_file", [False, True])
 def test_a_clone_that_does_not_fit_is_refused(change: dict, message: str, from_file: bool, tmp_path: Path):
     clone = QAM("FlowPolicy", "Pendulum-v1", **SMALL)
-    clone.save(tmp_path / "clone")
+    clone.save(tmp_path / "bc")
     action_space = change.pop("action_space", clone.action_space)
     model = QAM("FlowPolicy", SpacesOnlyEnv(clone.observation_space, action_space), **{**SMALL, **change})
     before = parameters_of(model.policy)
     with pytest.raises(ValueError, match=message):
-        model.load_behavior(tmp_path / "clone" if from_file else clone)
+        model.load_behavior(tmp_path / "bc" if from_file else clone)
     assert not moved(before, model.policy)
     assert not model.policy.act_as_clone
     change["action_space"] = action_space
@@ -483,7 +483,7 @@ def test_arguments_that_ask_for_the_same_networks_may_change_at_loading(tmp_path
 
 def test_unknown_objectives_and_clones_without_steps_are_refused(pendulum_dataset):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_steps=5, **SMALL)
-    with pytest.raises(ValueError, match="objective must be one of 'full', 'clone', got 'bc'"):
+    with pytest.raises(ValueError, match="objective must be one of 'full', 'bc', got 'bc'"):
         model.pretrain(gradient_steps=1, objective="bc")
     with pytest.raises(ValueError, match="needs gradient_steps"):
-        model.pretrain(objective="clone")
+        model.pretrain(objective="bc")

@@ -16,9 +16,9 @@ from gymnasium.wrappers import (
 )
 
 from sb3_qam import QAM
-from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.describe import describe
 from sb3_qam.datasets.minari import read_episodes, training_spaces
+from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import open_dataset, wrap_dataset
 from tests.conftest import record, write_dataset
 

@@ -128,8 +128,8 @@ def test_ogbenchs_entries_are_the_published_ones(name: str):
         }
         if published.sparse_rewards:
             others["reward_transform"] = {"sparse": True}
-        if published.clone_steps > 0:
-            others["clone_steps"] = published.clone_steps
+        if published.bc_steps > 0:
+            others["bc_steps"] = published.bc_steps
         assert entry == {**published.kwargs, **others}
 
 
@@ -180,7 +180,7 @@ def test_phases_and_callbacks_of_an_entry_run(tmp_path: Path):
         "policy": "FlowPolicy",
         "n_timesteps": 20,
         "offline_dataset": dataset_id,
-        "clone_steps": 10,
+        "bc_steps": 10,
         "offline_steps": 20,
         "offline_fraction": 0.5,
         "policy_kwargs": {"net_arch": [8]},
@@ -193,8 +193,8 @@ def test_phases_and_callbacks_of_an_entry_run(tmp_path: Path):
     steps = {int(path.stem.split("_")[-2]) for path in tmp_path.glob("rl_model_*.zip")}
     assert steps == {10, 20, 30, 40, 50}
     cloned, trained = (QAM.load(tmp_path / f"rl_model_{n}_steps.zip") for n in (10, 20))
-    assert (cloned._n_clone_steps_done, cloned._n_offline_steps_done) == (10, 0)
-    assert (trained._n_clone_steps_done, trained._n_offline_steps_done) == (10, 10)
+    assert (cloned._n_bc_steps_done, cloned._n_offline_steps_done) == (10, 0)
+    assert (trained._n_bc_steps_done, trained._n_offline_steps_done) == (10, 10)
     assert model.replay_buffer.size() == 20
 
 
@@ -301,7 +301,7 @@ def test_every_draw_of_a_search_goes_with_the_configuration(name: str, env_id: s
     for seed in range(4):
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
         arguments = {**experiment._hyperparams, **HYPERPARAMS_SAMPLER[name](trial, 1, 1, additional_args)}
-        arguments |= {"offline_dataset": None, "offline_steps": 0, "clone_steps": 0}
+        arguments |= {"offline_dataset": None, "offline_steps": 0, "bc_steps": 0}
         model = zoo.ALGORITHMS[name](env=gym.make(env_id), **arguments)
         chunk_sizes.add(model.chunk_size)
         # What is read from a study is what the trial had

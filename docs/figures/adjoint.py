@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch as th
 from matplotlib.axes import Axes
-from two_modes import POLICY_COLOUR, TwoModes, read_arguments, save
+from two_modes import POLICY_COLOR, TwoModes, read_arguments, save
 
 from sb3_qam.qam.adjoint_matching import (
     flow_times,
@@ -39,14 +39,14 @@ def draw_regression(axes: Axes, x: th.Tensor, target: th.Tensor, exact: th.Tenso
     :param axes: Where to draw
     :param x: Where the paths are at that time, shape (batch,)
     :param target: What is regressed on there, shape (batch,)
-    :param exact: The tilted policy's velocity minus the behaviour's at the same places, shape (batch,)
+    :param exact: The tilted policy's velocity minus the behavior's at the same places, shape (batch,)
     :param time: The flow time
     """
     axes.plot(x[:2000], target[:2000], ".", color="0.8", markersize=2)
     order = np.argsort(x)
     groups = np.array_split(order, max(1, len(x) // 4000))
     means = [(x[group].mean(), target[group].mean()) for group in groups]
-    axes.plot(*np.array(means).T, "o", color=POLICY_COLOUR, markersize=4, label="mean over neighbours")
+    axes.plot(*np.array(means).T, "o", color=POLICY_COLOR, markersize=4, label="mean over neighbors")
     axes.plot(x[order], exact[order], color="black", linewidth=1, label="exact $v_\\theta - v_\\beta$")
     axes.plot([], [], "o", color="0.8", markersize=3, label="$-\\sigma_k^2\\, g_k / 2$ of each path")
     axes.set(xlabel="x", title=f"what the policy learns at t = {time:g}", ylim=(-0.3, 3 * exact.max()))

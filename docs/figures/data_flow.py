@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 from two_modes import read_arguments, save
 
-# Text of each box, its centre, and its colour
+# Text of each box, its center, and its color
 DATA, ALGORITHM, FUNCTIONS, NETWORKS = "#dbe9f6", "#fde3c8", "#e3f1de", "#eadff0"
 BOXES = {
     "minari": ("Minari dataset\nOGBench file", (0.0, 3.3), DATA),
@@ -15,7 +15,7 @@ BOXES = {
     "train": ("QAM.train()\na batch of both,\none Adam step", (5.2, 2.55), ALGORITHM),
     "flows": ("flows\nflow-matching loss,\nsampling", (7.9, 3.4), FUNCTIONS),
     "adjoint": ("adjoint_matching\nSDE, lean adjoint,\nmatching loss", (7.9, 1.9), FUNCTIONS),
-    "networks": ("FlowPolicy\nbehaviour flow,\npolicy flow,\ncritics, head", (10.6, 2.55), NETWORKS),
+    "networks": ("FlowPolicy\nbehavior flow,\npolicy flow,\ncritics, head", (10.6, 2.55), NETWORKS),
     "head": ("sample_actions()\npredict()", (5.2, 0.6), NETWORKS),
 }
 ARROWS = [
@@ -33,17 +33,17 @@ ARROWS = [
 WIDTH, HEIGHT = 2.0, 0.95
 
 
-def draw_box(axes: Axes, text: str, center: tuple[float, float], colour: str) -> None:
+def draw_box(axes: Axes, text: str, center: tuple[float, float], color: str) -> None:
     """
     :param axes: Where to draw
     :param text: What stands in it; the first line is its name
     :param center: Where it is
-    :param colour: Of its inside
+    :param color: Of its inside
     """
     x, y = center
     height = HEIGHT + 0.2 * max(0, text.count("\n") - 1)
     corner = (x - WIDTH / 2, y - height / 2)
-    box = FancyBboxPatch(corner, WIDTH, height, "round,pad=0,rounding_size=0.12", facecolor=colour, edgecolor="0.4")
+    box = FancyBboxPatch(corner, WIDTH, height, "round,pad=0,rounding_size=0.12", facecolor=color, edgecolor="0.4")
     axes.add_patch(box)
     axes.text(x, y, text, ha="center", va="center", fontsize=10, linespacing=1.3)
 
@@ -71,8 +71,8 @@ def main() -> None:
     # Text stays text, for search and for screen readers
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sb3-qam", "font.family": "sans-serif"}):
         figure, axes = plt.subplots(figsize=(12, 4.2), layout="constrained")
-        for text, center, colour in BOXES.values():
-            draw_box(axes, text, center, colour)
+        for text, center, color in BOXES.values():
+            draw_box(axes, text, center, color)
         for arrow in ARROWS:
             draw_arrow(axes, *arrow)
         axes.set(xlim=(-1.2, 11.8), ylim=(0, 4.3), aspect="equal")

@@ -98,7 +98,7 @@ def main() -> None:
             frames.append(side_by_side(dict(zip(headings, shown, strict=True))))
     path = arguments.output / "maze.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The same colours for all frames: what does not move is stored once
+    # The same colors for all frames: what does not move is stored once
     palette = frames[0].quantize(64)
     reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     milliseconds = round(1000 * SECONDS_PER_FRAME)

@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
-from two_modes import CLONE_COLOUR, POLICY_COLOUR, TwoModes, read_arguments, save
+from two_modes import CLONE_COLOR, POLICY_COLOR, TwoModes, read_arguments, save
 
 from sb3_qam import QAM
 
@@ -74,8 +74,8 @@ def main() -> None:
         grid = np.linspace(-1, 1, 400)
         for each, temperature in zip(axes, TEMPERATURES, strict=True):
             sample = train(dataset, temperature, 20 if arguments.quick else 3000)
-            colour = CLONE_COLOUR if temperature == 0 else POLICY_COLOUR
-            each.hist(sample, bins=80, range=(-1, 1), density=True, color=colour, label="trained policy")
+            color = CLONE_COLOR if temperature == 0 else POLICY_COLOR
+            each.hist(sample, bins=80, range=(-1, 1), density=True, color=color, label="trained policy")
             each.plot(grid, modes.tilted(0.4 * temperature).density(grid), color="black", label="exact")
             share = np.mean(sample > 0)
             each.set(xlabel="action", title=f"w = {temperature:g}: {share:.0%} in the better mode")

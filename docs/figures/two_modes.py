@@ -1,4 +1,4 @@
-"""A behaviour of two modes whose flow, and whose tilted policy's flow, are known in closed form."""
+"""A behavior of two modes whose flow, and whose tilted policy's flow, are known in closed form."""
 
 import argparse
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 IMAGES = Path(__file__).parents[1] / "images"
-CLONE_COLOUR, POLICY_COLOUR = "0.6", "tab:orange"
+CLONE_COLOR, POLICY_COLOR = "0.6", "tab:orange"
 
 
 @dataclass(frozen=True)

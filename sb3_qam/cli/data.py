@@ -77,9 +77,9 @@ def collect(
 
     Example: sb3-qam data collect PointMaze_UMaze-v3 mine/maze-v0 -n 500 --model sac.zip --algo sac
     """
+    from sb3_qam.environments import register_environments
     from sb3_qam.recording.collect import collect as collect_dataset
     from sb3_qam.recording.oracles import ogbench_oracle
-    from sb3_qam.environments import register_environments
 
     with on_one_line(RuntimeError):
         if model is not None and oracle:

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_qam.common.buffers import TransitionBatch
 
 
-def random_shift(images: th.Tensor, most: int) -> th.Tensor:
+def shift_images(images: th.Tensor, most: int) -> th.Tensor:
     """
     Shift each image by its own random number of pixels; at the edges the outermost pixels are repeated. The same as
     padding by replication and a random crop (DrQ, https://arxiv.org/abs/2004.13649).
@@ -37,7 +37,7 @@ class ImageShift:
 
     :param observation_space: Observation space of the model, images channels first
     :param most: The largest shift in either direction, in pixels
-    :param normalize_images: Whether the policy normalises images; where it does not, every Box of three axes is one,
+    :param normalize_images: Whether the policy normalizes images; where it does not, every Box of three axes is one,
         as it is to SB3's extractors
     :raises ValueError: if there are no images
     """
@@ -53,13 +53,13 @@ class ImageShift:
         self.keys = [key for key, space in parts.items() if is_image(space)]
         if not self.is_single_image and not self.keys:
             raise ValueError(
-                f"image_shift={most} shifts images, and there are none in {observation_space}: leave it at 0."
+                f"random_shift={most} shifts images, and there are none in {observation_space}: leave it at 0."
             )
 
     def _shifted(self, observations: PyTorchObs) -> PyTorchObs:
         if isinstance(observations, th.Tensor):
-            return random_shift(observations, self.most)
-        return observations | {key: random_shift(observations[key], self.most) for key in self.keys}
+            return shift_images(observations, self.most)
+        return observations | {key: shift_images(observations[key], self.most) for key in self.keys}
 
     def __call__(self, batch: TransitionBatch) -> TransitionBatch:
         """
@@ -72,15 +72,15 @@ class ImageShift:
 
 
 def make_augmentation(
-    observation_space: spaces.Space, image_shift: int, normalize_images: bool
+    observation_space: spaces.Space, random_shift: int, normalize_images: bool
 ) -> Callable[[TransitionBatch], TransitionBatch]:
     """
     :param observation_space: Observation space of the model
-    :param image_shift: The largest shift in pixels, 0 for none
-    :param normalize_images: Whether the policy normalises images
+    :param random_shift: The largest shift in pixels, 0 for none
+    :param normalize_images: Whether the policy normalizes images
     :return: What is done to every training batch
     :raises ValueError: if images are to be shifted and there are none
     """
-    if image_shift == 0:
+    if random_shift == 0:
         return lambda batch: batch
-    return ImageShift(observation_space, image_shift, normalize_images)
+    return ImageShift(observation_space, random_shift, normalize_images)

@@ -107,7 +107,7 @@ def make_batch(
     :param valid: shape (batch,)
     :param gamma: Discount factor of one step
     :param device: Where to put the batch
-    :param env: Normalises observations and rewards with its statistics
+    :param env: Normalizes observations and rewards with its statistics
     :return: The batch
     """
 
@@ -184,7 +184,7 @@ class OfflineBuffer(BaseBuffer):
     def batch_of(self, rows: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:
         """
         :param rows: Where the sequences begin
-        :param env: Normalises observations and rewards with its statistics
+        :param env: Normalizes observations and rewards with its statistics
         :return: The batch of these
         """
         return self._get_samples(rows, env)
@@ -361,7 +361,7 @@ def sample_union(
     :param offline_fraction: Share of the batch that comes from the offline data, or ``None`` to draw every sample
         uniformly from the union of both. Where one of the two is empty the other gives the whole batch.
     :param gamma: Discount factor of one step
-    :param env: Normalises observations and rewards with its statistics
+    :param env: Normalizes observations and rewards with its statistics
     :return: The batch
     :raises ValueError: if there is no data at all
     """
@@ -383,7 +383,7 @@ def sample_union(
         n_offline = round(offline_fraction * batch_size)
 
     if isinstance(online, HerReplayBuffer) and 1 <= n_offline == batch_size - 1:
-        # Hindsight replay divides its samples into real and relabelled ones, and cannot divide a single one
+        # Hindsight replay divides its samples into real and relabeled ones, and cannot divide a single one
         n_offline -= 1
 
     parts = []

@@ -61,7 +61,7 @@ class DeviceOfflineBuffer(OfflineBuffer):
 def normalized_observations(observations: PyTorchObs, env: VecNormalize | None) -> PyTorchObs:
     """
     :param observations: Observations on a device
-    :param env: Has the statistics; those of what it does not normalise are left alone
+    :param env: Has the statistics; those of what it does not normalize are left alone
     :return: What ``VecNormalize.normalize_obs`` makes of them
     """
     if env is None or not env.norm_obs:

@@ -31,7 +31,7 @@ def warm_up(vec_normalize: VecNormalize, offline: OfflineBuffer) -> None:
     """
     Add the statistics of the offline data to those of a ``VecNormalize`` that has seen less than they hold.
 
-    An environment that has just been made has seen one observation: normalised by that, the offline data would be
+    An environment that has just been made has seen one observation: normalized by that, the offline data would be
     clipped almost everywhere, and the policy would meet other inputs online than it was trained on.
 
     :param vec_normalize: Gets the statistics, unless its ``training`` is False

@@ -32,18 +32,15 @@ from sb3_qam.common.buffers import (
     n_available,
     sample_union,
 )
-from sb3_qam.utils.checks import check_action_space, check_callback, check_in_range, check_positive_int
 from sb3_qam.common.chunks import StatefulRollouts
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.envs import SpacesOnlyEnv
-from sb3_qam.utils.files import replaced_as_a_whole
 from sb3_qam.common.normalization import check_order_of_wrappers, warm_up
 from sb3_qam.common.progress_bar import with_offline_progress_bar
-from sb3_qam.utils.random_state import get_random_state, random_numbers_kept, set_random_state
 from sb3_qam.common.replicas import Replicas, find_replicas
-from sb3_qam.datasets.rewards import RewardTransform, successes_of_step
 from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, training_spaces
+from sb3_qam.datasets.rewards import RewardTransform, successes_of_step
 from sb3_qam.datasets.sources import (
     OfflineDataset,
     OpenDataset,
@@ -53,11 +50,14 @@ from sb3_qam.datasets.sources import (
     with_absolute_folders,
 )
 from sb3_qam.datasets.storage import STORAGES, load_episodes
+from sb3_qam.utils.atomic import atomic_write
+from sb3_qam.utils.checks import check_action_space, check_callback, check_in_range, check_positive_int
+from sb3_qam.utils.random_state import get_random_state, preserved_rng, set_random_state
 
 # Gradient steps between two outputs of the logger
 OFFLINE_LOG_INTERVAL = 1000
-# What an offline phase trains: everything, or the behaviour alone
-OBJECTIVES = ("full", "clone")
+# What an offline phase trains: everything, or the behavior alone
+OBJECTIVES = ("full", "bc")
 
 SelfOfflineToOnline = TypeVar("SelfOfflineToOnline", bound="OfflineToOnlineAlgorithm")
 
@@ -77,7 +77,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         stored with the model; objects have to be given again to ``load()``.
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
         Those done by ``pretrain()`` count, and so do those before an interruption.
-    :param clone_steps: Gradient steps of ``pretrain(objective="clone")`` that ``learn()`` takes before these, if none
+    :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` that ``learn()`` takes before these, if none
         of these has been taken.
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
         uniformly from the union of offline and online data.
@@ -86,7 +86,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         gathered without a copy.
     :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
         its arguments as a dict.
-    :param image_shift: Shift the images of training batches by up to that many pixels at random, 0 for not at all
+    :param random_shift: Shift the images of training batches by up to that many pixels at random, 0 for not at all
     :raises ValueError: if an argument is out of range, the dataset is unusable or does not fit the environment
     :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
     :raises TypeError: if ``env`` is not an environment, or ``offline_dataset`` not a dataset
@@ -103,11 +103,11 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         chunk_size: int = 1,
         offline_dataset: OfflineDataset | None = None,
         offline_steps: int = 0,
-        clone_steps: int = 0,
+        bc_steps: int = 0,
         offline_fraction: float | None = None,
         offline_storage: str = "memory",
         reward_transform: RewardTransform | dict[str, Any] | None = None,
-        image_shift: int = 0,
+        random_shift: int = 0,
         **kwargs: Any,
     ) -> None:
         # First of all: it says what device="cuda" is
@@ -124,18 +124,18 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self.chunk_size = chunk_size
         self.offline_dataset = with_absolute_folders(offline_dataset)
         self.offline_steps = offline_steps
-        self.clone_steps = clone_steps
+        self.bc_steps = bc_steps
         self.offline_fraction = offline_fraction
         self.offline_storage = offline_storage
         self.reward_transform = RewardTransform.make(reward_transform)
-        self.image_shift = image_shift
+        self.random_shift = random_shift
         self.offline_buffer: OfflineBuffer | None = None
         # Outlives a dataset object, which is not saved
         self._offline_dataset_id: str | None = None
         self._n_offline_steps_done = 0
-        self._n_clone_steps_done = 0
+        self._n_bc_steps_done = 0
         # Whether the policy knows more than random actions do before it has any experience
-        self._has_learnt = False
+        self._has_learned = False
         # What the updates train, of OBJECTIVES: those of the last phase, and those of the coming one
         self._objective = "full"
         self._phase_objective = "full"
@@ -162,7 +162,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         for name in ("buffer_size", "batch_size", "n_steps", "chunk_size"):
             check_positive_int(name, getattr(self, name))
         self.replicas.own_rows(self.batch_size)
-        for name in ("learning_starts", "offline_steps", "clone_steps", "image_shift"):
+        for name in ("learning_starts", "offline_steps", "bc_steps", "random_shift"):
             check_positive_int(name, getattr(self, name), minimum=0)
         check_positive_int("gradient_steps", self.gradient_steps, minimum=-1)
         check_in_range("gamma", self.gamma, 0, 1)
@@ -208,7 +208,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self.n_steps, self._random_state = n_steps, random_state
         self.replicas.check(self.policy)
         self._monitor = UpdateMonitor.for_device(self.device)
-        self._augmentation = make_augmentation(self.observation_space, self.image_shift, self.policy.normalize_images)
+        self._augmentation = make_augmentation(self.observation_space, self.random_shift, self.policy.normalize_images)
 
     def _check_replay_buffer_class(self, buffer_class: type[ReplayBuffer]) -> None:
         """
@@ -438,7 +438,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         :param progress_bar: Display a progress bar using tqdm and rich.
         :param tb_log_name: the name of the run for TensorBoard logging, by default the name of the algorithm
         :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
-        :param objective: ``"full"``, or ``"clone"`` to train the behaviour flow alone: the model then acts as a
+        :param objective: ``"full"``, or ``"bc"`` to train the behavior flow alone: the model then acts as a
             clone of the data, and later training starts its policy from there. Clone steps do not count as
             ``offline_steps``
         :return: the trained model
@@ -450,8 +450,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         """
         if objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(map(repr, OBJECTIVES))}, got {objective!r}.")
-        if gradient_steps is None and objective == "clone":
-            raise ValueError("pretrain(objective='clone') needs gradient_steps=..., the number of updates.")
+        if gradient_steps is None and objective == "bc":
+            raise ValueError("pretrain(objective='bc') needs gradient_steps=..., the number of updates.")
         if gradient_steps is None:
             gradient_steps = self.offline_steps - self._n_offline_steps_done
             if gradient_steps <= 0:
@@ -485,7 +485,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         progress_bar: bool = False,
     ) -> SelfOfflineToOnline:
         """
-        What is left of ``clone_steps`` and ``offline_steps``, then ``total_timesteps`` environment steps. All phases
+        What is left of ``bc_steps`` and ``offline_steps``, then ``total_timesteps`` environment steps. All phases
         share one axis of timesteps and the callbacks. After an offline phase the policy acts from the first step on:
         there is no random warm-up.
 
@@ -510,7 +510,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         steps_left = sum(phases.values())
         self._require_offline_data(for_offline_phase=steps_left > 0)
         if steps_left > 0 and self.offline_buffer is None:
-            name = "clone_steps" if "clone" in phases else "offline_steps"
+            name = "bc_steps" if "bc" in phases else "offline_steps"
             raise ValueError(
                 f"{name}={getattr(self, name)} needs offline data: pass offline_dataset=..., "
                 "or call pretrain(dataset) first."
@@ -566,7 +566,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         """
         has_begun = self._n_offline_steps_done > 0
         phases = {
-            "clone": 0 if has_begun else self.clone_steps - self._n_clone_steps_done,
+            "bc": 0 if has_begun else self.bc_steps - self._n_bc_steps_done,
             "full": self.offline_steps - self._n_offline_steps_done,
         }
         return {objective: steps for objective, steps in phases.items() if steps > 0}
@@ -606,12 +606,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 self.train(gradient_steps=1, batch_size=self.batch_size)
                 self.num_timesteps += 1
                 self._n_offline_steps_done += self._objective == "full"
-                self._n_clone_steps_done += self._objective == "clone"
-                self._has_learnt = True
+                self._n_bc_steps_done += self._objective == "bc"
+                self._has_learned = True
                 callback.update_locals(locals())
-                goes_on = self.replicas.agree(
-                    callback.on_step, lambda: random_numbers_kept(self.action_space, self.device)
-                )
+                goes_on = self.replicas.agree(callback.on_step, lambda: preserved_rng(self.action_space, self.device))
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
                 is_last = not goes_on or self.num_timesteps == total_timesteps
                 if is_last or self.num_timesteps % log_interval == 0:
@@ -732,8 +730,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        # What was learnt offline is better than random actions
-        return super()._sample_action(0 if self._has_learnt else learning_starts, action_noise, n_envs)
+        # What was learned offline is better than random actions
+        return super()._sample_action(0 if self._has_learned else learning_starts, action_noise, n_envs)
 
     def _as_stored(
         self, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
@@ -766,7 +764,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         assert self.offline_buffer is not None  # for mypy
         self.logger.record("offline/episodes", self.offline_buffer.n_episodes, exclude="tensorboard")
         self.logger.record("offline/transitions", self.offline_buffer.size(), exclude="tensorboard")
-        self.logger.record("offline/gradient_steps", self._n_offline_steps_done + self._n_clone_steps_done)
+        self.logger.record("offline/gradient_steps", self._n_offline_steps_done + self._n_bc_steps_done)
         # time/fps counts gradient steps here
         self.dump_logs()
 
@@ -820,7 +818,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 path = Path(path)
                 # As SB3 does
                 path = path if path.suffix else path.with_suffix(".zip")
-                with replaced_as_a_whole(path) as unfinished:
+                with atomic_write(path) as unfinished:
                     super().save(unfinished, exclude, include)
             else:
                 super().save(path, exclude, include)

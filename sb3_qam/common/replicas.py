@@ -143,7 +143,7 @@ class ProcessGroup(Replicas):
             if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
                 raise ValueError(
                     f"{name} is a {type(module).__name__}, whose statistics each of {self.n_processes} processes would "
-                    "take from its own part of the batch: use layer or group normalisation, or one process."
+                    "take from its own part of the batch: use layer or group normalization, or one process."
                 )
 
     def align(self, tensors: Iterable[th.Tensor], state: Any, progress: dict[str, int]) -> Any:

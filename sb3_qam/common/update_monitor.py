@@ -97,12 +97,12 @@ class UpdateMonitor:
         state = (
             "The parameters are those before this update."
             if update == last
-            else f"The parameters have been spoilt since then ({last - update} more updates): go back to a checkpoint."
+            else f"The parameters have been spoiled since then ({last - update} more updates): go back to a checkpoint."
         )
         self._reset()
         raise FloatingPointError(
             f"Training stopped: {names} not finite at update {update}. {state} "
-            "Usual causes: rewards or observations of a very large scale (normalise them), "
+            "Usual causes: rewards or observations of a very large scale (normalize them), "
             "a learning rate or inverse_temperature that is too high."
         )
 

@@ -9,9 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from minari.dataset.episode_data import EpisodeData
 
-from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.checks import Place, check_finite, check_shape, check_type, n_steps_of
 from sb3_qam.datasets.minari import check_dataset_spaces, scale_actions, training_spaces
+from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, episodes_of, open_datasets
 
 # Scaled actions beyond this are at the bounds

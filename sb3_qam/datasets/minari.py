@@ -15,12 +15,12 @@ from stable_baselines3.common.preprocessing import (
 )
 from stable_baselines3.common.vec_env import VecTransposeImage
 
-from sb3_qam.utils.checks import check_action_space, check_same_space
-from sb3_qam.datasets.rewards import SUCCESS_KEYS, RewardTransform, successes_of_episode
 from sb3_qam.datasets.checks import Place, check_finite, check_shape, check_type, n_steps_of
 from sb3_qam.datasets.episodes import Episodes, Observations
+from sb3_qam.datasets.rewards import SUCCESS_KEYS, RewardTransform, successes_of_episode
 from sb3_qam.datasets.sources import OpenDataset, episodes_of
 from sb3_qam.datasets.wrapped import WrappedDataset
+from sb3_qam.utils.checks import check_action_space, check_same_space
 
 # Rounding of float32 actions, not worth a warning
 ACTION_BOUND_TOLERANCE = 1e-3

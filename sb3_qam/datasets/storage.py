@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.minari import read_episodes
+from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OpenDataset
 from sb3_qam.datasets.wrapped import WrappedDataset
 

@@ -14,9 +14,9 @@ from gymnasium.envs.registration import EnvSpec
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
 
-from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.checks import Place, n_steps_of, readable_episodes
 from sb3_qam.datasets.episodes import stack_values
+from sb3_qam.datasets.rewards import SUCCESS_KEYS
 
 EnvWrapper = Callable[[gym.Env], gym.Env]
 

@@ -33,9 +33,9 @@ class Layer(NamedTuple):
 
     :param weight: shape (out, in), with any strides, float32 or bfloat16
     :param bias: shape (out,), or (rows, out) where the layer adds something else to each row; of the same type
-    :param scale: Of the normalisation after the activation, shape (out,); ``None`` where there is none
+    :param scale: Of the normalization after the activation, shape (out,); ``None`` where there is none
     :param shift: The same
-    :param eps: Of the normalisation
+    :param eps: Of the normalization
     """
 
     weight: th.Tensor
@@ -52,7 +52,7 @@ class Saved(NamedTuple):
     :param x: Its input, shape (rows, in)
     :param h: In float32: what its linear part gives, shape (rows, out); ``None`` for the last layer
     :param slope: In bfloat16: the derivative of the activation there, same shape; ``None`` for the last layer
-    :param activation: What a normalisation is given, same shape; ``None`` where there is none
+    :param activation: What a normalization is given, same shape; ``None`` where there is none
     :param mean: Its mean over each row, shape (rows, 1)
     :param rstd: 1 / its standard deviation, same shape
     """
@@ -205,7 +205,7 @@ def backpropagate(
     :param layers: A network
     :param saved: What :func:`evaluate_and_save` kept
     :param gradient: Gradient of the output, shape (rows, out)
-    :param of_norms: Whether the gradients of normalisations are needed
+    :param of_norms: Whether the gradients of normalizations are needed
     :return: Gradients inside the network
     """
     pre: list[th.Tensor] = [gradient.to(layers[-1].weight.dtype)]

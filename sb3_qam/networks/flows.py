@@ -9,8 +9,8 @@ from typing import Any
 import torch as th
 from torchdiffeq import odeint
 
-from sb3_qam.utils.checks import check_in_range
 from sb3_qam.networks.velocities import Velocity
+from sb3_qam.utils.checks import check_in_range
 
 # torchdiffeq's own tolerances (1e-7, 1e-9) are below what float32 can resolve.
 DEFAULT_TOLERANCES = {"rtol": 1e-5, "atol": 1e-5}

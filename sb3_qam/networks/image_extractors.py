@@ -45,7 +45,7 @@ class ImpalaCNN(BaseFeaturesExtractor):
     :param features_dim: Number of features extracted
     :param n_channels: Number of channels of each stage
     :param n_blocks: Number of residual blocks of each stage
-    :param normalized_image: Whether the images are normalised already, which goes together with
+    :param normalized_image: Whether the images are normalized already, which goes together with
         ``policy_kwargs=dict(normalize_images=False)``: their type and bounds are not checked then
     :raises ValueError: if the space is not one of images, a size is not positive, or ``n_channels`` is a single one
     """
@@ -61,7 +61,7 @@ class ImpalaCNN(BaseFeaturesExtractor):
         if not is_image_space(observation_space, normalized_image=normalized_image):
             raise ValueError(
                 f"ImpalaCNN is for images, uint8 in [0, 255] of three axes, got {observation_space}. For images that "
-                "are normalised already, channels first, pass policy_kwargs=dict(normalize_images=False, "
+                "are normalized already, channels first, pass policy_kwargs=dict(normalize_images=False, "
                 "features_extractor_kwargs=dict(normalized_image=True)); for all others leave it out."
             )
         if not isinstance(n_channels, Sequence):
@@ -112,7 +112,7 @@ class ImageCombinedExtractor(CombinedExtractor):
     :param observation_space: Space of the observations, images channels first
     :param image_extractor_class: Features extractor of an image
     :param image_extractor_kwargs: Keyword arguments to pass to it
-    :param normalized_image: Whether the images are normalised already, as for :class:`ImpalaCNN`; passed on to the
+    :param normalized_image: Whether the images are normalized already, as for :class:`ImpalaCNN`; passed on to the
         extractor of an image where it is True
     :raises ValueError: if the space is not a Dict, or holds no image
     """
@@ -129,7 +129,7 @@ class ImageCombinedExtractor(CombinedExtractor):
         if not images:
             raise ValueError(
                 f"ImageCombinedExtractor is for Dict observations with images, uint8 in [0, 255] of three axes, got "
-                f"{observation_space}. For images that are normalised already, channels first, pass "
+                f"{observation_space}. For images that are normalized already, channels first, pass "
                 "normalized_image=True; without images leave it out."
             )
         image_kwargs = {**(image_extractor_kwargs or {}), **({"normalized_image": True} if normalized_image else {})}

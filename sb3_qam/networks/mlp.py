@@ -53,10 +53,10 @@ class EnsembleLinear(nn.Module):
 
 class EnsembleLayerNorm(nn.Module):
     """
-    Layer normalisation over the last axis, with one scale and one bias per ensemble member.
+    Layer normalization over the last axis, with one scale and one bias per ensemble member.
 
     :param n_members: Number of ensemble members
-    :param n_features: Size of the normalised axis
+    :param n_features: Size of the normalized axis
     """
 
     def __init__(self, n_members: int, n_features: int) -> None:
@@ -88,7 +88,7 @@ def xavier_linear(in_features: int, out_features: int) -> nn.Linear:
 
 class MLP(nn.Sequential):
     """
-    A network of linear layers, each but the last one followed by an activation and, perhaps, a normalisation; or an
+    A network of linear layers, each but the last one followed by an activation and, perhaps, a normalization; or an
     ensemble of such networks.
 
     Layers of the kinds that :func:`create_mlp` makes by default are evaluated together on a CPU
@@ -227,16 +227,16 @@ def create_mlp(
     n_members: int | None = None,
 ) -> MLP:
     """
-    Hidden layers of Linear -> activation -> normalisation, then one linear layer where there is an output.
+    Hidden layers of Linear -> activation -> normalization, then one linear layer where there is an output.
 
-    SB3's ``create_mlp`` can only normalise before the activation; the published networks do it after.
+    SB3's ``create_mlp`` can only normalize before the activation; the published networks do it after.
 
     :param input_dim: Size of the input
     :param output_dim: Size of the output; ``None`` for hidden layers alone
     :param net_arch: Sizes of the hidden layers
     :param activation_fn: Makes an activation
     :param make_linear: Makes a linear layer from its input and output sizes
-    :param make_norm: Makes a normalisation layer from its size; none where it is ``None``
+    :param make_norm: Makes a normalization layer from its size; none where it is ``None``
     :param n_members: Number of members of an ensemble, ``None`` for a single network
     :return: The layers in order
     """

@@ -98,7 +98,7 @@ class ActorNetwork(FeaturesNetwork):
     :param features_extractor: Makes features of observations
     :param features_dim: Number of features
     :param activation_fn: Activation of the hidden layers
-    :param layer_norm: Whether to normalise after each activation
+    :param layer_norm: Whether to normalize after each activation
     :param normalize_images: Whether to divide images by 255
     :param trains_features_extractor: Whether the loss of this network trains the extractor
     """
@@ -210,9 +210,9 @@ class EditPolicy(ActorNetwork):
         return raw.tanh(), (log_density - log_derivative).sum(dim=-1)
 
 
-class LearntTemperature(nn.Module):
+class EntropyCoefficient(nn.Module):
     """
-    A positive number that is learnt as its logarithm, beginning at 1.
+    A positive number that is learned as its logarithm, beginning at 1.
     """
 
     def __init__(self) -> None:

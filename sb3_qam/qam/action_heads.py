@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_qam.networks.networks import EditPolicy, LearntTemperature, OneStepFlow
+from sb3_qam.networks.networks import EditPolicy, EntropyCoefficient, OneStepFlow
 
 # Of the tanh-Gaussian of QAM-E, per dimension
 TARGET_ENTROPY_PER_DIM = -0.5
@@ -141,7 +141,7 @@ class EditHead(FlowHead):
 
     .. math:: a = \mathrm{clip}(a_{flow} + c\, e), \qquad E[-Q(s, a) + \alpha \log \pi_e]
 
-    with the temperature :math:`\alpha` learnt to keep the entropy of e at half a nat below zero per dimension.
+    with the temperature :math:`\alpha` learned to keep the entropy of e at half a nat below zero per dimension.
 
     :param edit_policy: e
     :param action_dim: Number of action dimensions
@@ -153,7 +153,7 @@ class EditHead(FlowHead):
     def __init__(self, edit_policy: EditPolicy, action_dim: int, edit_scale: float) -> None:
         super().__init__()
         self.edit_policy = edit_policy
-        self.edit_temperature = LearntTemperature()
+        self.entropy_coef = EntropyCoefficient()
         self.edit_scale = edit_scale
         self.target_entropy = TARGET_ENTROPY_PER_DIM * action_dim
 
@@ -176,7 +176,7 @@ class EditHead(FlowHead):
     def losses(self, observations: PyTorchObs, flow: Flow, q_value: QValue, noise: SamplingNoise | None) -> HeadLosses:
         assert noise is not None  # for mypy
         actions, log_density = self._edited(observations, flow, noise)
-        temperature = self.edit_temperature()
+        temperature = self.entropy_coef()
         entropy = -log_density.detach().mean()
         return HeadLosses(
             {

@@ -49,7 +49,7 @@ def memoryless_path(
     """
     Roll the policy's memoryless SDE from noise to an action:
     x_{k+1} = x_k + delta (2 v_theta(x_k, t_k) - x_k / (t_k + delta)) + sqrt(delta) sigma_k eps_k.
-    The last step follows the behaviour flow without noise, x_N = x_{N-1} + delta v_beta(x_{N-1}, t_{N-1}).
+    The last step follows the behavior flow without noise, x_N = x_{N-1} + delta v_beta(x_{N-1}, t_{N-1}).
     Gradients pass; adjoint matching itself wants none.
 
     :param policy_velocity: v_theta
@@ -90,7 +90,7 @@ def terminal_adjoint(
 
 def lean_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor) -> th.Tensor:
     """
-    Carry the critic's gradient back along the path through the behaviour flow alone:
+    Carry the critic's gradient back along the path through the behavior flow alone:
     g_k = g_{k+1} + delta J_k^T g_{k+1} with J_k = d/dx [2 v_beta(x, t_k + delta) - x / (t_k + delta)] at x_k.
     J_k is never formed; each step is one vector-Jacobian product.
 
@@ -113,7 +113,7 @@ def lean_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor) -
 def scalar_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor) -> th.Tensor:
     """
     The lean adjoint without the velocity's Jacobian, which has a closed form: g_k = t_k g_N. It costs no
-    vector-Jacobian product, and is exact where the behaviour flow does not depend on x.
+    vector-Jacobian product, and is exact where the behavior flow does not depend on x.
 
     :param behavior_velocity: Not used; the signature is that of :func:`lean_adjoint`
     :param path: x_0 ... x_N, shape (N + 1, batch, action_dim)
@@ -125,7 +125,7 @@ def scalar_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor)
 
 def path_kl(policy_velocity: th.Tensor, behavior_velocity: th.Tensor, sigma: th.Tensor) -> th.Tensor:
     """
-    KL divergence of the policy's memoryless SDE from the behaviour's, by Girsanov's theorem:
+    KL divergence of the policy's memoryless SDE from the behavior's, by Girsanov's theorem:
     E[ sum_k (2 delta / sigma_k^2) || v_theta - v_beta ||^2 ], all taken at (x_k, t_k).
 
     :param policy_velocity: v_theta(x_k, t_k), shape (N, batch, action_dim)

@@ -1,4 +1,4 @@
-"""The behaviour flow of a model, as another model takes it over."""
+"""The behavior flow of a model, as another model takes it over."""
 
 import io
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ POLICY_KWARGS: dict[str, Any] = {
 @dataclass(frozen=True)
 class Behavior:
     """
-    A behaviour flow.
+    A behavior flow.
 
     :param name: Names the model in errors
     :param parameters: Of the flow and its target, by their names in the policy
@@ -39,7 +39,7 @@ class Behavior:
 
     def check_fits(self, other: "Behavior") -> None:
         """
-        :param other: The behaviour flow whose place this one is to take
+        :param other: The behavior flow whose place this one is to take
         :raises ValueError: naming the first thing in which they differ
         """
         for what, value in self.context.items():
@@ -52,7 +52,7 @@ class Behavior:
 
     def _misfit(self, what: str, here: Any, there: Any) -> ValueError:
         return ValueError(
-            f"The behaviour flow of {self.name} does not fit this model: {what} is {here} there and {there} here. "
+            f"The behavior flow of {self.name} does not fit this model: {what} is {here} there and {there} here. "
             "Use the same spaces, chunk_size and policy_kwargs of the flows."
         )
 
@@ -61,8 +61,8 @@ def read_behavior(source: "QAM | str | Path | io.BufferedIOBase", device: th.dev
     """
     :param source: A model, or the path or file of a saved one
     :param device: Where to put the parameters
-    :return: Its behaviour flow
-    :raises ValueError: if the file is not a saved model with a behaviour flow
+    :return: Its behavior flow
+    :raises ValueError: if the file is not a saved model with a behavior flow
     :raises TypeError: if it is neither a model nor a path or file
     """
     if isinstance(source, (str, Path, io.IOBase)):
@@ -77,7 +77,7 @@ def read_behavior(source: "QAM | str | Path | io.BufferedIOBase", device: th.dev
         raise TypeError(f"Expected a QAM model or the path of a saved one, got {type(source).__name__}.")
     behavior = {key: value for key, value in policy_parameters.items() if key.startswith(PREFIX)}
     if not behavior or "policy_kwargs" not in attributes:
-        raise ValueError(f"{name} is not a saved QAM model, as QAM.save() writes it: it has no behaviour flow.")
+        raise ValueError(f"{name} is not a saved QAM model, as QAM.save() writes it: it has no behavior flow.")
     context = {key: attributes[key] for key in ("observation_space", "action_space", "chunk_size")}
     context |= {key: attributes["policy_kwargs"].get(key, default) for key, default in POLICY_KWARGS.items()}
     return Behavior(name, behavior, context)

@@ -16,8 +16,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_qam.common.buffers import map_observations, to_tensor
-from sb3_qam.utils.files import replaced_as_a_whole
 from sb3_qam.qam.action_heads import SamplingNoise
+from sb3_qam.utils.atomic import atomic_write
 
 if TYPE_CHECKING:
     from sb3_qam.qam.policies import FlowPolicy
@@ -78,7 +78,7 @@ def export_onnx(policy: "FlowPolicy", path: str | os.PathLike[str]) -> None:
 
     The output ``action`` is within the bounds of the action space, shape ``(batch, *action_shape)``, or
     ``(batch, chunk_size, *action_shape)`` where actions are chunked. What acts in the policy acts in the file:
-    behaviour or policy flow, the head behind it, and the best of the candidates.
+    behavior or policy flow, the head behind it, and the best of the candidates.
 
     What onnxruntime makes of the file is compared with the policy's own actions before it gets its name.
 
@@ -106,7 +106,7 @@ def export_onnx(policy: "FlowPolicy", path: str | os.PathLike[str]) -> None:
     modes = [(module, module.training) for module in policy.modules()]
     sampler.eval()
     try:
-        with replaced_as_a_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             actions = _write_and_run(sampler, traced, compared, unfinished)
             with th.no_grad():
                 _check_same(actions, sampler(*compared.values()).cpu().numpy(), sampler)

@@ -21,7 +21,6 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_qam.common.buffers import map_observations, n_rows, take_rows
-from sb3_qam.utils.checks import check_positive_int
 from sb3_qam.common.chunks import ChunkState, check_chunk_state, check_episode_start
 from sb3_qam.networks.flows import check_ode_method, integrate_flow
 from sb3_qam.networks.networks import (
@@ -35,6 +34,7 @@ from sb3_qam.networks.networks import (
 from sb3_qam.networks.velocities import Velocity
 from sb3_qam.qam.action_heads import EditHead, FlowHead, OneStepHead, SamplingNoise
 from sb3_qam.qam.export import export_onnx
+from sb3_qam.utils.checks import check_positive_int
 
 NetArch = list[int] | dict[str, list[int]]
 SelfNetwork = TypeVar("SelfNetwork", bound=FeaturesNetwork)
@@ -51,17 +51,17 @@ N_NEIGHBORS = 4
 
 def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
     """
-    :param net_arch: Sizes of the hidden layers, either one list for all networks or ``dict(vf=[...], qf=[...])``
+    :param net_arch: Sizes of the hidden layers, either one list for all networks or ``dict(pi=[...], qf=[...])``
     :return: The sizes for the velocity fields and for the critics
     :raises ValueError: if the dict lacks a key or has another one, or a size is not a positive integer
     """
     if isinstance(net_arch, dict):
-        if set(net_arch) != {"vf", "qf"}:
+        if set(net_arch) != {"pi", "qf"}:
             raise ValueError(
-                f"net_arch has the keys {sorted(net_arch)}, expected 'vf' (velocity fields) and 'qf' (critics): "
-                "dict(vf=[256, 256], qf=[256, 256]), or one list for both."
+                f"net_arch has the keys {sorted(net_arch)}, expected 'pi' (velocity fields) and 'qf' (critics): "
+                "dict(pi=[256, 256], qf=[256, 256]), or one list for both."
             )
-        flow_arch, critic_arch = net_arch["vf"], net_arch["qf"]
+        flow_arch, critic_arch = net_arch["pi"], net_arch["qf"]
     else:
         flow_arch = critic_arch = net_arch
     for sizes in (flow_arch, critic_arch):
@@ -77,7 +77,7 @@ def most_typical(samples: th.Tensor) -> th.Tensor:
     Where the samples lie densest: a mode of the policy, never a point between two of them.
 
     :param samples: shape (n_samples, batch, action_dim)
-    :return: Of each observation the sample whose fourth-nearest neighbour is closest, shape (batch, action_dim)
+    :return: Of each observation the sample whose fourth-nearest neighbor is closest, shape (batch, action_dim)
     """
     of_each = samples.transpose(0, 1)
     # The nearest one is the sample itself
@@ -149,7 +149,7 @@ class Acting(NamedTuple):
 
 class FlowPolicy(BasePolicy):
     """
-    Policy class of QAM: a behaviour flow, a policy flow, an ensemble of critics, and what a variant of QAM puts
+    Policy class of QAM: a behavior flow, a policy flow, an ensemble of critics, and what a variant of QAM puts
     behind the flow.
 
     Vectors are flattened and Dicts of vectors combined, whichever the observation space is.
@@ -157,22 +157,22 @@ class FlowPolicy(BasePolicy):
     :param observation_space: Observation space
     :param action_space: Action space, a bounded Box
     :param lr_schedule: Learning rate schedule (could be constant)
-    :param net_arch: Sizes of the hidden layers, ``[256, 256]`` by default, or ``dict(vf=[...], qf=[...])`` for
+    :param net_arch: Sizes of the hidden layers, ``[256, 256]`` by default, or ``dict(pi=[...], qf=[...])`` for
         velocity fields and critics
     :param activation_fn: Activation of the hidden layers
     :param n_critics: Number of critics
-    :param flow_layer_norm: Whether the velocity fields normalise after each activation; the critics always do
+    :param flow_layer_norm: Whether the velocity fields normalize after each activation; the critics always do
     :param flow_steps: Number of steps from noise to action of a fixed-step ``ode_method``
     :param ode_method: Any method of ``torchdiffeq.odeint``; ``"euler"`` is the paper's
     :param ode_options: ``rtol`` and ``atol`` of adaptive methods (1e-5 by default) and options of the solver
-    :param act_with_behavior: Act with the behaviour flow instead of the policy flow. This argument and the next six
+    :param act_with_behavior: Act with the behavior flow instead of the policy flow. This argument and the next six
         are set by QAM from its own
-    :param act_as_clone: Act with the behaviour flow alone, whatever stands behind it
+    :param act_as_clone: Act with the behavior flow alone, whatever stands behind it
     :param chunk_size: Number of actions in a chunk; the flows and the critics take a chunk for one action
     :param best_of_n: Draw that many actions and take the one that the critics value most
     :param edit_scale: Scale of the edits of QAM-E, 0 for none
     :param distill_coef: Distillation coefficient of the one-step policy of QAM-F, 0 for none
-    :param residual: Whether the policy flow is what is added to the behaviour flow's target
+    :param residual: Whether the policy flow is what is added to the behavior flow's target
     :param features_extractor_class: Features extractor to use. By default ``CombinedExtractor`` for Dict
         observations and ``FlattenExtractor`` for all others
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor
@@ -375,7 +375,7 @@ class FlowPolicy(BasePolicy):
 
     def set_clone_mode(self, mode: bool) -> None:
         """
-        :param mode: If true, the behaviour flow acts alone, and its loss trains a shared features extractor, which
+        :param mode: If true, the behavior flow acts alone, and its loss trains a shared features extractor, which
             no other would
         """
         self.act_as_clone = mode
@@ -383,7 +383,7 @@ class FlowPolicy(BasePolicy):
 
     def start_from_behavior(self) -> None:
         """
-        Make the policy flow what the behaviour flow is, and forget how it was optimized.
+        Make the policy flow what the behavior flow is, and forget how it was optimized.
         """
         for parameter in self.policy_flow.mlp.parameters():
             self.optimizer.state.pop(parameter, None)
@@ -429,7 +429,7 @@ class FlowPolicy(BasePolicy):
     @th.no_grad()
     def clone_actions(self, observations: PyTorchObs, x0: th.Tensor) -> th.Tensor:
         """
-        Follow the behaviour flow, whichever acts.
+        Follow the behavior flow, whichever acts.
 
         :param observations: A batch of observations
         :param x0: Standard normal noise, shape (..., batch, action_dim)
@@ -540,7 +540,7 @@ class FlowPolicy(BasePolicy):
     def set_training_mode(self, mode: bool) -> None:
         """
         Put the policy in either training or evaluation mode; the targets stay in evaluation mode.
-        This affects certain modules, such as batch normalisation and dropout.
+        This affects certain modules, such as batch normalization and dropout.
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """

@@ -46,7 +46,7 @@ class PolicyProblem(NamedTuple):
 class PolicyLoss(NamedTuple):
     """
     :param loss: The loss, whose gradient reaches v_theta alone
-    :param path_kl: KL divergence of the policy's SDE from the behaviour's, in nats
+    :param path_kl: KL divergence of the policy's SDE from the behavior's, in nats
     :param diagnostics: Other scalars for the log, by name
     """
 
@@ -82,7 +82,7 @@ class AdjointMatching:
         :param problem: The problem
         :return: The matching loss, and what to log
         """
-        # Where the path was rolled out, v_theta is known already; the last step followed the behaviour
+        # Where the path was rolled out, v_theta is known already; the last step followed the behavior
         recorded = recorder(problem.policy_velocity, problem.x0)
         path, adjoints = self.path_and_adjoints(problem._replace(policy_velocity=recorded))
         times = flow_times(len(problem.noise), path.device)

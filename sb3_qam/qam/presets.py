@@ -17,14 +17,14 @@ class Preset:
 
     :param kwargs: Arguments of QAM
     :param online_steps: Steps of ``learn()`` after the offline phase
-    :param clone_steps: Gradient steps of ``pretrain(objective="clone")`` before the offline phase
+    :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` before the offline phase
     :param sparse_rewards: Whether the run replaces OGBench's reward by -1 until the whole task is solved, then 0
     :param dataset_transitions: Size of the dataset where it is not the one of OGBench's usual name, else ``None``
     """
 
     kwargs: dict[str, Any]
     online_steps: int
-    clone_steps: int
+    bc_steps: int
     sparse_rewards: bool
     dataset_transitions: int | None
 
@@ -110,7 +110,7 @@ def preset(task: str, variant: str = "QAM") -> Preset:
     return Preset(
         kwargs=kwargs,
         online_steps=500_000,
-        clone_steps=300_000 if variant == "TRQAM" else 0,
+        bc_steps=300_000 if variant == "TRQAM" else 0,
         sparse_rewards=domain.sparse_rewards,
         dataset_transitions=domain.dataset_transitions,
     )
@@ -120,11 +120,11 @@ def _variant_kwargs(domain: _Domain, variant: str) -> dict[str, Any]:
     """
     :return: The arguments that make the variant
     """
-    edit_temperature, edit_scale = domain.qam_edit
+    entropy_coef, edit_scale = domain.qam_edit
     fql_temperature, distill_coef = domain.qam_fql
     by_variant: dict[str, dict[str, Any]] = {
         "QAM": {"inverse_temperature": domain.qam},
-        "QAM-E": {"inverse_temperature": edit_temperature, "edit_scale": edit_scale},
+        "QAM-E": {"inverse_temperature": entropy_coef, "edit_scale": edit_scale},
         "QAM-F": {"inverse_temperature": fql_temperature, "distill_coef": distill_coef},
         "BAM": {"inverse_temperature": domain.bam, "adjoint": "bptt"},
         "TRQAM": {"kl_budget": domain.kl_budget},

@@ -13,20 +13,20 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorch
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_qam.common.buffers import TransitionBatch, n_rows
-from sb3_qam.utils.checks import check_in_range, check_positive_int
 from sb3_qam.common.cuda_graph import GraphedUpdates
-from sb3_qam.networks.flows import flow_matching_loss
-from sb3_qam.networks.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.precision import autocast, check_precision
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
+from sb3_qam.networks.flows import flow_matching_loss
+from sb3_qam.networks.networks import CriticEnsemble, VelocityField, frozen
 from sb3_qam.qam.action_heads import SamplingNoise
 from sb3_qam.qam.adjoint_matching import flow_times, memoryless_sigma, path_kl
 from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, GivenFlows, MlpPolicy, MultiInputPolicy
 from sb3_qam.qam.policy_objectives import LEAN, POLICY_OBJECTIVES, AdjointMatching, Backpropagation, PolicyProblem
 from sb3_qam.qam.trust_region import FixedTemperature, TrustRegion
+from sb3_qam.utils.checks import check_in_range, check_positive_int
 
 SelfQAM = TypeVar("SelfQAM", bound="QAM")
 
@@ -66,7 +66,7 @@ class QAM(OfflineToOnlineAlgorithm):
     r"""
     Q-learning with Adjoint Matching (QAM)
 
-    A policy flow is trained towards the behaviour policy tilted by the critic, without back-propagation through the
+    A policy flow is trained toward the behavior policy tilted by the critic, without back-propagation through the
     steps from noise to action:
 
     .. math:: \pi(a \mid s) \propto \pi_\beta(a \mid s) \exp(w Q(s, a))
@@ -82,7 +82,7 @@ class QAM(OfflineToOnlineAlgorithm):
     :param learning_starts: how many steps of the model to collect transitions for before learning starts.
         Actions are random until then, but not after an offline phase
     :param batch_size: Minibatch size for each gradient update
-    :param tau: the soft update coefficient ("Polyak update", between 0 and 1) of the critics' and the behaviour
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1) of the critics' and the behavior
         flow's targets
     :param gamma: the discount factor
     :param train_freq: Update the model every ``train_freq`` steps. Alternatively pass a tuple of frequency and unit
@@ -101,18 +101,18 @@ class QAM(OfflineToOnlineAlgorithm):
     :param target_update_interval: update the target networks every ``target_update_interval`` gradient steps, counted
         over the whole training and not within one call of ``train()``
     :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
-        scale of the returns. At 0, here or at loading, the flow that acts is the behaviour's: a clone of the data.
+        scale of the returns. At 0, here or at loading, the flow that acts is the behavior's: a clone of the data.
         By default 3, and 1 where ``kl_budget`` is given, which allows no other
     :param chunk_size: Number h of actions in a chunk. The flow acts on whole chunks, which are executed open loop
         and have the return of their own h steps (Q-chunking, https://arxiv.org/abs/2507.07969)
     :param best_of_n: Draw that many actions, in acting and in the target, and take the one of the highest mean value
-    :param edit_scale: c > 0 for QAM-E: a learnt edit changes each dimension of the flow's action by at most c
+    :param edit_scale: c > 0 for QAM-E: a learned edit changes each dimension of the flow's action by at most c
     :param distill_coef: alpha > 0 for QAM-F: a one-step policy that is distilled from the flow acts in its place
-    :param residual: Learn the policy flow as an addition to the behaviour flow's target, beginning at 0
+    :param residual: Learn the policy flow as an addition to the behavior flow's target, beginning at 0
     :param adjoint: What the policy flow learns from: ``"lean"``, the paper's; ``"scalar"``, without the velocity's
         Jacobian, cheaper; ``"bptt"``, back-propagation through the SDE, for comparison
-    :param kl_budget: epsilon > 0 for TRQAM (https://arxiv.org/abs/2605.27079): the temperature is learnt so that the
-        policy's SDE diverges from the behaviour's by that many nats per environment step
+    :param kl_budget: epsilon > 0 for TRQAM (https://arxiv.org/abs/2605.27079): the temperature is learned so that the
+        policy's SDE diverges from the behavior's by that many nats per environment step
     :param flow_steps: Number of steps N from noise to action
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
     :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
@@ -121,7 +121,7 @@ class QAM(OfflineToOnlineAlgorithm):
         ``env="recover"`` its environment. Ids and folders are stored with the model; objects have to be given again
         to ``load()``
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
-    :param clone_steps: Gradient steps of ``pretrain(objective="clone")`` that ``learn()`` takes before these, if none
+    :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` that ``learn()`` takes before these, if none
         of these has been taken
     :param offline_fraction: Share of each online batch that comes from the dataset, in [0, 1]. ``None`` draws
         uniformly from the union of offline and online data
@@ -130,7 +130,7 @@ class QAM(OfflineToOnlineAlgorithm):
         gathered without a copy
     :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
         its arguments as a dict
-    :param image_shift: Shift the images of training batches by up to that many pixels at random (DrQ,
+    :param random_shift: Shift the images of training batches by up to that many pixels at random (DrQ,
         https://arxiv.org/abs/2004.13649, has 4), also those in Dicts, 0 for not at all. Acting sees them as they are
     :param precision: Of the networks' products in training: ``"float32"``, or ``"bf16"``, PyTorch's autocast to
         bfloat16, on a CPU or GPU that has it. Parameters, losses and the flow's steps stay float32, and so does acting
@@ -197,11 +197,11 @@ class QAM(OfflineToOnlineAlgorithm):
         max_grad_norm: float = 1.0,
         offline_dataset: OfflineDataset | None = None,
         offline_steps: int = 0,
-        clone_steps: int = 0,
+        bc_steps: int = 0,
         offline_fraction: float | None = None,
         offline_storage: str = "memory",
         reward_transform: RewardTransform | dict[str, Any] | None = None,
-        image_shift: int = 0,
+        random_shift: int = 0,
         precision: str = "float32",
         cuda_graph: bool = False,
         stats_window_size: int = 100,
@@ -231,11 +231,11 @@ class QAM(OfflineToOnlineAlgorithm):
             chunk_size=chunk_size,
             offline_dataset=offline_dataset,
             offline_steps=offline_steps,
-            clone_steps=clone_steps,
+            bc_steps=bc_steps,
             offline_fraction=offline_fraction,
             offline_storage=offline_storage,
             reward_transform=reward_transform,
-            image_shift=image_shift,
+            random_shift=random_shift,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -343,7 +343,7 @@ class QAM(OfflineToOnlineAlgorithm):
         acting = {
             "flow_steps": self.flow_steps,
             "act_with_behavior": self.inverse_temperature == 0,
-            "act_as_clone": self._objective == "clone",
+            "act_as_clone": self._objective == "bc",
             "chunk_size": self.chunk_size,
             "best_of_n": self.best_of_n,
             "edit_scale": self.edit_scale,
@@ -354,7 +354,7 @@ class QAM(OfflineToOnlineAlgorithm):
         if acting.keys() & policy_kwargs.keys():
             raise ValueError(
                 f"policy_kwargs={policy_kwargs} sets what QAM sets itself ({', '.join(acting)}): "
-                "pass these, and inverse_temperature=0 to act with the behaviour flow, to QAM."
+                "pass these, and inverse_temperature=0 to act with the behavior flow, to QAM."
             )
         self.policy_kwargs = {**policy_kwargs, **acting}
         super()._setup_model()
@@ -375,7 +375,7 @@ class QAM(OfflineToOnlineAlgorithm):
             if self.cuda_graph and self.device.type == "cuda"
             else None
         )
-        # Running mean and running var of batch normalisation
+        # Running mean and running var of batch normalization
         self.batch_norm_stats, self.batch_norm_stats_target = [], []
         for target, source in self.policy.target_pairs():
             self.batch_norm_stats += get_parameters_by_name(source, ["running_"])
@@ -400,7 +400,7 @@ class QAM(OfflineToOnlineAlgorithm):
         # Update learning rate according to lr schedule
         self._update_learning_rate(self.policy.optimizer)
 
-        objective = {"full": self._update, "clone": self._update_clone}[self._objective]
+        objective = {"full": self._update, "bc": self._update_bc}[self._objective]
 
         def update(batch: TransitionBatch, noise: UpdateNoise) -> None:
             with autocast(self.precision, self.device):
@@ -429,7 +429,7 @@ class QAM(OfflineToOnlineAlgorithm):
         q_values = self.critic(critic_features, batch.actions)
         critic_loss = (batch.valid * (q_values - target) ** 2).mean()
 
-        # Behaviour: clone the data by conditional flow matching
+        # Behavior: clone the data by conditional flow matching
         flows = self.policy.given(batch.observations)
         bc_loss = self._bc_loss(flows, batch, noise)
 
@@ -459,9 +459,9 @@ class QAM(OfflineToOnlineAlgorithm):
         )
         self.trust_region.update(reported["path_kl"])
 
-    def _update_clone(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
+    def _update_bc(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
         """
-        One update of the behaviour flow alone.
+        One update of the behavior flow alone.
         """
         self._optimize({"bc_loss": self._bc_loss(self.policy.given(batch.observations), batch, noise)}, {})
 
@@ -561,7 +561,7 @@ class QAM(OfflineToOnlineAlgorithm):
 
     @th.no_grad()
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
-        if self._objective == "clone":
+        if self._objective == "bc":
             return {}
         batch, noise = self.draw_batch(n_states), self._sample_noise(n_states)
         problem = self._policy_problem(self.policy.given(batch.observations), batch, noise)
@@ -598,15 +598,15 @@ class QAM(OfflineToOnlineAlgorithm):
         return self.critic(self.critic.features(observations), actions)
 
     def _set_objective(self, objective: str) -> None:
-        if self._objective == "clone" and objective == "full":
+        if self._objective == "bc" and objective == "full":
             self.policy.start_from_behavior()
             self.trust_region.reset()
         super()._set_objective(objective)
-        self.policy.set_clone_mode(objective == "clone")
+        self.policy.set_clone_mode(objective == "bc")
 
     def load_behavior(self, source: "QAM | str | Path | io.BufferedIOBase") -> None:
         """
-        Take over the behaviour flow of another model, whatever its variant: this one then acts as that clone, and
+        Take over the behavior flow of another model, whatever its variant: this one then acts as that clone, and
         its policy starts from there when training goes on.
 
         :param source: A model, or the path or file of a saved one, with the same spaces, ``chunk_size``, and sizes,
@@ -617,8 +617,8 @@ class QAM(OfflineToOnlineAlgorithm):
         behavior = read_behavior(source, self.device)
         behavior.check_fits(read_behavior(self, self.device))
         self.policy.load_state_dict({**self.policy.state_dict(), **behavior.parameters})
-        self._has_learnt = True
-        self._set_objective("clone")
+        self._has_learned = True
+        self._set_objective("bc")
 
     def learn(
         self: SelfQAM,

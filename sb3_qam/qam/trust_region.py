@@ -1,4 +1,4 @@
-"""How far the policy may go from the behaviour: by a fixed temperature, or by a budget (TRQAM, arXiv 2605.27079)."""
+"""How far the policy may go from the behavior: by a fixed temperature, or by a budget (TRQAM, arXiv 2605.27079)."""
 
 import torch as th
 
@@ -38,7 +38,7 @@ class FixedTemperature:
 
     def update(self, path_kl: th.Tensor) -> None:
         """
-        :param path_kl: KL divergence between the paths of policy and behaviour, shape ()
+        :param path_kl: KL divergence between the paths of policy and behavior, shape ()
         """
 
     def diagnostics(self) -> dict[str, th.Tensor]:

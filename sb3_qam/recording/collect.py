@@ -13,12 +13,12 @@ from gymnasium.envs.registration import EnvSpec
 from minari import MinariDataset
 from stable_baselines3.common.callbacks import ProgressBarCallback
 
-from sb3_qam.utils.checks import check_positive_int
+from sb3_qam.datasets.sources import check_dataset_id
 from sb3_qam.recording.rollout import check_storable
 from sb3_qam.recording.scripted import ScriptedPolicy, as_scripted, identify
-from sb3_qam.datasets.sources import check_dataset_id
 from sb3_qam.recording.staging import Description, Staging
 from sb3_qam.recording.workers import Job, record_here, record_in_processes
+from sb3_qam.utils.checks import check_positive_int
 
 
 @dataclass

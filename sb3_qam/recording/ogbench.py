@@ -161,7 +161,7 @@ def _check_shapes(rows: dict[str, np.ndarray], env: gym.Env, path: str | Path) -
 
 def _episode(rows: dict[str, np.ndarray], start: int, end: int) -> EpisodeBuffer:
     """
-    :param rows: OGBench's data, relabelled
+    :param rows: OGBench's data, relabeled
     :param start: First transition of the trajectory
     :param end: One past its last transition
     :return: The trajectory

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from sb3_qam.utils.checks import check_in_range
 from sb3_qam.recording.scripted import ScriptedPolicy
+from sb3_qam.utils.checks import check_in_range
 
 KINDS = ("plan", "markov")
 # Where cubes can be stacked: how probable a target on top of another cube is, drawn from a range for every episode

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.episodes import stack_values
+from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.recording.scripted import ScriptedPolicy
 
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -71,7 +71,7 @@ def record_episode(
     :raises ValueError: if an observation or an action is not of its space's shape, if one of them or a reward is not
         finite, or an action is not in its space
     """
-    # Sums of seed and number would make collections with neighbouring seeds share episodes
+    # Sums of seed and number would make collections with neighboring seeds share episodes
     env_seed, policy_seed = map(int, np.random.SeedSequence([seed, number]).generate_state(2))
     set_random_seed(policy_seed)
     for each in (env, env.unwrapped):

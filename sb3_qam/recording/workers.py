@@ -18,10 +18,10 @@ import gymnasium as gym
 import torch as th
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
-from sb3_qam.utils.random_state import get_random_state, set_random_state
 from sb3_qam.recording.rollout import record_episode
 from sb3_qam.recording.scripted import ScriptedPolicy
 from sb3_qam.recording.staging import write_episode
+from sb3_qam.utils.random_state import get_random_state, set_random_state
 
 # How long a worker may take to close its environment
 CLOSING_SECONDS = 10.0

@@ -171,7 +171,7 @@ def score_label(tasks: list[Task]) -> str:
     :param tasks: Tasks
     :return: What scores over all of them are called
     """
-    return "success rate" if all(task.metric.name == "success" for task in tasks) else "normalised score"
+    return "success rate" if all(task.metric.name == "success" for task in tasks) else "normalized score"
 
 
 @contextmanager

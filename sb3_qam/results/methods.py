@@ -42,7 +42,7 @@ def _with_beginning(run: TrainingRun, by_folder: dict[Path, TrainingRun], contin
     """
     if run.goes_on_from is None:
         return run
-    # A path from the working directory of that time means a neighbour, as a rule
+    # A path from the working directory of that time means a neighbor, as a rule
     *_, algorithm, name, _ = ("", "", *run.goes_on_from.parts)
     places = [run.folder.resolve().parents[1] / algorithm / name, run.goes_on_from.parent]
     if run.goes_on_from.is_absolute():

@@ -62,7 +62,7 @@ class Report:
             if task.metric.bounds is None
         ]
         if ranges and complete:
-            notes.append(f"Normalised scores: 0 and 1 are these returns: {'; '.join(ranges)}.")
+            notes.append(f"Normalized scores: 0 and 1 are these returns: {'; '.join(ranges)}.")
         return notes
 
     def write(self, output: Path) -> list[Path]:

@@ -178,7 +178,7 @@ def _read_run(folder: Path, source: Path) -> TrainingRun:
     steps, rewards, successes = _read_evaluations(folder / "evaluations.npz")
     try:
         online_steps = int(float(args["n_timesteps"] if args["n_timesteps"] > 0 else config["n_timesteps"]))
-        offline_steps = int(config.get("offline_steps", 0)) + int(config.get("clone_steps", 0))
+        offline_steps = int(config.get("offline_steps", 0)) + int(config.get("bc_steps", 0))
         settings = {**config, "n_timesteps": online_steps}
         # On the command line they override the configuration
         settings |= {key: args[key] for key in ("env_kwargs", "eval_env_kwargs") if args.get(key)}

@@ -40,7 +40,7 @@ def set_random_state(state: dict[str, Any], action_space: spaces.Space, device: 
 
 
 @contextmanager
-def random_numbers_kept(action_space: spaces.Space, device: th.device) -> Iterator[None]:
+def preserved_rng(action_space: spaces.Space, device: th.device) -> Iterator[None]:
     """
     Afterwards the generators go on as if nothing had been drawn inside.
 
@@ -55,7 +55,7 @@ def random_numbers_kept(action_space: spaces.Space, device: th.device) -> Iterat
 
 
 @contextmanager
-def random_numbers_aside(seed: int, action_space: spaces.Space, device: th.device) -> Iterator[None]:
+def forked_rng(seed: int, action_space: spaces.Space, device: th.device) -> Iterator[None]:
     """
     Inside, the generators give random numbers of one's own; afterwards they go on as if nothing had been drawn.
 
@@ -63,7 +63,7 @@ def random_numbers_aside(seed: int, action_space: spaces.Space, device: th.devic
     :param action_space: As above
     :param device: As above
     """
-    with random_numbers_kept(action_space, device):
+    with preserved_rng(action_space, device):
         random.seed(seed)
         np.random.seed(seed)
         # th.manual_seed() would seed all GPUs, and only the state of this one is kept

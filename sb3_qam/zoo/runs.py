@@ -12,7 +12,7 @@ def make_env_of_run(folder: Path, n_envs: int, seed: int) -> tuple[VecEnv, str]:
     :param folder: Where the zoo has put the settings of a run: ``logs/ALGO/ENV_1/ENV``
     :param n_envs: Number of environments
     :param seed: Their seed
-    :return: Environments as those of the run, wrapped and normalised, and their id
+    :return: Environments as those of the run, wrapped and normalized, and their id
     """
     args = yaml.load((folder / "args.yml").read_text(), Loader=yaml.UnsafeLoader)
     hyperparams, stats_path = get_saved_hyperparams(str(folder))

@@ -67,7 +67,7 @@ SAMPLERS = {
     "qam": make_sampler(inverse_temperature=TEMPERATURES),
     "qam_edit": make_sampler(edit_scale=(0.03, 1.0), inverse_temperature=TEMPERATURES),
     "qam_f": make_sampler(distill_coef=(0.3, 1000.0), inverse_temperature=TEMPERATURES),
-    # The temperature is learnt
+    # The temperature is learned
     "trqam": make_sampler(kl_budget=(0.03, 10.0)),
     "bam": make_sampler(inverse_temperature=TEMPERATURES),
 }

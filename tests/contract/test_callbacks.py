@@ -138,7 +138,7 @@ def test_evaluation_does_not_disturb_a_chunk_in_flight():
     def run(callback: BaseCallback | None) -> QAM:
         kwargs = SMALL | {"learning_starts": 100}
         model = QAM("MlpPolicy", make_vec_env(short_pendulum, seed=0), chunk_size=4, seed=0, **kwargs)
-        model._has_learnt = True
+        model._has_learned = True
         return model.learn(14, callback=callback)
 
     env = make_vec_env(short_pendulum, n_envs=3)

@@ -119,14 +119,14 @@ def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_f
     assert not unwanted & data.keys()
     assert data["policy_class"][":type:"]
     # all that a user passes is
-    passed = {"gamma", "tau", "flow_steps", "chunk_size", "target_update_interval", "image_shift", "batch_size"}
+    passed = {"gamma", "tau", "flow_steps", "chunk_size", "target_update_interval", "random_shift", "batch_size"}
     assert passed <= data.keys()
 
 
 def test_files_from_before_an_argument_existed_have_its_default(model: QAM, tmp_path: Path):
-    model.save(tmp_path / "model", exclude=["target_update_interval", "image_shift"])
+    model.save(tmp_path / "model", exclude=["target_update_interval", "random_shift"])
     loaded = QAM.load(tmp_path / "model", env=gym.make("Pendulum-v1")).learn(2)
-    assert (loaded.target_update_interval, loaded.image_shift) == (1, 0)
+    assert (loaded.target_update_interval, loaded.random_shift) == (1, 0)
 
 
 def test_custom_objects_replace_what_cannot_be_read(tmp_path: Path):

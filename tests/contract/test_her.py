@@ -36,15 +36,15 @@ def hindsight(env, strategy: str = "future", **kwargs) -> QAM:
 
 @pytest.mark.parametrize("image_obs_space", [False, True])
 @pytest.mark.parametrize("strategy", ["future", "final", "episode"])
-def test_goals_are_relabelled_and_their_rewards_computed(strategy: str, image_obs_space: bool):
+def test_goals_are_relabeled_and_their_rewards_computed(strategy: str, image_obs_space: bool):
     env = bits(image_obs_space=image_obs_space)
     model = hindsight(env, strategy, seed=0).learn(60)
     assert model._n_updates == 50
     batch = model._sample_batch(200)
     own_goal = th.as_tensor(env.convert_if_needed(env.desired_goal))
-    relabelled = (batch.observations["desired_goal"] != own_goal).flatten(1).any(dim=1)
-    # two of three are; some of these are relabelled to the goal itself
-    assert 0.3 < relabelled.float().mean() < 0.8
+    relabeled = (batch.observations["desired_goal"] != own_goal).flatten(1).any(dim=1)
+    # two of three are; some of these are relabeled to the goal itself
+    assert 0.3 < relabeled.float().mean() < 0.8
     reached = (batch.next_observations["achieved_goal"] == batch.observations["desired_goal"]).flatten(1).all(dim=1)
     th.testing.assert_close(batch.rewards, reached.float() - 1)
     evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
@@ -176,7 +176,7 @@ def test_the_example_evaluates_as_it_goes_and_saves_the_model(
 
 
 @pytest.mark.slow
-def test_a_maze_with_sparse_rewards_is_learnt_without_any_data():
+def test_a_maze_with_sparse_rewards_is_learned_without_any_data():
     model, starts = her.make_model(seed=0), her.make_env(50)
 
     def success() -> float:

@@ -18,10 +18,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from sb3_qam import QAM
 from sb3_qam.common.buffers import map_observations
-from sb3_qam.datasets.frame_stack import StackFrames
-from sb3_qam.networks.image_extractors import ImpalaCNN
 from sb3_qam.common.normalization import warm_up
+from sb3_qam.datasets.frame_stack import StackFrames
 from sb3_qam.datasets.sources import wrap_dataset
+from sb3_qam.networks.image_extractors import ImpalaCNN
 from tests.conftest import needs_uncompressed_images, record, write_dataset
 from tests.contract.conftest import RandomEnv, images, small
 
@@ -56,7 +56,7 @@ def peak_of_arrays(action: Callable[[], Any]) -> int:
 @pytest.mark.parametrize(("storage", "most"), [("memory", 1.5), ("memmap", 0.5)])
 def test_a_dataset_of_images_stays_a_byte_per_pixel(storage: str, most: float, frames, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SB3_QAM_CACHE", str(tmp_path))
-    kwargs = small(policy_kwargs=TINY_IMPALA, buffer_size=20, image_shift=2)
+    kwargs = small(policy_kwargs=TINY_IMPALA, buffer_size=20, random_shift=2)
     # here, and not below, what is imported once
     QAM("CnnPolicy", offline_dataset=frames, **kwargs)
     model = QAM("CnnPolicy", camera(64), offline_dataset=frames, offline_storage=storage, **kwargs)
@@ -84,7 +84,7 @@ def test_statistics_of_large_observations_need_no_copy_of_all_of_them():
 @needs_uncompressed_images
 def test_mapped_images_train_bit_by_bit_as_those_in_memory(frames, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SB3_QAM_CACHE", str(tmp_path))
-    kwargs = small(policy_kwargs=TINY_IMPALA, seed=0, image_shift=2, n_steps=3)
+    kwargs = small(policy_kwargs=TINY_IMPALA, seed=0, random_shift=2, n_steps=3)
     models = [
         QAM("CnnPolicy", offline_dataset=frames, offline_storage=storage, **kwargs).pretrain(gradient_steps=3)
         for storage in ("memory", "memmap")
@@ -136,13 +136,13 @@ def test_frames_are_those_of_vec_frame_stack(name: str):
 
 
 @needs_uncompressed_images
-@pytest.mark.parametrize("vectorised", [False, True])
-def test_offline_frames_are_stacked_as_those_of_the_environment(vectorised: bool, tmp_path: Path):
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_offline_frames_are_stacked_as_those_of_the_environment(vectorized: bool, tmp_path: Path):
     make_env = partial(FakeImageEnv, screen_height=24, screen_width=24, n_channels=1, discrete=False)
     env = make_env()
     dataset = write_dataset(record(env, 2), env.observation_space, env.action_space)
     stack = partial(StackFrames, n_stack=3)
-    stacked_env = VecFrameStack(DummyVecEnv([make_env]), 3) if vectorised else stack(make_env())
+    stacked_env = VecFrameStack(DummyVecEnv([make_env]), 3) if vectorized else stack(make_env())
     kwargs = small(policy_kwargs=TINY_IMPALA)
     with pytest.raises(ValueError, match=r"\(1, 24, 24\) against \(3, 24, 24\) \(if these are 3 stacked frames: wrap_"):
         QAM("CnnPolicy", stacked_env, offline_dataset=dataset, **kwargs)
@@ -162,7 +162,7 @@ def test_offline_frames_are_stacked_as_those_of_the_environment(vectorised: bool
 
 
 @needs_uncompressed_images
-def test_the_vectors_beside_images_are_normalised_offline_and_online(tmp_path: Path):
+def test_the_vectors_beside_images_are_normalized_offline_and_online(tmp_path: Path):
     space = spaces.Dict(camera=images(size=36), speed=spaces.Box(50.0, 100.0, (2,)))
     source = RandomEnv(space)
     dataset = write_dataset(record(source, 10), space, source.action_space, jpeg_encoding=False)
@@ -171,7 +171,7 @@ def test_the_vectors_beside_images_are_normalised_offline_and_online(tmp_path: P
         return VecTransposeImage(DummyVecEnv([lambda: RandomEnv(space)]))
 
     env = VecNormalize(make_env(), norm_obs_keys=["speed"])
-    kwargs = small(policy_kwargs={"features_extractor_kwargs": {"cnn_output_dim": 8}}, image_shift=2)
+    kwargs = small(policy_kwargs={"features_extractor_kwargs": {"cnn_output_dim": 8}}, random_shift=2)
     kwargs |= {"offline_dataset": dataset, "offline_fraction": 0.5}
     model = QAM("MultiInputPolicy", env, **kwargs)
     model.pretrain(gradient_steps=2)
@@ -194,7 +194,7 @@ def test_the_vectors_beside_images_are_normalised_offline_and_online(tmp_path: P
 
 
 @pytest.mark.parametrize("space", [images(size=36), spaces.Dict(camera=images(size=36), speed=VECTOR)], ids=str)
-def test_normalisation_before_transposition_is_refused_with_the_way_out(space: spaces.Space):
+def test_normalization_before_transposition_is_refused_with_the_way_out(space: spaces.Space):
     env = VecNormalize(DummyVecEnv([lambda: RandomEnv(space)]), norm_obs=False)
     policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "CnnPolicy"
     with pytest.raises(ValueError, match=r"VecNormalize\(VecTransposeImage\(env\)\)"):
@@ -207,7 +207,7 @@ def test_images_in_a_replay_buffer_that_stores_them_once():
     dataset = write_dataset(record(env, 2), env.observation_space, env.action_space, jpeg_encoding=False)
     kwargs = small(policy_kwargs=TINY_IMPALA, buffer_size=30)
     kwargs |= {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
-    model = QAM("CnnPolicy", camera(36), offline_dataset=dataset, offline_steps=2, image_shift=2, **kwargs).learn(40)
+    model = QAM("CnnPolicy", camera(36), offline_dataset=dataset, offline_steps=2, random_shift=2, **kwargs).learn(40)
     buffer = model.replay_buffer
     assert not hasattr(buffer, "next_observations")
     assert buffer.observations.dtype == np.uint8

@@ -16,9 +16,9 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_qam import QAM
-from sb3_qam.common.augmentation import random_shift
-from sb3_qam.networks.image_extractors import ImageCombinedExtractor, ImpalaCNN
+from sb3_qam.common.augmentation import shift_images
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
+from sb3_qam.networks.image_extractors import ImageCombinedExtractor, ImpalaCNN
 from tests.conftest import needs_uncompressed_images, record, write_dataset
 from tests.contract.conftest import RandomEnv, images, same_parameters, small
 
@@ -53,7 +53,7 @@ def test_learning_from_images_moves_every_extractor(channels_first: bool, share_
     np.testing.assert_array_equal(*(each.predict(observation, deterministic=True)[0] for each in (model, loaded)))
 
 
-def test_images_are_divided_by_255_unless_they_are_normalised():
+def test_images_are_divided_by_255_unless_they_are_normalized():
     seen = []
 
     class Watch(NatureCNN):
@@ -70,7 +70,7 @@ def test_images_are_divided_by_255_unless_they_are_normalised():
 
 
 @pytest.mark.parametrize("extractor", [NatureCNN, ImpalaCNN])
-def test_floats_are_images_where_they_are_normalised_already(extractor: type):
+def test_floats_are_images_where_they_are_normalized_already(extractor: type):
     env = RandomEnv(spaces.Box(0.0, 1.0, (3, 36, 36)))
     with pytest.raises((AssertionError, ValueError), match="normalize_images=False"):
         QAM("CnnPolicy", env, policy_kwargs={"features_extractor_class": extractor})
@@ -85,8 +85,8 @@ def test_floats_are_images_where_they_are_normalised_already(extractor: type):
 def test_vec_normalize_makes_floats_of_images():
     env = VecNormalize(VecTransposeImage(DummyVecEnv([fake_images])))
     kwargs = small(policy_kwargs=SMALL_CNN | {"normalize_images": False})
-    model = QAM("CnnPolicy", env, image_shift=2, **kwargs).learn(12)
-    # normalised are the values, and the space is still that of the images
+    model = QAM("CnnPolicy", env, random_shift=2, **kwargs).learn(12)
+    # normalized are the values, and the space is still that of the images
     assert model._sample_batch(4).observations.dtype == th.float32
 
 
@@ -137,7 +137,7 @@ def test_a_dataset_of_images_trains_and_online_images_go_on(n_steps: int, channe
     env.action_space.seed(0)
     dataset = write_dataset(record(env, 2), env.observation_space, env.action_space, **UNCOMPRESSED)
     policy_kwargs = {"features_extractor_class": ImpalaCNN, "features_extractor_kwargs": {"n_channels": [4, 4]}}
-    kwargs = small(policy_kwargs=policy_kwargs, n_steps=n_steps, image_shift=4, learning_starts=0)
+    kwargs = small(policy_kwargs=policy_kwargs, n_steps=n_steps, random_shift=4, learning_starts=0)
     kwargs |= {"offline_dataset": dataset, "offline_steps": 3}
     model = QAM("CnnPolicy", env, **kwargs).learn(12)
     assert model._n_updates == 3 + 12
@@ -200,7 +200,7 @@ def test_impala_tells_a_small_thing_in_an_image_from_where_it_is():
         image[1, 4 * (number // 4) : 4 * (number // 4) + 6, 15 * (number % 4) : 15 * (number % 4) + 6] = 1.0
     with th.no_grad():
         features = ImpalaCNN(images(channels_first=True, size=64), 64, (8, 16, 16), 1)(batch)
-    # by PyTorch's own initialisation 0.02, and learning had to begin by making it grow
+    # by PyTorch's own initialization 0.02, and learning had to begin by making it grow
     assert features.std(dim=0).mean() / features.abs().mean() > 0.1
 
 
@@ -223,7 +223,7 @@ def test_impala_for_the_images_of_a_dict(share_features_extractor: bool, tmp_pat
         "features_extractor_kwargs": {"image_extractor_kwargs": extractor_kwargs},
         "share_features_extractor": share_features_extractor,
     }
-    kwargs = small(policy_kwargs=policy_kwargs, image_shift=2)
+    kwargs = small(policy_kwargs=policy_kwargs, random_shift=2)
     # SB3's own does not take such small images
     with pytest.raises(RuntimeError, match="Kernel size"):
         QAM("MultiInputPolicy", env, **small())
@@ -250,7 +250,7 @@ def test_impala_for_the_images_of_a_dict(share_features_extractor: bool, tmp_pat
     assert not difference[24:].any()
 
 
-def test_any_extractor_and_normalised_images_in_a_dict():
+def test_any_extractor_and_normalized_images_in_a_dict():
     space = spaces.Dict(camera=spaces.Box(0.0, 1.0, (3, 36, 36)), joints=spaces.Box(-1.0, 1.0, (3,)))
     for image_extractor in (NatureCNN, ImpalaCNN):
         features = {
@@ -281,7 +281,7 @@ def test_a_dict_without_images_needs_no_extractor_for_them(space: spaces.Space):
 def test_a_shifted_image_is_a_crop_of_the_image_with_its_edges_repeated(dtype: th.dtype):
     th.manual_seed(0)
     batch = th.randint(0, 256, (60, 3, 8, 11)).to(dtype)
-    shifted = random_shift(batch, 2)
+    shifted = shift_images(batch, 2)
     assert shifted.shape == batch.shape
     assert shifted.dtype == dtype
     padded = th.nn.functional.pad(batch.float(), (2, 2, 2, 2), mode="replicate").to(dtype)
@@ -310,7 +310,7 @@ def test_batches_are_shifted_and_what_is_stored_or_acted_on_is_not():
         env = Still(images(channels_first=True, n_channels=1))
         return QAM("CnnPolicy", env, seed=0, **small(policy_kwargs=SMALL_CNN, learning_starts=100, **kwargs)).learn(20)
 
-    plain, shifting = make(), make(image_shift=3)
+    plain, shifting = make(), make(random_shift=3)
     expected = th.as_tensor(frame).expand(30, 1, 36, 36)
     # off by default
     batch = plain._sample_batch(30)
@@ -336,7 +336,7 @@ def test_the_images_of_a_dict_are_shifted_and_nothing_else_is():
         grid=spaces.Box(-1.0, 1.0, (1, 8, 8)),
         number=spaces.Discrete(9),
     )
-    model = QAM("MultiInputPolicy", RandomEnv(space), image_shift=2, **small(learning_starts=100)).learn(20)
+    model = QAM("MultiInputPolicy", RandomEnv(space), random_shift=2, **small(learning_starts=100)).learn(20)
     stored = {key: {part.tobytes() for part in values[:20]} for key, values in model.replay_buffer.observations.items()}
     batch = model._sample_batch(20)
     unchanged = {
@@ -348,13 +348,13 @@ def test_the_images_of_a_dict_are_shifted_and_nothing_else_is():
 
 def test_the_shift_is_stored_with_the_model_and_may_change_at_loading(tmp_path):
     env = RandomEnv(images())
-    QAM("CnnPolicy", env, image_shift=4, **small(policy_kwargs=SMALL_CNN)).save(tmp_path / "model")
-    assert QAM.load(tmp_path / "model", env=env).learn(12).image_shift == 4
-    assert QAM.load(tmp_path / "model", env=env, image_shift=0).image_shift == 0
+    QAM("CnnPolicy", env, random_shift=4, **small(policy_kwargs=SMALL_CNN)).save(tmp_path / "model")
+    assert QAM.load(tmp_path / "model", env=env).learn(12).random_shift == 4
+    assert QAM.load(tmp_path / "model", env=env, random_shift=0).random_shift == 0
 
 
 def test_there_must_be_images_to_shift():
-    with pytest.raises(ValueError, match=r"image_shift=4 shifts images, and there are none in Box\(.* leave it at 0"):
-        QAM("MlpPolicy", "Pendulum-v1", image_shift=4)
-    with pytest.raises(ValueError, match="image_shift must be an integer of at least 0, got -1"):
-        QAM("CnnPolicy", RandomEnv(images()), image_shift=-1)
+    with pytest.raises(ValueError, match=r"random_shift=4 shifts images, and there are none in Box\(.* leave it at 0"):
+        QAM("MlpPolicy", "Pendulum-v1", random_shift=4)
+    with pytest.raises(ValueError, match="random_shift must be an integer of at least 0, got -1"):
+        QAM("CnnPolicy", RandomEnv(images()), random_shift=-1)

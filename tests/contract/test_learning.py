@@ -12,8 +12,8 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_qam import QAM
-from sb3_qam.networks.image_extractors import ImpalaCNN
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
+from sb3_qam.networks.image_extractors import ImpalaCNN
 from tests.conftest import record, write_dataset
 
 
@@ -117,7 +117,7 @@ def test_a_dataset_of_images_teaches_what_its_random_actions_were_worth():
         flow_steps=5,
         offline_dataset=dataset,
         # a shifted image shows another action: by two pixels of the 30 that it moves in, one 7 % away
-        image_shift=2,
+        random_shift=2,
         policy_kwargs={"net_arch": [64], **extractor},
         seed=0,
     )

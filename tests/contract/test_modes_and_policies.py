@@ -126,7 +126,7 @@ EXTRACTIONS = {"critic": 1, "behavior_flow": 1, "policy_flow": 2, "critic_target
         ({"edit_scale": 0.2, "best_of_n": 3}, {"head": 2, "critic": 2}),
         ({"edit_scale": 0.2, "residual": True}, {"head": 2, "behavior_flow_target": 2}),
         ({"distill_coef": 1.0}, {"head": 2, "policy_flow": 1}),
-        # the behaviour makes the next action
+        # the behavior makes the next action
         ({"inverse_temperature": 0.0}, {"behavior_flow": 2, "policy_flow": 1}),
         ({"inverse_temperature": 0.0, "edit_scale": 0.2}, {"behavior_flow": 2, "policy_flow": 1, "head": 2}),
     ],
@@ -145,10 +145,10 @@ def test_an_update_extracts_features_once_for_each_use_and_not_for_each_flow_ste
     assert {name: each.n_calls for name, each in extractors.items()} == EXTRACTIONS | other
 
 
-def test_an_update_of_the_clone_extracts_the_features_of_the_behaviour_alone(pendulum_dataset):
+def test_an_update_of_the_clone_extracts_the_features_of_the_behavior_alone(pendulum_dataset):
     model = model_with(Counting, offline_dataset=pendulum_dataset)
     extractors = extractors_of(model)
-    model.pretrain(gradient_steps=3, objective="clone")
+    model.pretrain(gradient_steps=3, objective="bc")
     assert {name: each.n_calls for name, each in extractors.items()} == dict.fromkeys(EXTRACTIONS, 0) | {
         "behavior_flow": 3
     }

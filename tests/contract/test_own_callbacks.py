@@ -89,7 +89,7 @@ VARIANTS = {
 def test_training_is_the_same_with_and_without(variant: str, pendulum_dataset):
     kwargs = VARIANTS[variant]
     log = Kept()
-    callbacks = [FlowDiagnosticsCallback(every=5, n_states=7), OfflineEvalCallback(held_out(), every=4)]
+    callbacks = [FlowDiagnosticsCallback(log_freq=5, n_states=7), OfflineEvalCallback(held_out(), eval_freq=4)]
     plain = two_phases(pendulum_dataset, **kwargs).learn(ONLINE)
     watched = two_phases(pendulum_dataset, log, **kwargs).learn(ONLINE, callback=callbacks)
     assert same_parameters(parameters_of(plain), parameters_of(watched))
@@ -123,7 +123,7 @@ def test_modes_gradients_and_generators_are_as_they_were(pendulum_dataset):
             found[self.name].append(([module.training for module in modules], gradients, drawn))
             return True
 
-    watchers: list[BaseCallback] = [FlowDiagnosticsCallback(every=1, n_states=7), OfflineEvalCallback(held_out(), 1)]
+    watchers: list[BaseCallback] = [FlowDiagnosticsCallback(log_freq=1, n_states=7), OfflineEvalCallback(held_out(), 1)]
     with_them = two_phases(pendulum_dataset, policy_kwargs=policy_kwargs).learn(6, callback=[*watchers, Looks("with")])
     without = two_phases(pendulum_dataset, policy_kwargs=policy_kwargs).learn(6, callback=Looks("without"))
     for one, other in zip(found["with"], found["without"], strict=True):
@@ -137,8 +137,8 @@ def test_modes_gradients_and_generators_are_as_they_were(pendulum_dataset):
 def test_cloning_has_no_policy_and_no_critic_to_show(pendulum_dataset):
     log = Kept()
     model = two_phases(pendulum_dataset, log)
-    callbacks = [FlowDiagnosticsCallback(every=5), OfflineEvalCallback(held_out(), every=5)]
-    model.pretrain(gradient_steps=5, objective="clone", callback=callbacks)
+    callbacks = [FlowDiagnosticsCallback(log_freq=5), OfflineEvalCallback(held_out(), eval_freq=5)]
+    model.pretrain(gradient_steps=5, objective="bc", callback=callbacks)
     assert log.names("flow/") == set()
     assert log.names("eval_offline/") == {"eval_offline/bc_loss"}
     # and afterwards there are
@@ -151,7 +151,7 @@ def test_online_alone_states_are_drawn_once_there_are_any():
     log = Kept()
     model = QAM("MlpPolicy", make_vec_env(short_pendulum, n_envs=2), **small())
     model.set_logger(Logger(None, [log]))
-    model.learn(12, callback=FlowDiagnosticsCallback(every=1, n_states=4))
+    model.learn(12, callback=FlowDiagnosticsCallback(log_freq=1, n_states=4))
     # the callback is called before the first step is stored
     assert list(log.of("flow/path_kl")) == [4, 6, 8, 10, 12]
 
@@ -160,7 +160,7 @@ def test_each_scalar_is_what_it_says(pendulum_dataset):
     log = Kept()
     dataset = held_out()
     model = two_phases(pendulum_dataset, log, chunk_size=2, inverse_temperature=2.0)
-    model.pretrain(gradient_steps=3, callback=OfflineEvalCallback(dataset, every=3, batch_size=10))
+    model.pretrain(gradient_steps=3, callback=OfflineEvalCallback(dataset, eval_freq=3, batch_size=10))
     buffer, _ = model.make_offline_buffer(dataset)
     # 40 steps in each of three episodes, of which the last begins no chunk of two
     rows = buffer.complete_starts()
@@ -171,7 +171,7 @@ def test_each_scalar_is_what_it_says(pendulum_dataset):
         values = model.critic(model.critic.features(batch.observations), batch.actions)
     assert log.of("eval_offline/data_value")[3] == pytest.approx(float(values.mean()), rel=1e-4)
 
-    # An adjoint is as large as the temperature asks for, and without one the flow that acts is the behaviour
+    # An adjoint is as large as the temperature asks for, and without one the flow that acts is the behavior
     th.manual_seed(0)
     norms = model.flow_diagnostics(2000)
     model.inverse_temperature = 4.0
@@ -197,7 +197,7 @@ def test_training_lowers_the_loss_of_cloning_on_episodes_it_has_not_seen():
     )
     log = Kept()
     model = two_phases(seen, log, learning_rate=3e-3, batch_size=64, policy_kwargs={"net_arch": [64]})
-    model.pretrain(gradient_steps=300, objective="clone", callback=OfflineEvalCallback(unseen, every=100))
+    model.pretrain(gradient_steps=300, objective="bc", callback=OfflineEvalCallback(unseen, eval_freq=100))
     losses = list(log.of("eval_offline/bc_loss").values())
     assert len(losses) == 3
     assert losses == sorted(losses, reverse=True)
@@ -206,19 +206,19 @@ def test_training_lowers_the_loss_of_cloning_on_episodes_it_has_not_seen():
 def test_transitions_and_noise_are_the_same_each_time(pendulum_dataset):
     log = Kept()
     model = two_phases(pendulum_dataset, log, learning_rate=0.0, tau=0.0)
-    model.pretrain(gradient_steps=4, callback=OfflineEvalCallback(held_out(), every=1, n_transitions=20))
+    model.pretrain(gradient_steps=4, callback=OfflineEvalCallback(held_out(), eval_freq=1, n_transitions=20))
     for name in EVAL:
         assert len(log.of(name)) == 4
         assert len(set(log.of(name).values())) == 1
 
 
-def test_evaluation_normalises_as_training_does(pendulum_dataset):
+def test_evaluation_normalizes_as_training_does(pendulum_dataset):
     log = Kept()
     env = VecNormalize(make_vec_env(short_pendulum))
     model = QAM("MlpPolicy", env, offline_dataset=pendulum_dataset, offline_steps=4, **small())
     model.set_logger(Logger(None, [log]))
     dataset = held_out()
-    model.pretrain(gradient_steps=2, callback=OfflineEvalCallback(dataset, every=2))
+    model.pretrain(gradient_steps=2, callback=OfflineEvalCallback(dataset, eval_freq=2))
     batch = (buffer := model.make_offline_buffer(dataset)[0]).batch_of(buffer.complete_starts(), env)
     with th.no_grad():
         values = model.critic(model.critic.features(batch.observations), batch.actions)
@@ -230,11 +230,13 @@ def test_images_and_dicts(tmp_path: Path):
     env = RandomEnv(space)
     dataset = write_dataset(record(env, 2), space, env.action_space)
     kwargs = small(
-        policy_kwargs={"features_extractor_kwargs": {"cnn_output_dim": 8}}, image_shift=2, tensorboard_log=str(tmp_path)
+        policy_kwargs={"features_extractor_kwargs": {"cnn_output_dim": 8}},
+        random_shift=2,
+        tensorboard_log=str(tmp_path),
     )
     model = QAM("MultiInputPolicy", None, offline_dataset=dataset, **kwargs)
-    flow = FlowDiagnosticsCallback(every=2, n_states=5, n_figure_states=2, n_figure_actions=10)
-    model.pretrain(gradient_steps=4, callback=[flow, OfflineEvalCallback(dataset, every=2)])
+    flow = FlowDiagnosticsCallback(log_freq=2, n_states=5, n_figure_states=2, n_figure_actions=10)
+    model.pretrain(gradient_steps=4, callback=[flow, OfflineEvalCallback(dataset, eval_freq=2)])
     events = EventAccumulator(str(tmp_path / "QAM_1")).Reload()
     assert [event.step for event in events.Images("flow/actions")] == [2, 4]
 
@@ -243,7 +245,7 @@ def test_images_and_dicts(tmp_path: Path):
 def test_figures_are_for_tensorboard_alone(n_dims: int, tmp_path: Path, capsys):
     env = RandomEnv(spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (n_dims,)))
     model = QAM("MlpPolicy", env, chunk_size=2, verbose=1, tensorboard_log=str(tmp_path), **small())
-    model.learn(20, callback=FlowDiagnosticsCallback(every=10, n_figure_actions=20))
+    model.learn(20, callback=FlowDiagnosticsCallback(log_freq=10, n_figure_actions=20))
     events = EventAccumulator(str(tmp_path / "QAM_1")).Reload()
     assert [event.step for event in events.Images("flow/actions")] == [10, 20]
     assert {tag for tag in events.Tags()["scalars"] if tag.startswith("flow/")} == FLOW
@@ -263,7 +265,7 @@ def test_the_best_model_of_an_offline_run(pendulum_dataset, tmp_path: Path):
 
     # before the evaluation in the list: it is the log that it listens to
     best = Keeps("eval_offline/td_error", "min", path)
-    model.learn(ONLINE, callback=[best, OfflineEvalCallback(held_out(), every=3)])
+    model.learn(ONLINE, callback=[best, OfflineEvalCallback(held_out(), eval_freq=3)])
     errors = log.of("eval_offline/td_error")
     assert best.best_value == min(errors.values())
     expected = [step for step in errors if errors[step] == min(errors[s] for s in errors if s <= step)]
@@ -302,7 +304,7 @@ class Logs(BaseCallback):
 
 
 def logs_and_best(path: Path, *values: float, **kwargs: Any) -> list[BaseCallback]:
-    return [Logs(*values), BestModelCallback(**{"metric": "test/value", "path": path, **kwargs})]
+    return [Logs(*values), BestModelCallback(**{"monitor": "test/value", "path": path, **kwargs})]
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
@@ -383,8 +385,8 @@ def test_a_file_is_whole_or_not_there(pendulum_dataset, tmp_path: Path):
 
 
 def test_what_is_refused(pendulum_dataset, tmp_path: Path):
-    with pytest.raises(ValueError, match="every must be an integer of at least 1, got 0"):
-        FlowDiagnosticsCallback(every=0)
+    with pytest.raises(ValueError, match="log_freq must be an integer of at least 1, got 0"):
+        FlowDiagnosticsCallback(log_freq=0)
     with pytest.raises(ValueError, match="n_states must be"):
         FlowDiagnosticsCallback(n_states=0)
     with pytest.raises(ValueError, match="mode must be one of 'max', 'min', got 'lowest'"):

@@ -95,7 +95,7 @@ def test_what_reset_of_gymnasium_returns_is_explained(chunk_size: int):
         model.predict(gym.make("Pendulum-v1").reset())
 
 
-def test_evaluation_and_training_are_modes_of_dropout_and_normalisation():
+def test_evaluation_and_training_are_modes_of_dropout_and_normalization():
     """predict() acts in evaluation mode, whatever the mode was before, and train() returns to training mode."""
     modes = []
 

@@ -1,4 +1,4 @@
-"""VecNormalize: what is stored is as it was, what is learnt from is normalised, and both phases have one statistics."""
+"""VecNormalize: what is stored is as it was, what is learned from is normalized, and both phases have one statistics."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_original_observations_and_rewards_are_stored(n_steps: int):
     model = QAM("MlpPolicy", env, n_steps=n_steps, **SMALL).learn(40)
     buffer = model.replay_buffer
     observations = buffer.observations[:20]
-    # angles are sines and cosines, and the speed is not normalised to anything near one
+    # angles are sines and cosines, and the speed is not normalized to anything near one
     np.testing.assert_allclose((observations[..., :2] ** 2).sum(axis=-1), 1, rtol=1e-5)
     assert np.ptp(observations[..., 2]) > 1
     assert buffer.rewards[:20].min() < -1
@@ -33,7 +33,7 @@ def test_original_observations_and_rewards_are_stored(n_steps: int):
     np.testing.assert_allclose(model._last_obs, env.normalize_obs(env.get_original_obs()), rtol=1e-6)
 
 
-def test_batches_are_normalised_by_the_statistics_of_the_moment():
+def test_batches_are_normalized_by_the_statistics_of_the_moment():
     env = normalized()
     model = QAM("MlpPolicy", env, **SMALL).learn(30)
     stored = model.replay_buffer.observations[:30, 0]
@@ -76,7 +76,7 @@ def test_a_checkpoint_brings_model_buffer_and_statistics_back(tmp_path: Path):
     assert loaded.num_timesteps == 40
 
 
-def test_offline_and_online_data_are_normalised_alike(pendulum_dataset):
+def test_offline_and_online_data_are_normalized_alike(pendulum_dataset):
     env = normalized(n_envs=2)
     model = QAM("MlpPolicy", env, offline_dataset=pendulum_dataset, offline_steps=5, **SMALL).learn(20)
     originals = {0.0: model.replay_buffer.observations[:10].reshape(-1, 3), 1.0: model.offline_buffer.observations}
@@ -87,7 +87,7 @@ def test_offline_and_online_data_are_normalised_alike(pendulum_dataset):
         assert np.isclose(drawn[:, None], expected[None], atol=1e-6).all(axis=2).any(axis=1).all()
 
 
-def test_keys_of_a_dict_are_normalised_one_by_one():
+def test_keys_of_a_dict_are_normalized_one_by_one():
     space = spaces.Dict(normal=spaces.Box(0.0, 9.0, (2,)), plain=spaces.Box(0.0, 9.0, (2,)))
     env = VecNormalize(DummyVecEnv([lambda: RandomEnv(space)]), norm_obs_keys=["normal"])
     model = QAM("MultiInputPolicy", env, **SMALL).learn(30)
@@ -95,7 +95,7 @@ def test_keys_of_a_dict_are_normalised_one_by_one():
     assert observations["plain"].min() >= 0 > observations["normal"].min()
 
 
-def test_an_environment_without_normalisation_may_follow_one_with():
+def test_an_environment_without_normalization_may_follow_one_with():
     model = QAM("MlpPolicy", normalized(), **SMALL).learn(12)
     model.set_env(make_vec_env("Pendulum-v1"))
     assert model.get_vec_normalize_env() is None

@@ -13,7 +13,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
-from sb3_qam.utils.files import replaced_as_a_whole
+from sb3_qam.utils.atomic import atomic_write
 
 MODES = ("max", "min")
 # In the model's own zip file, so that model and value are replaced in one step; load() leaves it alone
@@ -50,7 +50,7 @@ class BestModelCallback(BaseCallback):
     best model itself has to beat what was reached before, by the same metric and mode. A file of another run counts
     for nothing.
 
-    :param metric: Name of the metric, as it is in the log
+    :param monitor: Name of the metric, as it is in the log
     :param mode: ``"max"`` if larger is better, ``"min"`` if smaller is
     :param path: File of the model, as for ``model.save``. It is replaced as a whole: whoever reads it meanwhile,
         and whenever the process is killed, there is a complete model or none
@@ -58,11 +58,11 @@ class BestModelCallback(BaseCallback):
     :raises ValueError: if ``mode`` is unknown; and in training, if the metric is not a number
     """
 
-    def __init__(self, metric: str, mode: str = "max", path: str | os.PathLike[str] = "best_model", verbose: int = 0):
+    def __init__(self, monitor: str, mode: str = "max", path: str | os.PathLike[str] = "best_model", verbose: int = 0):
         super().__init__(verbose)
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
-        self.metric = metric
+        self.monitor = monitor
         self.mode = mode
         path = Path(path)
         # As SB3 does
@@ -90,19 +90,19 @@ class BestModelCallback(BaseCallback):
         if self.best_value is None:
             logged = ", ".join(sorted(self._seen)) or "nothing"
             warnings.warn(
-                f"BestModelCallback has saved no model: there was no finite '{self.metric}' in the log so far "
+                f"BestModelCallback has saved no model: there was no finite '{self.monitor}' in the log so far "
                 f"(logged: {logged})."
             )
 
     def _on_log(self, key_values: dict[str, Any]) -> None:
         self._seen.update(key_values)
-        if self.metric not in key_values:
+        if self.monitor not in key_values:
             return
         try:
-            value = float(key_values[self.metric])
+            value = float(key_values[self.monitor])
         except (TypeError, ValueError):
             raise ValueError(
-                f"BestModelCallback compares numbers, and '{self.metric}' is {key_values[self.metric]!r}: "
+                f"BestModelCallback compares numbers, and '{self.monitor}' is {key_values[self.monitor]!r}: "
                 "choose another metric."
             ) from None
         if not math.isfinite(value):
@@ -112,11 +112,11 @@ class BestModelCallback(BaseCallback):
             self._save(value)
             self.best_value = value
             if self.verbose >= 1:
-                print(f"{self.metric} = {value:.4g} is the best so far: saved the model to {self.path}")
+                print(f"{self.monitor} = {value:.4g} is the best so far: saved the model to {self.path}")
 
     def _save(self, value: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_as_a_whole(self.path) as unfinished:
+        with atomic_write(self.path) as unfinished:
             self.model.save(unfinished)
             with zipfile.ZipFile(unfinished, "a") as archive:
                 archive.writestr(RECORD, json.dumps({**self._what(), "value": value}))
@@ -125,7 +125,7 @@ class BestModelCallback(BaseCallback):
         """
         :return: What a value has to be of to be compared with
         """
-        return {"metric": self.metric, "mode": self.mode, "run_id": self.model.run_id}  # type: ignore[attr-defined]
+        return {"monitor": self.monitor, "mode": self.mode, "run_id": self.model.run_id}  # type: ignore[attr-defined]
 
     def _recorded_value(self) -> float | None:
         """
@@ -141,5 +141,5 @@ class BestModelCallback(BaseCallback):
         if record != self._what():
             return None
         if self.verbose >= 1:
-            print(f"{self.metric} = {value:.4g} is the best so far, of the model in {self.path}")
+            print(f"{self.monitor} = {value:.4g} is the best so far, of the model in {self.path}")
         return value

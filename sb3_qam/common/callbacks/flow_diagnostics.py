@@ -27,15 +27,15 @@ class FlowDiagnosticsCallback(PeriodicCallback):
     - ``adjoint_norm_k``: mean norm of the adjoint at flow step k, which is what that step learns from. With
       ``adjoint="bptt"``, which has none, the lean one
     - ``ensemble_disagreement``: standard deviation of the critics at the policy's actions
-    - ``path_kl``: divergence of the policy's SDE from the behaviour's, in nats per environment step
+    - ``path_kl``: divergence of the policy's SDE from the behavior's, in nats per environment step
     - ``actions``, for TensorBoard alone, where there is matplotlib: actions of the clone and of the policy at a few
       states, which stay the same as long as the callback is used. Two action dimensions are a scatter plot, a single
       one is a histogram; of a chunk it is the first action, scaled to [-1, 1]
 
-    While the behaviour alone is trained (``objective="clone"``) there is only the picture of its actions. Training is
+    While the behavior alone is trained (``objective="bc"``) there is only the picture of its actions. Training is
     the same, bit by bit, with and without the callback.
 
-    :param every: Timesteps between two reports: gradient steps offline, environment steps online
+    :param log_freq: Timesteps between two reports: gradient steps offline, environment steps online
     :param n_states: Number of states that the scalars are averaged over
     :param n_figure_states: Number of states in the picture, 0 for none
     :param n_figure_actions: Number of actions drawn for each of them
@@ -46,14 +46,15 @@ class FlowDiagnosticsCallback(PeriodicCallback):
 
     def __init__(
         self,
-        every: int = 1000,
+        log_freq: int = 1000,
         n_states: int = 256,
         n_figure_states: int = 4,
         n_figure_actions: int = 256,
         seed: int = 0,
         verbose: int = 0,
     ) -> None:
-        super().__init__(every, seed, verbose)
+        super().__init__(log_freq, seed, verbose)
+        check_positive_int("log_freq", log_freq)
         check_positive_int("n_states", n_states)
         check_positive_int("n_figure_states", n_figure_states, minimum=0)
         check_positive_int("n_figure_actions", n_figure_actions)
@@ -105,7 +106,7 @@ def draw_actions(clone: np.ndarray, policy: np.ndarray) -> MatplotlibFigure:
     """
     :param clone: Actions of the clone, shape (states, actions, dimensions)
     :param policy: Actions of the policy, same shape
-    :return: A picture of each state, those of the clone in grey below those of the policy
+    :return: A picture of each state, those of the clone in gray below those of the policy
     """
     from matplotlib.figure import Figure as MatplotlibFigure
 
@@ -113,11 +114,11 @@ def draw_actions(clone: np.ndarray, policy: np.ndarray) -> MatplotlibFigure:
     # Not made by pyplot, which would keep it
     figure = MatplotlibFigure(figsize=(3 * n_states, 3), layout="constrained")
     for number, axes in enumerate(figure.subplots(1, n_states, squeeze=False)[0]):
-        for name, actions, colour in (("clone", clone, "0.6"), ("policy", policy, "C1")):
+        for name, actions, color in (("bc", clone, "0.6"), ("policy", policy, "C1")):
             if n_dims == 1:
-                axes.hist(actions[number, :, 0], bins=40, range=(-1, 1), color=colour, alpha=0.6, label=name)
+                axes.hist(actions[number, :, 0], bins=40, range=(-1, 1), color=color, alpha=0.6, label=name)
             else:
-                axes.scatter(actions[number, :, 0], actions[number, :, 1], s=6, color=colour, alpha=0.6, label=name)
+                axes.scatter(actions[number, :, 0], actions[number, :, 1], s=6, color=color, alpha=0.6, label=name)
                 axes.set_ylim(-1.05, 1.05)
         axes.set_xlim(-1.05, 1.05)
         axes.set_title(f"state {number}")

@@ -6,8 +6,8 @@ import numpy as np
 
 from sb3_qam.common.buffers import OfflineBuffer
 from sb3_qam.common.callbacks.periodic import PeriodicCallback
-from sb3_qam.utils.checks import check_positive_int
 from sb3_qam.datasets.sources import OfflineDataset
+from sb3_qam.utils.checks import check_positive_int
 
 
 class OfflineEvalCallback(PeriodicCallback):
@@ -17,17 +17,17 @@ class OfflineEvalCallback(PeriodicCallback):
     - ``td_error``: mean squared error of the critics against their target, ``train/critic_loss`` of new data
     - ``data_value`` and ``policy_value``: mean of the critics at the actions of the data, and at those of the policy in
       the same states
-    - ``bc_loss``: the flow-matching loss of the behaviour flow, ``train/bc_loss`` of new data
+    - ``bc_loss``: the flow-matching loss of the behavior flow, ``train/bc_loss`` of new data
 
     Transitions and noise are the same at each evaluation, so that differences come from training. While the
-    behaviour alone is trained (``objective="clone"``) there is only ``bc_loss``. With ``n_steps`` or ``chunk_size`` of
+    behavior alone is trained (``objective="bc"``) there is only ``bc_loss``. With ``n_steps`` or ``chunk_size`` of
     h > 1 these are means over complete sequences, while the losses of training count those that an episode's end cuts
     short as 0: of episodes of T steps they are lower by the factor (T - h + 1) / T. Training is the same, bit by bit,
-    with and without the callback. Rewards are transformed and observations normalised as in training.
+    with and without the callback. Rewards are transformed and observations normalized as in training.
 
     :param dataset: The episodes: id or folder of a Minari dataset, a dataset object, or a list of these, as
         ``offline_dataset`` of the model. ``dataset.filter_episodes`` and ``minari.split_dataset`` divide one
-    :param every: Timesteps between two evaluations: gradient steps offline, environment steps online
+    :param eval_freq: Timesteps between two evaluations: gradient steps offline, environment steps online
     :param n_transitions: How many transitions to evaluate at most; chosen at random where there are more
     :param batch_size: Number of transitions that are evaluated together
     :param seed: Seed of the callback's own random numbers
@@ -41,13 +41,14 @@ class OfflineEvalCallback(PeriodicCallback):
     def __init__(
         self,
         dataset: OfflineDataset,
-        every: int = 1000,
+        eval_freq: int = 1000,
         n_transitions: int = 4096,
         batch_size: int = 1024,
         seed: int = 0,
         verbose: int = 0,
     ) -> None:
-        super().__init__(every, seed, verbose)
+        super().__init__(eval_freq, seed, verbose)
+        check_positive_int("eval_freq", eval_freq)
         check_positive_int("n_transitions", n_transitions)
         check_positive_int("batch_size", batch_size)
         self.dataset = dataset

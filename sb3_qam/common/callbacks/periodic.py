@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_qam.utils.checks import check_positive_int
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
-from sb3_qam.utils.random_state import random_numbers_aside
+from sb3_qam.utils.checks import check_positive_int
+from sb3_qam.utils.random_state import forked_rng
 
 
 class PeriodicCallback(BaseCallback):
@@ -15,19 +15,18 @@ class PeriodicCallback(BaseCallback):
     Calls :meth:`_report` every so many timesteps, and writes the log then, as SB3's ``EvalCallback`` does: what was
     measured stands beside the timestep it was measured at.
 
-    :param every: Timesteps between two reports: gradient steps offline, environment steps online
+    :param frequency: Timesteps between two reports: gradient steps offline, environment steps online
     :param seed: Seed of the random numbers of the reports, which are not those of training
     :param verbose: Verbosity level: 0 for no output, 1 for info messages
-    :raises ValueError: if ``every`` is not a positive integer or ``seed`` a negative one
+    :raises ValueError: if ``seed`` is a negative integer
     """
 
     model: OfflineToOnlineAlgorithm
 
-    def __init__(self, every: int, seed: int = 0, verbose: int = 0) -> None:
+    def __init__(self, frequency: int, seed: int = 0, verbose: int = 0) -> None:
         super().__init__(verbose)
-        check_positive_int("every", every)
         check_positive_int("seed", seed, minimum=0)
-        self.every = every
+        self.frequency = frequency
         self.seed = seed
         self._last_report: int | None = None
         self._used_for: OfflineToOnlineAlgorithm | None = None
@@ -54,7 +53,7 @@ class PeriodicCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         assert self._last_report is not None  # for mypy
-        if self.num_timesteps - self._last_report >= self.every:
+        if self.num_timesteps - self._last_report >= self.frequency:
             self._last_report = self.num_timesteps
             self._report()
             self.logger.dump(self.num_timesteps)
@@ -76,7 +75,7 @@ class PeriodicCallback(BaseCallback):
         """
         policy = self.model.policy
         modes = [(module, module.training) for module in policy.modules()]
-        with random_numbers_aside(seed, self.model.action_space, self.model.device):
+        with forked_rng(seed, self.model.action_space, self.model.device):
             policy.set_training_mode(False)
             try:
                 yield

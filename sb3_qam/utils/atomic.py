@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replaced_as_a_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """
     Whoever reads the file meanwhile, and whenever the process is killed, it is complete or as it was before.
 
