@@ -230,7 +230,7 @@ def train_and_evaluate(
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Learning from images, offline and online.")
     parser.add_argument("--episodes", type=int, default=300, help="episodes in the dataset")
-    parser.add_argument("--clone-steps", type=int, default=1000, help="gradient steps of cloning")
+    parser.add_argument("--bc-steps", type=int, default=1000, help="gradient steps of cloning")
     parser.add_argument("--offline-steps", type=int, default=1000, help="gradient steps of QAM on the dataset")
     parser.add_argument("--online-steps", type=int, default=200, help="environment steps afterwards")
     parser.add_argument("--starts", type=int, default=50, help="episodes of each evaluation")

@@ -12,7 +12,7 @@ from examples import images
 from sb3_qam import QAM
 from sb3_qam.networks.image_extractors import ImpalaCNN
 
-TINY = {"--episodes": 3, "--clone-steps": 2, "--offline-steps": 2, "--online-steps": 3, "--starts": 2, "--processes": 2}
+TINY = {"--episodes": 3, "--bc-steps": 2, "--offline-steps": 2, "--online-steps": 3, "--starts": 2, "--processes": 2}
 
 
 def run(folder: Path, **kwargs: Any) -> dict[str, Any]:

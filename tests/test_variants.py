@@ -483,7 +483,7 @@ def test_arguments_that_ask_for_the_same_networks_may_change_at_loading(tmp_path
 
 def test_unknown_objectives_and_clones_without_steps_are_refused(pendulum_dataset):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_steps=5, **SMALL)
-    with pytest.raises(ValueError, match="objective must be one of 'full', 'bc', got 'bc'"):
-        model.pretrain(gradient_steps=1, objective="bc")
+    with pytest.raises(ValueError, match="objective must be one of 'full', 'bc', got 'clone'"):
+        model.pretrain(gradient_steps=1, objective="clone")
     with pytest.raises(ValueError, match="needs gradient_steps"):
         model.pretrain(objective="bc")

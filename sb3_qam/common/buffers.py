@@ -38,13 +38,6 @@ class TransitionBatch(NamedTuple):
     masks: th.Tensor
     valid: th.Tensor
 
-    def rows(self, rows: slice) -> "TransitionBatch":
-        """
-        :param rows: Which samples to take
-        :return: These
-        """
-        return type(self)._make(map_observations(lambda part: part[rows], part) for part in self)
-
 
 def to_tensor(array: np.ndarray, device: th.device | str) -> th.Tensor:
     """

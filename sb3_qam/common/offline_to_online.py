@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -37,7 +35,6 @@ from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.envs import SpacesOnlyEnv
 from sb3_qam.common.normalization import check_order_of_wrappers, warm_up
 from sb3_qam.common.progress_bar import with_offline_progress_bar
-from sb3_qam.common.replicas import Replicas, find_replicas
 from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, training_spaces
 from sb3_qam.datasets.rewards import RewardTransform, successes_of_step
@@ -46,13 +43,12 @@ from sb3_qam.datasets.sources import (
     OpenDataset,
     is_storable,
     open_datasets,
-    recover_environment,
     with_absolute_folders,
 )
 from sb3_qam.datasets.storage import STORAGES, load_episodes
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.checks import check_action_space, check_callback, check_in_range, check_positive_int
-from sb3_qam.utils.random_state import get_random_state, preserved_rng, set_random_state
+from sb3_qam.utils.random_state import get_random_state, set_random_state
 
 # Gradient steps between two outputs of the logger
 OFFLINE_LOG_INTERVAL = 1000
@@ -72,9 +68,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
 
     :param chunk_size: Number of actions in a chunk, the unit in which the policy acts and learns
     :param offline_dataset: Id or folder of a Minari dataset, a dataset object, or a list of these. An id that is
-        not in the local cache is downloaded. With
-        ``env=None`` the model takes its spaces from it, with ``env="recover"`` its environment. Ids and folders are
-        stored with the model; objects have to be given again to ``load()``.
+        not in the local cache is downloaded. With ``env=None`` the model takes its spaces from it. Ids and folders
+        are stored with the model; objects have to be given again to ``load()``.
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
         Those done by ``pretrain()`` count, and so do those before an interruption.
     :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` that ``learn()`` takes before these, if none
@@ -110,13 +105,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         random_shift: int = 0,
         **kwargs: Any,
     ) -> None:
-        # First of all: it says what device="cuda" is
-        self.replicas = find_replicas()
         kwargs |= {"sde_support": False, "support_multi_env": True}
-        if not self.replicas.is_first:
-            kwargs["verbose"] = 0
-        if isinstance(env, str) and env == "recover":
-            env = recover_environment(offline_dataset)
         super().__init__(policy, env, learning_rate, *args, **kwargs)  # type: ignore[arg-type]
         # The caller's dict stays as it is
         self.policy_kwargs = self.policy_kwargs.copy()
@@ -161,7 +150,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         """
         for name in ("buffer_size", "batch_size", "n_steps", "chunk_size"):
             check_positive_int(name, getattr(self, name))
-        self.replicas.own_rows(self.batch_size)
         for name in ("learning_starts", "offline_steps", "bc_steps", "random_shift"):
             check_positive_int(name, getattr(self, name), minimum=0)
         check_positive_int("gradient_steps", self.gradient_steps, minimum=-1)
@@ -206,7 +194,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             self.n_steps = 1
         super()._setup_model()
         self.n_steps, self._random_state = n_steps, random_state
-        self.replicas.check(self.policy)
         self._monitor = UpdateMonitor.for_device(self.device)
         self._augmentation = make_augmentation(self.observation_space, self.random_shift, self.policy.normalize_images)
 
@@ -530,35 +517,16 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             if not goes_on:
                 return self
             reset_num_timesteps = False
-        if not self.replicas.is_first:
-            return self
-        with self._without_replicas():
-            super().learn(
-                total_timesteps=total_timesteps,
-                callback=callback,
-                log_interval=log_interval,
-                tb_log_name=tb_log_name,
-                reset_num_timesteps=reset_num_timesteps,
-                progress_bar=progress_bar,
-            )
+        super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
         self._monitor.check()
         return self
-
-    @contextmanager
-    def _without_replicas(self) -> Iterator[None]:
-        """
-        Environments are those of the first process, which goes on with them alone.
-        """
-        replicas, self.replicas = self.replicas, Replicas()
-        if replicas.n_processes > 1:
-            warnings.warn(
-                f"Online, the first of {replicas.n_processes} processes learns alone: only offline phases are divided. "
-                "To leave none of them idle, save the model after its offline phase and go on in one process."
-            )
-        try:
-            yield
-        finally:
-            self.replicas = replicas
 
     def _offline_phases_left(self) -> dict[str, int]:
         """
@@ -599,7 +567,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             dones = np.zeros(self.env.num_envs, dtype=bool)
             infos: list[dict[str, Any]] = [{} for _ in dones]
             callback.on_training_start(locals(), globals())
-            self._align_replicas()
 
             goes_on = True
             while goes_on and self.num_timesteps < total_timesteps:
@@ -609,7 +576,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 self._n_bc_steps_done += self._objective == "bc"
                 self._has_learned = True
                 callback.update_locals(locals())
-                goes_on = self.replicas.agree(callback.on_step, lambda: preserved_rng(self.action_space, self.device))
+                goes_on = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
                 is_last = not goes_on or self.num_timesteps == total_timesteps
                 if is_last or self.num_timesteps % log_interval == 0:
@@ -618,23 +585,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             callback.on_training_end()
         self._monitor.check()
         return goes_on
-
-    def _align_replicas(self) -> None:
-        """
-        Begin with the parameters and the random numbers of the first process.
-
-        :raises ValueError: if the processes have not come equally far
-        """
-        assert self.replay_buffer is not None  # for mypy
-        progress = {
-            "updates": self._n_updates,
-            "timesteps": self.num_timesteps,
-            "online transitions": n_available(self.replay_buffer),
-        }
-        own_state = get_random_state(self.action_space, self.device)
-        state = self.replicas.align(self.policy.state_dict().values(), own_state, progress)
-        if state is not own_state:
-            set_random_state(state, self.action_space, self.device)
 
     def _set_objective(self, objective: str) -> None:
         """
@@ -695,9 +645,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         check_callback(callback)
-        if not self.replicas.is_first:
-            callback, progress_bar = None, False
-            self.set_logger(Logger(folder=None, output_formats=[]))
         self._check_reward_scales()
         if self.offline_buffer is not None and self._vec_normalize_env is not None:
             warm_up(self._vec_normalize_env, self.offline_buffer)
@@ -801,15 +748,12 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         Save all the attributes of the object and the model parameters in a zip-file, with the state of the random
         generators: on a CPU, load() and continued training give what uninterrupted training would have given. Online
         this takes the replay buffer and the environment in the same state too. Datasets and replay buffers are not
-        part of the file. Of several processes of one run the first one writes it, and the others nothing. A file that
-        is there already is replaced as a whole, when the new one is complete.
+        part of the file. A file that is there already is replaced as a whole, when the new one is complete.
 
         :param path: path to the file where the rl agent should be saved
         :param exclude: name of parameters that should be excluded in addition to the default ones
         :param include: name of parameters that might be excluded but should be included anyway
         """
-        if not self.replicas.is_first:
-            return
         pending = self._random_state
         if pending is None:
             self._random_state = {"seed": self.seed, **get_random_state(self.action_space, self.device)}
@@ -832,7 +776,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             "_augmentation",
             "_in_offline_phase",
             "_phase_objective",
-            "replicas",
         ]
         not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
         return [*super()._excluded_save_params(), *of_a_phase, *not_storable]

@@ -27,13 +27,6 @@ class SamplingNoise(NamedTuple):
     x0: th.Tensor
     edit: th.Tensor | None = None
 
-    def rows(self, rows: slice) -> "SamplingNoise":
-        """
-        :param rows: Which rows of the batch to take
-        :return: Their noise
-        """
-        return type(self)._make(None if part is None else part[..., rows, :] for part in self)
-
 
 class HeadLosses(NamedTuple):
     """

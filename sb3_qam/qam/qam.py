@@ -52,15 +52,6 @@ class UpdateNoise(NamedTuple):
     sde_noise: th.Tensor
     head: SamplingNoise | None = None
 
-    def rows(self, rows: slice) -> "UpdateNoise":
-        """
-        :param rows: Which rows of the batch to take
-        :return: Their noise
-        """
-        return type(self)._make(
-            part[..., rows, :] if isinstance(part, th.Tensor) else part and part.rows(rows) for part in self
-        )
-
 
 class QAM(OfflineToOnlineAlgorithm):
     r"""
@@ -75,7 +66,7 @@ class QAM(OfflineToOnlineAlgorithm):
 
     :param policy: The policy model to use (FlowPolicy, CnnPolicy, MultiInputPolicy; MlpPolicy is FlowPolicy)
     :param env: The environment to learn from (if registered in Gym, can be str). Can be None for loading trained
-        models, and with ``offline_dataset`` for training offline alone; ``"recover"`` for the dataset's own
+        models, and with ``offline_dataset`` for training offline alone
     :param learning_rate: learning rate of the one optimizer for all networks,
         it can be a function of the current progress remaining (from 1 to 0)
     :param buffer_size: size of the replay buffer, which holds online experience only
@@ -117,9 +108,8 @@ class QAM(OfflineToOnlineAlgorithm):
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
     :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
     :param offline_dataset: Id or folder of a Minari dataset, a dataset object, or a list of these. An id that is not
-        in the local cache is downloaded. With ``env=None`` the model takes its spaces from it, with
-        ``env="recover"`` its environment. Ids and folders are stored with the model; objects have to be given again
-        to ``load()``
+        in the local cache is downloaded. With ``env=None`` the model takes its spaces from it. Ids and folders are
+        stored with the model; objects have to be given again to ``load()``
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
     :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` that ``learn()`` takes before these, if none
         of these has been taken
@@ -307,11 +297,6 @@ class QAM(OfflineToOnlineAlgorithm):
                 f"kl_budget={self.kl_budget} (TRQAM) scales the noise of the matching loss, which adjoint='bptt' does "
                 "not have: use adjoint='lean' or 'scalar'."
             )
-        if self.cuda_graph and self.replicas.n_processes > 1:
-            raise ValueError(
-                f"cuda_graph=True records the updates of a single process, and this run has "
-                f"{self.replicas.n_processes}: use cuda_graph=False, also in load()."
-            )
         if self.flow_steps == 1 and self.adjoint != "lean":
             raise ValueError(
                 f"With flow_steps=1 adjoint={self.adjoint!r} never shows the critic to the policy: its first step has "
@@ -407,9 +392,7 @@ class QAM(OfflineToOnlineAlgorithm):
                 objective(batch, noise)
 
         for _ in range(gradient_steps):
-            batch, noise = self.replicas.share(
-                batch_size, self._sample_batch(batch_size), self._sample_noise(batch_size)
-            )
+            batch, noise = self._sample_batch(batch_size), self._sample_noise(batch_size)
             if self._graphed_updates is None:
                 update(batch, noise)
             else:
@@ -516,12 +499,12 @@ class QAM(OfflineToOnlineAlgorithm):
 
         :param losses: The losses by name, means over the batch
         :param diagnostics: Other scalars for the log, by name, which are such means too
-        :return: All of them, of the whole batch where this process has a part of it
+        :return: All of them
         """
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         sum(losses.values()).backward()  # type: ignore[union-attr]
-        reported = self.replicas.average(self._optimized_parameters(), {**losses, **diagnostics})
+        reported = {**losses, **diagnostics}
         grad_norm = self._clip_gradients()
         self._monitor.add(self._n_updates + 1, {**reported, "grad_norm": grad_norm})
 

@@ -76,8 +76,8 @@ def _digest(value: bytes | np.ndarray) -> str:
 
 class ScriptedPolicy:
     """
-    Base of controllers for :func:`~sb3_qam.recording.collect.collect` that see infos and the environment itself. What is
-    random in them has to come from ``rng``, or from the global generators of NumPy, PyTorch or Python, and what they
+    Base of controllers for :func:`~sb3_qam.recording.collect.collect` that see infos and the environment itself. What
+    is random in them has to come from ``rng``, or from the global generators of NumPy, PyTorch or Python, and what they
     remember has to be forgotten in :meth:`reset`: an episode depends on its seed alone.
     """
 

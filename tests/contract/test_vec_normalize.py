@@ -1,4 +1,4 @@
-"""VecNormalize: what is stored is as it was, what is learned from is normalized, and both phases have one statistics."""
+"""VecNormalize: what is stored is as it was, what is learned from is normalized, and phases share one statistics."""
 
 from pathlib import Path
 

@@ -81,7 +81,7 @@ def test_outputs_and_gradients_equal_those_of_the_modules(
     expected = exact(exact_inputs)
     weights = th.randn(expected.shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_mlp, "HAS_ONEDNN", has_onednn and cpu_kernels.HAS_ONEDNN)
+        patch.setattr(cpu_kernels, "HAS_ONEDNN", has_onednn and cpu_kernels.HAS_ONEDNN)
         with th.no_grad():
             assert_close([mlp(inputs)], [expected])
         outputs = mlp(inputs)
@@ -112,7 +112,7 @@ def test_bfloat16_is_as_exact_as_the_modules_in_it(
     exact = mlp._module_by_module(inputs)
     weights = th.randn(exact.shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_mlp, "HAS_BFLOAT16", has_bfloat16 and cpu_kernels.HAS_BFLOAT16)
+        patch.setattr(cpu_kernels, "HAS_BFLOAT16", has_bfloat16 and cpu_kernels.HAS_BFLOAT16)
         results = in_bfloat16(mlp, mlp, inputs, weights)
         with th.no_grad(), th.autocast("cpu", th.bfloat16):
             without_gradient = mlp(inputs)
