@@ -274,7 +274,7 @@ class UnsortedEnv(gym.Env):
 
 
 def test_keys_are_flattened_in_the_order_of_the_environment():
-    gym.register("Unsorted-v0", "tests.test_wrapped:UnsortedEnv", max_episode_steps=3)
+    gym.register("Unsorted-v0", "tests.datasets.test_wrapped:UnsortedEnv", max_episode_steps=3)
     try:
         env = gym.make("Unsorted-v0")
         assert list(env.observation_space) == ["z", "a"]

@@ -336,7 +336,7 @@ def test_killed_at_random_moments_a_parallel_collection_goes_on(tmp_path: Path):
     staging = Staging("test/killed-v0")
     delays = random.Random(0)
     n_killed = 0
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     for n_runs in itertools.count(1):
         assert n_runs <= 20
         n_before = len(list(staging.folder.glob("*/*")))
@@ -437,7 +437,7 @@ def test_the_names_of_functions_do_not_depend_on_the_process():
     exec(AROUND, here)
     there = subprocess.run(
         [sys.executable, "-c", AROUND + "print(name)"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONHASHSEED": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": "1"},
         capture_output=True,
         text=True,
         check=True,
