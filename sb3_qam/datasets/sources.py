@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import minari
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
 from minari.dataset.minari_dataset import DATASET_ID_RE
+from minari.dataset.minari_storage import MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from sb3_qam.datasets.checks import Place, readable_episodes
@@ -20,6 +21,8 @@ DatasetSource: TypeAlias = str | os.PathLike[str] | OpenDataset
 OfflineDataset: TypeAlias = DatasetSource | Sequence[DatasetSource]
 
 METADATA_FILE = "metadata.json"
+# Of the metadata, without which a dataset is damaged
+REQUIRED = {"dataset_id": str, "observation_space": str, "action_space": str, "total_episodes": int}
 # Of the ids of what import_ogbench() writes
 OGBENCH_NAMESPACE = "ogbench/"
 
@@ -55,7 +58,7 @@ def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | Non
 
     def absolute(each: DatasetSource) -> DatasetSource:
         is_folder = isinstance(each, os.PathLike) or (isinstance(each, str) and _names_a_folder(each))
-        return str(Path(each).expanduser().resolve()) if is_folder else each  # type: ignore[arg-type]
+        return str(expanded(each).resolve()) if is_folder else each  # type: ignore[arg-type]
 
     if source is None:
         return None
@@ -126,7 +129,7 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
     if isinstance(source, OpenDataset):
         dataset = source
     elif isinstance(source, os.PathLike) or (isinstance(source, str) and _names_a_folder(source)):
-        dataset = _open_folder(Path(source).expanduser())
+        dataset = _open_folder(expanded(source))
     elif isinstance(source, str):
         dataset = _open_id(source)
     else:
@@ -168,9 +171,15 @@ def _names_a_folder(source: str) -> bool:
     An id in the cache comes first, should there be a folder of the same name here.
     """
     is_id = DATASET_ID_RE.fullmatch(source) is not None
-    return (
-        source != "" and Path(source).expanduser().is_dir() and not (is_id and source in minari.list_local_datasets())
-    )
+    return os.path.isdir(os.path.expanduser(source)) and not (is_id and source in minari.list_local_datasets())
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """
+    :param path: A path
+    :return: The path with the home folder in the place of ``~``, or as it is where nobody knows that folder
+    """
+    return Path(os.path.expanduser(path))
 
 
 def _open_folder(folder: Path) -> MinariDataset:
@@ -191,11 +200,29 @@ def _open_id(dataset_id: str) -> MinariDataset:
     return _open(data_path, f"Download it again by `minari download --force {dataset_id}`, or collect it again.")
 
 
+def read_metadata(data_path: Path) -> dict[str, Any]:
+    """
+    :param data_path: The folder of a dataset's files
+    :return: Its metadata, which know the spaces: where they do not, Minari makes the environment to ask it, which runs
+        code that the metadata name
+    :raises ValueError: if they cannot be read, or lack what every dataset has
+    """
+    try:
+        metadata = MinariStorage.read_raw_metadata(data_path)
+        missing = [key for key, kind in REQUIRED.items() if type(metadata.get(key)) is not kind]
+    except Exception as error:
+        raise ValueError(f"{METADATA_FILE} is damaged ({type(error).__name__}: {error})") from error
+    if missing:
+        raise ValueError(f"{METADATA_FILE} lacks {', '.join(missing)}, or says something else there")
+    return metadata
+
+
 def _open(data_path: Path, way_out: str) -> MinariDataset:
     try:
+        read_metadata(data_path)
         return MinariDataset(data_path)
-    except (ValueError, KeyError, AssertionError) as error:
-        # What an interrupted download or copy has left; Minari asserts what its metadata should have
+    except Exception as error:
+        # What an interrupted download or copy has left, of which Minari raises anything
         raise ValueError(f"The dataset in {data_path} cannot be opened: {error!r}. {way_out}") from error
 
 

@@ -1,6 +1,9 @@
 """One episode of a policy in an environment, as a function of a seed and of the episode's number alone."""
 
+import copy
 import numbers
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -9,15 +12,13 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_qam.datasets.episodes import stack_values
+from sb3_qam.datasets.episodes import map_space, stack_values
 from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.recording.scripted import ScriptedPolicy
 
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 # Booleans, integers and floating-point numbers
 NUMERIC_KINDS = "biuf"
-
-InfoPath = tuple[str, ...]
 
 
 def check_storable(name: str, space: spaces.Space) -> None:
@@ -26,14 +27,12 @@ def check_storable(name: str, space: spaces.Space) -> None:
     :param space: The space of an environment
     :raises ValueError: if its values are not arrays, or dicts and tuples of these, or a key cannot be stored
     """
-    if isinstance(space, spaces.Dict):
-        for key in space.spaces:
-            if not is_storable_key(key) or "/" in key:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
+            if not is_storable_key(str(key)) or "/" in str(key):
                 raise ValueError(
                     f"The {name} space has the key {key!r}, which no hdf5 file can hold: rename it in a wrapper."
                 )
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
             check_storable(name, part)
     elif not isinstance(space, ARRAY_SPACES):
         raise ValueError(
@@ -77,11 +76,12 @@ def record_episode(
     for each in (env, env.unwrapped):
         each.action_space.seed(policy_seed)
     rng = np.random.default_rng(policy_seed)
-    observation_space, action_space = env.observation_space, env.action_space
+
+    def stored(space: spaces.Space, value: Any, name: str, where: str) -> Any:
+        return map_space(partial(as_stored, where=where), space, value, name=name)
 
     observation, info = env.reset(seed=env_seed, options=policy.reset_options(env, rng))
-    observation = as_stored(observation_space, observation, "observation")
-    check_finite(observation, f"Episode {number}, reset", "observation")
+    observation = stored(env.observation_space, observation, "observation", f"Episode {number}, reset")
     policy.reset(observation, info, env, rng)
     observations, infos = [observation], [info]
     actions: list[Any] = []
@@ -89,14 +89,12 @@ def record_episode(
     done = False
     while not done:
         where = f"Episode {number}, step {len(actions)}"
-        action = as_stored(action_space, policy.select_action(observation, info), "action")
-        check_finite(action, where, "action")
-        action = as_member(action_space, action, where)
+        action = stored(env.action_space, policy.select_action(observation, info), "action", where)
+        action = map_space(partial(within_bounds, where=where), env.action_space, action, name="action")
         # A copy, because an environment may change what it is given
-        observation, reward, terminated, truncated, info = env.step(as_stored(action_space, action, "action"))
-        observation = as_stored(observation_space, observation, "observation")
-        check_finite(observation, where, "observation")
-        check_finite(float(reward), where, "reward")
+        observation, reward, terminated, truncated, info = env.step(copy.deepcopy(action))
+        observation = stored(env.observation_space, observation, "observation", where)
+        check_finite(float(reward), "reward", where)
         observations.append(observation)
         infos.append(info)
         actions.append(action)
@@ -107,8 +105,8 @@ def record_episode(
     stacked, left_out = stack_infos(infos) if record_infos else (None, [])
     episode = EpisodeBuffer(
         seed=env_seed,
-        observations=stack_values(observation_space, observations),
-        actions=stack_values(action_space, actions),
+        observations=stack_values(env.observation_space, observations),
+        actions=stack_values(env.action_space, actions),
         rewards=rewards,
         terminations=terminations,
         truncations=truncations,
@@ -117,35 +115,46 @@ def record_episode(
     return episode, left_out
 
 
-def check_finite(value: Any, where: str, name: str) -> None:
+def as_stored(space: spaces.Space, value: Any, name: str, where: str) -> Any:
     """
-    :param value: An observation, an action or a reward, as it is stored
-    :param where: Episode and step
+    :param space: A space of arrays
+    :param value: An observation or an action
     :param name: What it is
+    :param where: Episode and step
+    :return: A copy in the space's own type, as SB3's environments give it
+    :raises ValueError: if it is not of the space's shape, or not finite
+    """
+    array = np.array(value, dtype=space.dtype)
+    if array.shape != space.shape:
+        raise ValueError(f"{where}: {name} has the shape {array.shape}, and {space} asks for {space.shape}: {value!r}.")
+    check_finite(array, name, where)
+    # A number where the space is Discrete
+    return array[()]
+
+
+def check_finite(value: Any, name: str, where: str) -> None:
+    """
+    :param value: A number or an array
+    :param name: What it is
+    :param where: Episode and step
     :raises ValueError: if it is not finite: training would refuse the whole dataset
     """
-    if isinstance(value, dict | tuple):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            check_finite(part, where, f"{name}[{key!r}]")
-    elif not np.isfinite(value).all():
+    if not np.isfinite(value).all():
         raise ValueError(
             f"{where}: {name} is not finite, {value!r}. Find out whether the policy or the environment makes it; what "
-            "was finished before is kept, and the same call goes on from there."
+            "was finished before is kept, and the same call resumes there."
         )
 
 
-def as_member(space: spaces.Space, action: Any, where: str) -> Any:
+def within_bounds(space: spaces.Space, action: Any, name: str, where: str) -> Any:
     """
-    :param space: The action space
+    :param space: A space of arrays
     :param action: An action of its shape
+    :param name: What it is
     :param where: Episode and step
     :return: The action, with bounds that were missed by rounding alone
-    :raises ValueError: if it is not in the space, which a model's ``predict()`` sees to, and a function may not
+    :raises ValueError: if it is not in the space: a model's ``predict()`` clips its actions, a function may not
     """
-    if isinstance(space, spaces.Dict):
-        return {key: as_member(part, action[key], where) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(as_member(part, each, where) for part, each in zip(space.spaces, action, strict=True))
     if isinstance(space, spaces.Box):
         clipped = np.clip(action, space.low, space.high)
         # Nearly always equal, and found out much faster
@@ -156,74 +165,45 @@ def as_member(space: spaces.Space, action: Any, where: str) -> Any:
         return action
     else:
         bounds = f"values of {space}: correct it"
-    raise ValueError(f"{where}: action {action!r} lies beyond the {bounds} in the policy.")
+    raise ValueError(f"{where}: {name} {action!r} lies beyond the {bounds} in the policy.")
 
 
-def as_stored(space: spaces.Space, value: Any, name: str) -> Any:
-    """
-    :param space: The space of the value
-    :param value: An observation or an action
-    :param name: "observation" or "action"
-    :return: A copy in the space's own type, as SB3's environments give it
-    :raises ValueError: if it is not of the space's shape
-    """
-    if isinstance(space, spaces.Dict):
-        return {key: as_stored(part, value[key], name) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(as_stored(part, each, name) for part, each in zip(space.spaces, value, strict=True))
-    array = np.array(value, dtype=space.dtype)
-    if array.shape != space.shape:
-        raise ValueError(f"An {name} has the shape {array.shape}, and {space} asks for {space.shape}: {value!r}.")
-    # A number where the space is Discrete
-    return array[()]
-
-
-def stack_infos(infos: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, list[str]]:
+def stack_infos(infos: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray] | None, list[str]]:
     """
     What steps say that resets do not, and success at steps that do not mention it, is 0.
 
     :param infos: Of the reset and of each step
-    :return: Arrays with one entry for each, of what has the same shape at every step, ``None`` if there is nothing; and
-        the keys that cannot be stored: hdf5 has no such names, or another info is where they belong
+    :return: Arrays with one entry for each, of what has the same shape at every step, by their paths in an hdf5 file,
+        ``None`` if there is nothing; and the keys that hdf5 has no place for
     """
-    leaves = [_leaves(info) for info in infos]
-    stacked: dict[str, Any] = {}
+    leaves = [dict(_leaves(info)) for info in infos]
+    stacked: dict[str, np.ndarray] = {}
     left_out = []
     # In a fixed order: that of a set changes from process to process
     for path in dict.fromkeys(path for each in leaves for path in each):
-        present = [each[path] for each in leaves if path in each]
-        may_be_missing = path in {(key,) for key in SUCCESS_KEYS}
-        if len({array.shape for array in present}) > 1 or not (
-            may_be_missing or all(path in each for each in leaves[1:])
-        ):
-            continue
         # Slashes in a key nest as well, in a file
-        *groups, name = key = "/".join(path).split("/")
-        parent: Any = stacked
-        if is_storable_key("/".join(key)):
-            for group in groups:
-                parent = parent.setdefault(group, {}) if isinstance(parent, dict) else None
-        else:
-            parent = None
-        if not isinstance(parent, dict) or name in parent:
-            left_out.append("/".join(key))
+        key = "/".join(path)
+        present = [each[path] for each in leaves if path in each]
+        is_complete = key in SUCCESS_KEYS or all(path in each for each in leaves[1:])
+        if not is_complete or len({array.shape for array in present}) > 1:
             continue
-        parent[name] = np.stack([each.get(path, np.zeros_like(present[0])) for each in leaves])
+        is_taken = any(f"{key}/".startswith(f"{other}/") or other.startswith(f"{key}/") for other in stacked)
+        if is_taken or not is_storable_key(key):
+            left_out.append(key)
+        else:
+            stacked[key] = np.stack([each.get(path, np.zeros_like(present[0])) for each in leaves])
     return stacked or None, left_out
 
 
-def _leaves(info: dict[str, Any], prefix: InfoPath = ()) -> dict[InfoPath, np.ndarray]:
+def _leaves(info: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """
-    :return: The arrays and numbers, by where they are
+    :return: The arrays and numbers, and where each is
     """
-    leaves: dict[InfoPath, np.ndarray] = {}
     for key, value in info.items():
-        path = (*prefix, str(key))
         if isinstance(value, dict):
-            leaves.update(_leaves(value, path))
+            yield from _leaves(value, (*path, str(key)))
         elif isinstance(value, np.ndarray | np.generic | numbers.Number):
             # Copied, because an environment may go on writing into it
             array = np.array(value)
             if array.dtype.kind in NUMERIC_KINDS:
-                leaves[path] = array
-    return leaves
+                yield (*path, str(key)), array

@@ -5,7 +5,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import CodeType, FunctionType, MappingProxyType, MethodType
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -15,63 +15,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-# Digits of a digest that tell two apart
+from sb3_qam.utils.names import name_of
+
+# Digits of a digest that tell two models apart
 DIGEST_LENGTH = 12
-
-
-def identify(value: Any, seen: frozenset[int] = frozenset()) -> str:
-    """
-    Name a value in the same way in every process, which neither ``repr()`` (addresses) nor pickles (the order of sets)
-    do. Functions are told apart by their code, defaults and enclosed values, not by the globals that they use; objects
-    of other kinds, which may change while they are used, by their type alone.
-
-    :param value: A function, an argument of an environment, or whatever is in one of these
-    :param seen: Ids of the functions that it was found in
-    :return: Its name
-    """
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | range):
-        return repr(value)
-    within = seen | {id(value)}
-    if id(value) in seen:
-        return "itself"
-    if isinstance(value, np.ndarray | np.generic):
-        return f"{type(value).__name__}({value.dtype}, {np.shape(value)}, {_digest(np.asarray(value))})"
-    if isinstance(value, Mapping):
-        return (
-            "{" + ", ".join(f"{identify(key, within)}: {identify(each, within)}" for key, each in value.items()) + "}"
-        )
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(identify(each, within) for each in value) + "]"
-    if isinstance(value, set | frozenset):
-        return "{" + ", ".join(sorted(identify(each, within) for each in value)) + "}"
-    if isinstance(value, partial):
-        arguments = f"{identify(value.args, within)}, {identify(value.keywords, within)}"
-        return f"partial({identify(value.func, within)}, {arguments})"
-    if isinstance(value, MethodType):
-        return f"{identify(value.__self__, within)}.{identify(value.__func__, within)}"
-    if isinstance(value, CodeType):
-        return f"{value.co_code!r}, {identify(value.co_consts, within)}, {value.co_names!r}"
-    if isinstance(value, FunctionType):
-        enclosed = [_content(cell) for cell in value.__closure__ or ()]
-        content = [value.__code__, value.__defaults__, value.__kwdefaults__, enclosed]
-        return f"{value.__qualname__} {_digest(identify(content, within).encode())}"
-    if isinstance(value, spaces.Space):
-        return str(value)
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # Assigned later
-        return None
-
-
-def _digest(value: bytes | np.ndarray) -> str:
-    if isinstance(value, np.ndarray):
-        # Bytes of objects are addresses
-        value = b"" if value.dtype.hasobject else value.tobytes()
-    return hashlib.sha256(value).hexdigest()[:DIGEST_LENGTH]
 
 
 class ScriptedPolicy:
@@ -144,14 +91,18 @@ class FunctionPolicy(ScriptedPolicy):
     @property
     def name(self) -> str:
         """
-        With a digest of what it does, as far as that can be told: all lambdas have the same name.
+        Module and name of the function, or of the object's class.
+
+        :raises ValueError: if it has none: a lambda, for instance
         """
-        name = identify(self._function)
-        if isinstance(self._function, FunctionType):
-            return name
-        function = self._function.func if isinstance(self._function, partial) else self._function
-        short = getattr(function, "__qualname__", type(function).__qualname__)
-        return short if name == short else f"{short} {_digest(name.encode())}"
+        is_object = not isinstance(self._function, partial) and not hasattr(self._function, "__qualname__")
+        name = name_of(type(self._function) if is_object else self._function)
+        if name is None:
+            raise ValueError(
+                f"The policy {self._function!r} has no name by which the same call could recognize it when it resumes: "
+                "pass policy_name='...', or define it at the top level of a module."
+            )
+        return name
 
     def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
         return self._function(observation)

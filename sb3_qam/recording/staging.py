@@ -4,11 +4,10 @@ Episodes on their way into a dataset: from any process to files of their own, an
 Whatever is killed when, the cache holds the dataset as it was published last, and no finished episode is lost.
 """
 
+import hashlib
 import json
 import os
-import pickle
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import h5py
 import minari
+import numpy as np
+from filelock import FileLock, Timeout
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.dataset.minari_storage import MinariStorage
@@ -24,17 +26,15 @@ from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage import get_dataset_path
 
 from sb3_qam.datasets.hdf5 import MAIN_FILE, UNCOMPRESSED, has_images
-from sb3_qam.datasets.sources import METADATA_FILE
-
-try:
-    import fcntl
-except ImportError:  # Windows, where two collectors do not notice each other
-    fcntl = None  # type: ignore[assignment]
+from sb3_qam.datasets.sources import METADATA_FILE, read_metadata
+from sb3_qam.utils.atomic import atomic_write, sync
 
 # Hidden, which Minari passes over when it lists datasets
 STAGING_FOLDER = ".sb3_qam_collect"
 DESCRIPTION_KEY = "sb3_qam_collect"
-DESCRIPTION_FILE = "description.json"
+# An hdf5 file is up to 7 times as large as arrays of a few numbers, and up to a quarter larger than long ones, for chunks
+# that are not full
+SMALL_EPISODE = 32 * 1024
 
 Description = dict[str, str | int | bool]
 
@@ -43,11 +43,45 @@ def write_episode(folder: Path, number: int, episode: EpisodeBuffer) -> None:
     """
     :param folder: Where episodes are staged
     :param number: Number of the episode
-    :param episode: The episode; its file appears when it is complete
+    :param episode: The episode; its file, arrays and no objects, appears when it is complete
     """
-    unfinished = folder / f"{number}-unfinished-{os.getpid()}"
-    unfinished.write_bytes(pickle.dumps(episode))
-    os.replace(unfinished, folder / f"{number}.pickle")
+    arrays: dict[str, np.ndarray] = {}
+
+    def names(value: Any) -> Any:
+        """The same structure, with the names of arrays in their places."""
+        if isinstance(value, dict):
+            return {key: names(part) for key, part in value.items()}
+        if isinstance(value, tuple):
+            return [names(part) for part in value]
+        name = f"array{len(arrays)}"
+        arrays[name] = np.asarray(value)
+        return name
+
+    present = {key: value for key, value in vars(episode).items() if value is not None}
+    structure = json.dumps(names(present))
+    with atomic_write(folder / f"{number}.npz") as path:
+        np.savez(path, structure=structure, **arrays)  # type: ignore[arg-type]
+
+
+def read_episode(path: Path) -> EpisodeBuffer:
+    """
+    :param path: What :func:`write_episode` wrote
+    :return: The episode
+    :raises ValueError: if the file is damaged, or holds anything but arrays
+    """
+
+    def values(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: values(each) for key, each in part.items()}
+        return tuple(map(values, part)) if isinstance(part, list) else file[part]
+
+    try:
+        with np.load(path) as file:
+            return EpisodeBuffer(**values(json.loads(str(file["structure"]))))
+    except Exception as error:
+        raise ValueError(
+            f"The staged episode {path} cannot be read ({error}): remove it, to record it again."
+        ) from error
 
 
 class Staging:
@@ -62,77 +96,72 @@ class Staging:
         self.dataset_id = dataset_id
         self.dataset_folder = root / dataset_id
         self.folder = root / STAGING_FOLDER / quote(dataset_id, safe="")
-        self._new_folder = self.folder.with_name(f"{self.folder.name}-new")
-        self._old_folder = self.folder.with_name(f"{self.folder.name}-old")
         self.episodes_folder = self.folder
         self.finished: set[int] = set()
+        #: Number of episodes in the Minari cache
+        self.n_published = 0
         self._n_ready = 0
+        self._description_file = self.folder / "description.json"
         self._description: Description = {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """
-        :raises RuntimeError: if another process writes this dataset; a lock ends with its process
+        :raises RuntimeError: if another process, which is named, writes this dataset; a lock ends with its process
         """
-        path = self.folder.with_name(f"{self.folder.name}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            with open(path, "a+") as file:
-                if fcntl is not None:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        file.seek(0)
-                        raise RuntimeError(
-                            f"Dataset '{self.dataset_id}' is being written by process {file.read() or '(unknown)'}: "
-                            "wait for it, stop it, or choose another dataset_id."
-                        ) from None
-                if not _is_file_at(file.fileno(), path):
-                    # Removed by the process that had it, between opening and locking
-                    continue
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
+        folder = self.folder.parent / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{self.folder.name}.lock")
+        # Who tries to get a lock empties its file
+        holder = folder / f"{self.folder.name}.pid"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            pid = holder.read_text() if holder.exists() else "(unknown)"
+            raise RuntimeError(
+                f"Dataset '{self.dataset_id}' is being written by process {pid}: wait for it, stop it, or choose "
+                "another dataset_id."
+            ) from None
+        try:
+            holder.write_text(str(os.getpid()))
+            yield
+        finally:
+            lock.release()
 
     def begin(self, description: Description) -> None:
         """
-        Begin a collection, or go on with one.
+        Begin a collection, or resume one.
 
         :param description: What the episodes depend on
         :raises ValueError: if the dataset was not collected by ``collect``, or with another description
         """
-        for leftover in (self._new_folder, self._old_folder):
-            shutil.rmtree(leftover, ignore_errors=True)
         self._description = description
         if self.dataset_folder.exists():
-            self._check(description, self._published_metadata().get(DESCRIPTION_KEY))
-        if self.folder.exists() and not (list(self.folder.glob("*/*.pickle")) or (self.folder / "prepared").exists()):
-            # Of a collection that failed at once, and may have been wrong
-            self.remove()
-        if self.folder.exists():
-            staged = json.loads((self.folder / DESCRIPTION_FILE).read_text())
-            self._check(description, staged["description"])
+            try:
+                published = read_metadata(self.dataset_folder / "data")
+            except ValueError:
+                published = {}
+            self._check(description, published.get(DESCRIPTION_KEY))
+            self.n_published = published["total_episodes"]
+        # Of their own, so that a worker that outlived a killed collection does not write into another one
+        digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+        self.episodes_folder = self.folder / digest[:12]
+        if self._description_file.exists() and list(self.folder.glob("*/[0-9]*.npz")):
+            self._check(description, json.loads(self._description_file.read_text()))
         else:
-            # An own name, so that a worker that outlived a killed collection does not write into the next one
-            staged = {"episodes": uuid.uuid4().hex, "description": description}
-            (self._new_folder / staged["episodes"]).mkdir(parents=True)
-            (self._new_folder / DESCRIPTION_FILE).write_text(json.dumps(staged))
-            self._new_folder.rename(self.folder)
-        self.episodes_folder = self.folder / staged["episodes"]
-        self._finish_publishing()
-        self.finished = {int(path.stem) for path in self.episodes_folder.glob("*.pickle")}
+            # Nothing is there, or what a collection left that failed at once, and may have been wrong
+            self.remove()
+            self.episodes_folder.mkdir(parents=True)
+            with atomic_write(self._description_file) as path:
+                path.write_text(json.dumps(description))
+        self.finished = {int(path.stem) for path in self.episodes_folder.glob("[0-9]*.npz")}
         self.finished.update(range(self.n_published))
 
     def _check(self, description: Description, stored: Description | None) -> None:
         if stored is None:
             raise ValueError(
-                f"Dataset '{self.dataset_id}' in the Minari cache was not made by collect(), which only goes on with "
-                f"its own: choose another dataset_id, or remove it with `minari delete {self.dataset_id}`."
+                f"Dataset '{self.dataset_id}' in the Minari cache was not made by collect(), which resumes only its "
+                f"own: choose another dataset_id, or remove it with `minari delete {self.dataset_id}`."
             )
         different = [
             f"{key} {stored.get(key)!r} there, {description.get(key)!r} here"
@@ -141,26 +170,10 @@ class Staging:
         ]
         if different:
             raise ValueError(
-                f"Dataset '{self.dataset_id}' is collected with other arguments: {'; '.join(different)}. Go on with "
+                f"Dataset '{self.dataset_id}' is collected with other arguments: {'; '.join(different)}. Resume with "
                 f"those, choose another dataset_id, or remove it with `minari delete {self.dataset_id}` and the folder "
                 f"{self.folder}."
             )
-
-    def _published_metadata(self) -> dict[str, Any]:
-        """
-        :return: What Minari knows of the published dataset, nothing if it cannot read it
-        """
-        try:
-            return MinariStorage.read_raw_metadata(self.dataset_folder / "data")
-        except ValueError:
-            return {}
-
-    @property
-    def n_published(self) -> int:
-        """
-        Number of episodes in the Minari cache.
-        """
-        return self._published_metadata().get("total_episodes", 0) if self.dataset_folder.exists() else 0
 
     def n_ready(self, n_episodes: int) -> int:
         """
@@ -173,105 +186,88 @@ class Staging:
 
     def publish(self, n_episodes: int, metadata: dict[str, Any], **new_storage: Any) -> None:
         """
-        Bring finished episodes into the Minari cache. Minari's files are written elsewhere, and appear complete.
+        Bring finished episodes into the Minari cache.
 
         :param n_episodes: How many there shall be, all of them finished
         :param metadata: Of a new dataset
         :param new_storage: Spaces and environment of a new dataset
+        :raises OSError: if there is not enough room
         """
-        self._finish_publishing()
-        first = self.n_published
-        if n_episodes <= first:
-            return
-        self._publish((self._read_episode(number) for number in range(first, n_episodes)), metadata, **new_storage)
-        for number in range(first, n_episodes):
-            self._episode_path(number).unlink()
+        paths = [self.episodes_folder / f"{number}.npz" for number in range(self.n_published, n_episodes)]
+        if paths:
+            n_bytes = sum(path.stat().st_size for path in paths)
+            self.write(map(read_episode, paths), len(paths), n_bytes, metadata, **new_storage)
+            for path in paths:
+                path.unlink()
 
-    def publish_whole(self, episodes: Iterable[EpisodeBuffer], metadata: dict[str, Any], **new_storage: Any) -> None:
+    def write(
+        self, episodes: Iterable[EpisodeBuffer], n_episodes: int, n_bytes: int, metadata: dict[str, Any], **new: Any
+    ) -> None:
         """
-        Bring all the episodes of a dataset into the Minari cache at once, without staging each.
+        Write episodes behind those in the Minari cache. Files are written elsewhere, and appear complete.
 
         :param episodes: The episodes
-        :param metadata: Of the dataset
-        :param new_storage: Its spaces and environment
+        :param n_episodes: Their number
+        :param n_bytes: The size of their arrays
+        :param metadata: Of a new dataset
+        :param new: Spaces and environment of a new dataset
+        :raises OSError: if there is not enough room
         """
-        if self.n_published == 0:
-            self._publish(episodes, metadata, **new_storage)
-
-    def _publish(self, episodes: Iterable[EpisodeBuffer], metadata: dict[str, Any], **new_storage: Any) -> None:
-        unprepared = self.folder / "unprepared"
-        shutil.rmtree(unprepared, ignore_errors=True)
-        data = unprepared / "data"
+        published, twin = self.dataset_folder / "data", self.folder / "twin"
+        shutil.rmtree(twin, ignore_errors=True)
+        is_new = not self.dataset_folder.exists()
+        needed = 1.25 * n_bytes + 6 * min(n_bytes, n_episodes * SMALL_EPISODE)
+        self._check_room(needed if is_new else needed + (published / MAIN_FILE).stat().st_size)
+        data = twin / "data"
         data.mkdir(parents=True)
-        if self.n_published > 0:
-            for name in (MAIN_FILE, METADATA_FILE):
-                shutil.copyfile(self.dataset_folder / "data" / name, data / name)
-            storage = MinariStorage.read(data)
-        else:
-            if not UNCOMPRESSED and has_images(new_storage["observation_space"]):
-                warnings.warn(
-                    f"Minari {minari.__version__} stores images as JPEG only, and what is read is not quite what was "
-                    "recorded. Images as they are need Minari 0.5.4, and with it Python 3.11."
-                )
-            storage = MinariStorage.new(data, data_format="hdf5", **UNCOMPRESSED, **new_storage)
-            storage.update_metadata(
-                {
-                    "dataset_id": self.dataset_id,
-                    "minari_version": minari.__version__,
-                    DESCRIPTION_KEY: self._description,
-                    **metadata,
-                }
-            )
+        storage = self._new_storage(data, metadata, **new) if is_new else self._copy(published, data)
         storage.update_episodes(episodes)
         for name in (MAIN_FILE, METADATA_FILE):
-            _sync(data / name)
-        unprepared.rename(self.folder / "prepared")
-        self._finish_publishing()
-
-    def _finish_publishing(self) -> None:
-        """
-        Go on where publishing was interrupted after everything had been written.
-        """
-        prepared = self.folder / "prepared"
-        if not prepared.exists():
-            return
-        if self.dataset_folder.exists():
-            # In this order the metadata never promises episodes that the data does not hold
-            for name in (MAIN_FILE, METADATA_FILE):
-                if (prepared / "data" / name).exists():
-                    os.replace(prepared / "data" / name, self.dataset_folder / "data" / name)
-        elif (prepared / "data" / MAIN_FILE).exists():
+            sync(data / name)
+        if is_new:
             namespace = parse_dataset_id(self.dataset_id)[0]
             if namespace is not None and namespace not in list_local_namespaces():
                 create_namespace(namespace)
             self.dataset_folder.parent.mkdir(parents=True, exist_ok=True)
-            prepared.rename(self.dataset_folder)
-        shutil.rmtree(prepared, ignore_errors=True)
+            twin.rename(self.dataset_folder)
+        else:
+            # In this order the metadata never promises episodes that the data does not hold
+            for name in (MAIN_FILE, METADATA_FILE):
+                os.replace(data / name, published / name)
+        self.n_published += n_episodes
 
-    def _episode_path(self, number: int) -> Path:
-        return self.episodes_folder / f"{number}.pickle"
+    def _check_room(self, n_bytes: float) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < n_bytes:
+            # hdf5 itself ends the process, where it finds no room for what it holds in memory
+            raise OSError(
+                f"Publishing dataset '{self.dataset_id}' needs {n_bytes / 1e6:.1f} MB, and {free / 1e6:.1f} MB are "
+                f"free on the disk of {self.folder}. Make room and call it again: finished episodes are kept."
+            )
 
-    def _read_episode(self, number: int) -> EpisodeBuffer:
-        return pickle.loads(self._episode_path(number).read_bytes())
+    def _copy(self, published: Path, data: Path) -> MinariStorage:
+        for name in (MAIN_FILE, METADATA_FILE):
+            shutil.copyfile(published / name, data / name)
+        with h5py.File(data / MAIN_FILE, "a") as file:
+            # Where it was killed before the metadata were in place
+            for number in range(self.n_published, len(file)):
+                del file[f"episode_{number}"]
+        return MinariStorage.read(data)
+
+    def _new_storage(self, data: Path, metadata: dict[str, Any], **new: Any) -> MinariStorage:
+        if not UNCOMPRESSED and has_images(new["observation_space"]):
+            warnings.warn(
+                f"Minari {minari.__version__} stores images as JPEG only, and what is read is not quite what was "
+                "recorded. Images as they are need Minari 0.5.4, and with it Python 3.11."
+            )
+        storage = MinariStorage.new(data, data_format="hdf5", **UNCOMPRESSED, **new)
+        own = {"dataset_id": self.dataset_id, "minari_version": minari.__version__, DESCRIPTION_KEY: self._description}
+        storage.update_metadata(own | metadata)
+        return storage
 
     def remove(self) -> None:
         """
-        Remove what is staged, by its name first: it is never there in part.
+        Remove what is staged, its description first: without one, nothing is taken for staged.
         """
-        self.folder.rename(self._old_folder)
-        shutil.rmtree(self._old_folder, ignore_errors=True)
-
-
-def _is_file_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _sync(path: Path) -> None:
-    """
-    To the disk, so that a power failure does not leave an empty file under the final name.
-    """
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+        self._description_file.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
