@@ -58,7 +58,8 @@ def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | Non
 
     def absolute(each: DatasetSource) -> DatasetSource:
         is_folder = isinstance(each, os.PathLike) or (isinstance(each, str) and _names_a_folder(each))
-        return str(expanded(each).resolve()) if is_folder else each  # type: ignore[arg-type]
+        # Path.expanduser() fails where nobody knows the home folder
+        return os.path.realpath(os.path.expanduser(each)) if is_folder else each
 
     if source is None:
         return None
@@ -92,10 +93,15 @@ def recover_environment(source: OfflineDataset | None) -> gym.Env:
         ) from error
 
 
-def wrap_dataset(source: str | os.PathLike[str] | MinariDataset, *wrappers: EnvWrapper) -> WrappedDataset:
+def wrap_dataset(
+    source: str | os.PathLike[str] | OpenDataset, *wrappers: EnvWrapper, key: str | None = None
+) -> WrappedDataset:
     """
     :param source: Id or folder of a dataset, or a dataset object
     :param wrappers: Wrapper classes, or functions of an environment, applied in this order
+    :param key: A name for what all of the wrappers do, by which mapped files are found again: choose another one when
+        they do something else. Needed for ``offline_storage="memmap"`` and wrappers that have no name under which they
+        could be imported, such as lambdas
     :return: The dataset as the wrapped environment would have given it; it stands wherever a dataset may stand
     :raises ValueError: if a wrapper cannot be used
     :raises TypeError: if it is a list
@@ -104,8 +110,8 @@ def wrap_dataset(source: str | os.PathLike[str] | MinariDataset, *wrappers: EnvW
         raise TypeError(f"wrap_dataset() takes one dataset, got {source!r}: wrap each of them.")
     dataset = open_dataset(source)
     if isinstance(dataset, WrappedDataset):
-        return WrappedDataset(dataset.dataset, *dataset.wrappers, *wrappers)
-    return WrappedDataset(dataset, *wrappers)
+        dataset, wrappers = dataset.dataset, (*dataset.wrappers, *wrappers)
+    return WrappedDataset(dataset, *wrappers, key=key)
 
 
 def episodes_of(dataset: OpenDataset) -> Iterator[tuple[Place, EpisodeData]]:
@@ -129,7 +135,7 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
     if isinstance(source, OpenDataset):
         dataset = source
     elif isinstance(source, os.PathLike) or (isinstance(source, str) and _names_a_folder(source)):
-        dataset = _open_folder(expanded(source))
+        dataset = _open_folder(Path(os.path.expanduser(source)))
     elif isinstance(source, str):
         dataset = _open_id(source)
     else:
@@ -144,7 +150,7 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
         raise ValueError(
             f"The episodes of dataset '{dataset.id}' cannot be counted: {error}. Its file is damaged."
         ) from error
-    if dataset.total_episodes == 0 or n_steps == 0:
+    if dataset.total_episodes == 0 or n_steps <= 0:
         raise ValueError(
             f"Dataset '{dataset.id}' is empty ({dataset.total_episodes} episodes, {n_steps} steps): "
             "collect episodes first, or filter less."
@@ -174,14 +180,6 @@ def _names_a_folder(source: str) -> bool:
     return os.path.isdir(os.path.expanduser(source)) and not (is_id and source in minari.list_local_datasets())
 
 
-def expanded(path: str | os.PathLike[str]) -> Path:
-    """
-    :param path: A path
-    :return: The path with the home folder in the place of ``~``, or as it is where nobody knows that folder
-    """
-    return Path(os.path.expanduser(path))
-
-
 def _open_folder(folder: Path) -> MinariDataset:
     # Minari keeps the files of a dataset in a folder 'data' below the one that has its name
     data_path = next((path for path in (folder, folder / "data") if (path / METADATA_FILE).is_file()), None)
@@ -200,11 +198,20 @@ def _open_id(dataset_id: str) -> MinariDataset:
     return _open(data_path, f"Download it again by `minari download --force {dataset_id}`, or collect it again.")
 
 
+def _open(data_path: Path, way_out: str) -> MinariDataset:
+    try:
+        read_metadata(data_path)
+        return MinariDataset(data_path)
+    except Exception as error:
+        # What an interrupted download or copy has left, of which Minari raises anything
+        raise ValueError(f"The dataset in {data_path} cannot be opened: {error!r}. {way_out}") from error
+
+
 def read_metadata(data_path: Path) -> dict[str, Any]:
     """
     :param data_path: The folder of a dataset's files
-    :return: Its metadata, which know the spaces: where they do not, Minari makes the environment to ask it, which runs
-        code that the metadata name
+    :return: Its metadata. They know the spaces: where they do not, Minari would make the environment to ask it, which
+        runs whatever code the metadata name
     :raises ValueError: if they cannot be read, or lack what every dataset has
     """
     try:
@@ -213,17 +220,8 @@ def read_metadata(data_path: Path) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(f"{METADATA_FILE} is damaged ({type(error).__name__}: {error})") from error
     if missing:
-        raise ValueError(f"{METADATA_FILE} lacks {', '.join(missing)}, or says something else there")
+        raise ValueError(f"{METADATA_FILE} does not say {', '.join(missing)}")
     return metadata
-
-
-def _open(data_path: Path, way_out: str) -> MinariDataset:
-    try:
-        read_metadata(data_path)
-        return MinariDataset(data_path)
-    except Exception as error:
-        # What an interrupted download or copy has left, of which Minari raises anything
-        raise ValueError(f"The dataset in {data_path} cannot be opened: {error!r}. {way_out}") from error
 
 
 def _download(dataset_id: str) -> None:

@@ -45,20 +45,23 @@ def load_episodes(
     if storage != "memmap":
         return read_episodes(*datasets, transform=transform)
     folder = cache_folder(datasets, transform)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever comes second waits, and finds it done
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
-            if not folder.exists():
-                _write(datasets, folder, transform)
-    except OSError as error:
-        raise OSError(
-            f"The mapped files of '{datasets[0].id}' cannot be written to {folder}: {error}. "
-            f"Make room there, or choose another folder with the environment variable {CACHE_VARIABLE}."
-        ) from error
+    # Complete files need no lock, which could not be had where nothing may be written
+    if not folder.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Whoever comes second waits, and finds it done
+            with FileLock(folder.with_name(f".{folder.name}.lock")):
+                if not folder.exists():
+                    _write(datasets, folder, transform)
+        except OSError as error:
+            raise OSError(
+                f"The mapped files of '{datasets[0].id}' cannot be written to {folder}: {error}. "
+                f"Make room there, or choose another folder with the environment variable {CACHE_VARIABLE}."
+            ) from error
     try:
         return open_mapped(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # NumPy raises anything, depending on where a file was cut
         raise OSError(
             f"The mapped files in {folder} cannot be read: {error}. Remove that folder: they are written again."
         ) from error
@@ -68,20 +71,25 @@ def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None 
     """
     :param datasets: Datasets
     :param transform: What is made of rewards and terminations
-    :return: Where their mapped files belong: another folder if a file of theirs, the choice of episodes, or the
-        transform is another
+    :return: Where their mapped files belong: another folder if a file of theirs, the choice of episodes, the wrappers
+        or the transform are others
+    :raises ValueError: if wrappers have no name, see :func:`~sb3_qam.datasets.sources.wrap_dataset`
+    :raises OSError: if nobody knows the home folder
     """
     described: list[Any] = [FORMAT_VERSION, repr(transform)]
     for dataset in datasets:
-        recorded = dataset.dataset if isinstance(dataset, WrappedDataset) else dataset
-        files = sorted(path for path in Path(recorded.storage.data_path).rglob("*") if path.is_file())
+        files = sorted(path for path in Path(dataset.storage.data_path).rglob("*") if path.is_file())
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        described.append([dataset.id, stats, recorded.episode_indices.tolist()])
-        if isinstance(dataset, WrappedDataset):
-            described.append(dataset.fingerprint())
-    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
-    root = Path(os.environ.get(CACHE_VARIABLE, "~/.cache/sb3_qam")).expanduser()
-    return root / "memmap" / key
+        wrappers = [dataset.key, str(dataset.observation_space)] if isinstance(dataset, WrappedDataset) else []
+        described.append([dataset.id, stats, dataset.episode_indices.tolist(), wrappers])
+    digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
+    root = os.path.expanduser(os.environ.get(CACHE_VARIABLE, "~/.cache/sb3_qam"))
+    if root.startswith("~"):
+        raise OSError(
+            f"There is no home folder to keep mapped files in, {root}: choose a folder with the environment variable "
+            f"{CACHE_VARIABLE}."
+        )
+    return Path(root) / "memmap" / digest
 
 
 class MappedFolder:
@@ -157,7 +165,7 @@ def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform
     unfinished.mkdir()
     try:
         store = MappedFolder(unfinished)
-        episodes = read_episodes(*datasets, store=store, transform=transform)
+        episodes = read_episodes(*datasets, transform=transform, allocate=store.allocate, release=store.release)
         store.release()
         np.save(unfinished / "lengths.npy", episodes.lengths)
         keys = sorted(episodes.observations) if isinstance(episodes.observations, dict) else None

@@ -182,10 +182,10 @@ def _describe(env: gym.Env) -> dict[str, str]:
     while isinstance(inner, gym.Wrapper):
         wrappers.append(f"{type(inner).__qualname__} {_plain(getattr(inner, '_saved_kwargs', {}))}")
         inner = inner.env
-    is_registered = env.spec is not None
+    spec = env.spec
     return {
-        "env": f"{env.spec.id} {_plain(env.spec.kwargs)}" if is_registered else type(inner).__qualname__,
-        "max_episode_steps": str(env.spec.max_episode_steps if is_registered else None),
+        "env": type(inner).__qualname__ if spec is None else f"{spec.id} {_plain(spec.kwargs)}",
+        "max_episode_steps": str(None if spec is None else spec.max_episode_steps),
         "wrappers": ", ".join(wrappers),
         "observations": str(env.observation_space),
         "actions": str(env.action_space),

@@ -66,13 +66,13 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     description = f"OGBench's {file_id} with the rewards of {task_id}."
     if dataset_id in minari.list_local_datasets():
         dataset = open_dataset(dataset_id)
-        there = dataset.storage.metadata.get("description")  # type: ignore[union-attr]
+        there = dataset.storage.metadata.get("description")
         if there != description:
             raise ValueError(
                 f"Dataset '{dataset_id}' in the Minari cache is not of '{task_id}', its description is {there!r}: "
                 f"choose another dataset_id, or remove it with `minari delete {dataset_id}`."
             )
-        return dataset  # type: ignore[return-value]
+        return dataset
     if path is None:
         download_datasets([file_id])
         path = Path(DEFAULT_DATASET_DIR).expanduser() / f"{file_id}.npz"

@@ -32,8 +32,8 @@ from sb3_qam.utils.atomic import atomic_write, sync
 # Hidden, which Minari passes over when it lists datasets
 STAGING_FOLDER = ".sb3_qam_collect"
 DESCRIPTION_KEY = "sb3_qam_collect"
-# An hdf5 file is up to 7 times as large as arrays of a few numbers, and up to a quarter larger than long ones, for chunks
-# that are not full
+# An hdf5 file is up to 7 times as large as arrays of a few numbers, and up to a quarter larger than long ones, whose
+# last chunks are not full
 SMALL_EPISODE = 32 * 1024
 
 Description = dict[str, str | int | bool]
