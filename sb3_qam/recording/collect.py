@@ -16,7 +16,7 @@ from sb3_qam.datasets.sources import check_dataset_id
 from sb3_qam.recording.rollout import check_storable
 from sb3_qam.recording.scripted import ScriptedPolicy, as_scripted
 from sb3_qam.recording.staging import Staging
-from sb3_qam.recording.workers import Job, Recorded, record_here, record_in_processes
+from sb3_qam.recording.workers import Recorded, record, record_here, record_in_processes
 from sb3_qam.utils.checks import check_positive_int
 from sb3_qam.utils.names import plain
 
@@ -81,8 +81,8 @@ def collect(
     :raises RuntimeError: if the dataset is being collected by another process, or a worker process fails
     :raises ImportError: if the progress bar's packages are missing
     """
-    for name, value in {"n_episodes": n_episodes, "n_processes": n_processes}.items():
-        check_positive_int(name, value)
+    check_positive_int("n_episodes", n_episodes)
+    check_positive_int("n_processes", n_processes)
     check_positive_int("seed", seed, minimum=0)
     if max_episode_steps is not None:
         check_positive_int("max_episode_steps", max_episode_steps)
@@ -127,11 +127,11 @@ def collect(
                 env_spec=_storable_spec(own_env),
             )
             todo = [number for number in range(n_episodes) if number not in staging.finished]
-            job = Job(make_env, acting, seed, record_infos, staging.episodes_folder)
+            job = partial(record, policy=acting, seed=seed, record_infos=record_infos, folder=staging.episodes_folder)
             if n_processes == 1 or not todo:
                 recorded = record_here(job, own_env, todo)
             else:
-                recorded = record_in_processes(job, todo, min(n_processes, len(todo)))
+                recorded = record_in_processes(job, make_env, todo, min(n_processes, len(todo)))
             try:
                 with closing(recorded):  # type: ignore[type-var]
                     _follow(recorded, staging, n_episodes, publish, progress_bar)
@@ -180,7 +180,9 @@ def _describe(env: gym.Env) -> dict[str, str]:
     wrappers = []
     inner = env
     while isinstance(inner, gym.Wrapper):
-        wrappers.append(f"{type(inner).__qualname__} {_plain(getattr(inner, '_saved_kwargs', {}))}")
+        # RL Zoo puts a class of its own in the place of TimeLimit
+        name = type(inner).__qualname__.removeprefix("Patched")
+        wrappers.append(f"{name} {_plain(getattr(inner, '_saved_kwargs', {}))}")
         inner = inner.env
     spec = env.spec
     return {

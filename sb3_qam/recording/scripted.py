@@ -13,12 +13,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_qam.utils.names import name_of
-
-# Digits of a digest that tell two models apart
-DIGEST_LENGTH = 12
 
 
 class ScriptedPolicy:
@@ -118,9 +114,7 @@ class PredictPolicy(ScriptedPolicy):
 
     def __init__(self, model: Any, deterministic: bool) -> None:
         self._model, self._deterministic = model, deterministic
-        self._normalization: VecNormalize | None = None
-        if isinstance(model, BaseAlgorithm):
-            self._normalization = model.get_vec_normalize_env()
+        self._normalization = model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
 
     @property
     def name(self) -> str:
@@ -137,18 +131,16 @@ class PredictPolicy(ScriptedPolicy):
             digest.update(value.cpu().numpy().tobytes())
         if self._normalization is not None:
             digest.update(pickle.dumps(getattr(self._normalization, "obs_rms", None)))
-        return f"{name} {digest.hexdigest()[:DIGEST_LENGTH]}"
+        return f"{name} {digest.hexdigest()[:12]}"
 
     def check(self, env: gym.Env) -> None:
-        for name in ("observation", "action"):
-            of_env = getattr(env, f"{name}_space")
-            of_model = getattr(self._model, f"{name}_space", of_env)
-            if not _same_shape(of_model, of_env):
-                raise ValueError(
-                    f"The model's {name} space does not fit the environment: {of_model} against {of_env}. Collect in "
-                    "the environment it was trained in; what a VecEnv made of its observations (stacked frames, for "
-                    "instance), a wrapper of gymnasium.wrappers has to make here."
-                )
+        of_model = getattr(self._model, "observation_space", env.observation_space)
+        if _sizes(of_model) != _sizes(env.observation_space):
+            raise ValueError(
+                f"The model's observation space does not fit the environment: {of_model} against "
+                f"{env.observation_space}. Collect in the environment it was trained in; what a VecEnv made of its "
+                "observations (stacked frames, for instance), a wrapper of gymnasium.wrappers has to make here."
+            )
 
     def reset(self, observation: Any, info: dict[str, Any], env: gym.Env, rng: np.random.Generator) -> None:
         self._state: Any = None
@@ -158,11 +150,8 @@ class PredictPolicy(ScriptedPolicy):
             getattr(self._model, "policy", self._model).reset_noise()
 
     def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
-        batch: Any
-        if isinstance(observation, dict):
-            batch = {key: np.asarray(value)[None] for key, value in observation.items()}
-        else:
-            batch = np.asarray(observation)[None]
+        is_dict = isinstance(observation, dict)
+        batch: Any = {k: v[None] for k, v in observation.items()} if is_dict else np.asarray(observation)[None]
         if self._normalization is not None:
             batch = self._normalization.normalize_obs(batch)
         actions, self._state = self._model.predict(batch, self._state, self._episode_start, self._deterministic)
@@ -189,21 +178,13 @@ class PredictPolicy(ScriptedPolicy):
             self._model = algorithm.load(io.BytesIO(file), device=device, **kwargs)
 
 
-def _same_shape(of_model: spaces.Space, of_env: spaces.Space) -> bool:
+def _sizes(space: spaces.Space) -> Any:
     """
-    :return: Whether they differ in bounds, types and the place of an image's channels only, none of which keeps a
-        model from acting
+    :return: The sizes of observations, or of each key, in any order: SB3 moves the channels of images
     """
-    if isinstance(of_model, spaces.Dict) and isinstance(of_env, spaces.Dict):
-        return set(of_model.spaces) == set(of_env.spaces) and all(
-            _same_shape(of_model[key], of_env[key]) for key in of_model.spaces
-        )
-    if isinstance(of_model, spaces.Box) and isinstance(of_env, spaces.Box):
-        shapes = [of_env.shape]
-        if len(of_env.shape) == 3:
-            shapes.append((of_env.shape[2], *of_env.shape[:2]))
-        return of_model.shape in shapes
-    return of_model == of_env
+    if isinstance(space, spaces.Dict):
+        return {key: _sizes(part) for key, part in space.items()}
+    return sorted(space.shape) if isinstance(space, spaces.Box) else space
 
 
 def as_scripted(policy: Any, deterministic: bool) -> ScriptedPolicy:
@@ -213,10 +194,10 @@ def as_scripted(policy: Any, deterministic: bool) -> ScriptedPolicy:
     :return: The same behind one interface
     :raises TypeError: if it is something else
     """
-    if isinstance(policy, ScriptedPolicy):
-        return policy
     if policy is None:
         return RandomPolicy()
+    if isinstance(policy, ScriptedPolicy):
+        return policy
     # Models of SB3's are not callable, but its policies are, with another meaning
     if callable(getattr(policy, "predict", None)):
         return PredictPolicy(policy, deterministic)

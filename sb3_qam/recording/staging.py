@@ -101,7 +101,6 @@ class Staging:
         #: Number of episodes in the Minari cache
         self.n_published = 0
         self._n_ready = 0
-        self._description_file = self.folder / "description.json"
         self._description: Description = {}
 
     @contextmanager
@@ -139,41 +138,29 @@ class Staging:
         if self.dataset_folder.exists():
             try:
                 published = read_metadata(self.dataset_folder / "data")
-            except ValueError:
-                published = {}
-            self._check(description, published.get(DESCRIPTION_KEY))
+                stored = dict(published[DESCRIPTION_KEY])
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(
+                    f"Dataset '{self.dataset_id}' in the Minari cache was not made by collect(), which resumes only "
+                    f"its own: choose another dataset_id, or remove it with `minari delete {self.dataset_id}`."
+                ) from None
+            different = [
+                f"{key} {stored.get(key)!r} there, {description.get(key)!r} here"
+                for key in dict.fromkeys([*description, *stored])
+                if stored.get(key) != description.get(key)
+            ]
+            if different:
+                raise ValueError(
+                    f"Dataset '{self.dataset_id}' is collected with other arguments: {'; '.join(different)}. Resume "
+                    f"with those, choose another dataset_id, or remove it with `minari delete {self.dataset_id}`."
+                )
             self.n_published = published["total_episodes"]
-        # Of their own, so that a worker that outlived a killed collection does not write into another one
+        # Episodes of other arguments, which may still arrive from the worker of a killed collection, lie elsewhere
         digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
         self.episodes_folder = self.folder / digest[:12]
-        if self._description_file.exists() and list(self.folder.glob("*/[0-9]*.npz")):
-            self._check(description, json.loads(self._description_file.read_text()))
-        else:
-            # Nothing is there, or what a collection left that failed at once, and may have been wrong
-            self.remove()
-            self.episodes_folder.mkdir(parents=True)
-            with atomic_write(self._description_file) as path:
-                path.write_text(json.dumps(description))
+        self.episodes_folder.mkdir(parents=True, exist_ok=True)
         self.finished = {int(path.stem) for path in self.episodes_folder.glob("[0-9]*.npz")}
         self.finished.update(range(self.n_published))
-
-    def _check(self, description: Description, stored: Description | None) -> None:
-        if stored is None:
-            raise ValueError(
-                f"Dataset '{self.dataset_id}' in the Minari cache was not made by collect(), which resumes only its "
-                f"own: choose another dataset_id, or remove it with `minari delete {self.dataset_id}`."
-            )
-        different = [
-            f"{key} {stored.get(key)!r} there, {description.get(key)!r} here"
-            for key in dict.fromkeys([*description, *stored])
-            if stored.get(key) != description.get(key)
-        ]
-        if different:
-            raise ValueError(
-                f"Dataset '{self.dataset_id}' is collected with other arguments: {'; '.join(different)}. Resume with "
-                f"those, choose another dataset_id, or remove it with `minari delete {self.dataset_id}` and the folder "
-                f"{self.folder}."
-            )
 
     def n_ready(self, n_episodes: int) -> int:
         """
@@ -213,14 +200,29 @@ class Staging:
         :param new: Spaces and environment of a new dataset
         :raises OSError: if there is not enough room
         """
-        published, twin = self.dataset_folder / "data", self.folder / "twin"
-        shutil.rmtree(twin, ignore_errors=True)
+        published, data = self.dataset_folder / "data", self.folder / "twin" / "data"
+        shutil.rmtree(data.parent, ignore_errors=True)
         is_new = not self.dataset_folder.exists()
         needed = 1.25 * n_bytes + 6 * min(n_bytes, n_episodes * SMALL_EPISODE)
-        self._check_room(needed if is_new else needed + (published / MAIN_FILE).stat().st_size)
-        data = twin / "data"
+        needed += 0 if is_new else (published / MAIN_FILE).stat().st_size
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            # hdf5 may end the process where it finds no room for what it holds in memory
+            raise OSError(
+                f"Publishing dataset '{self.dataset_id}' needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are "
+                f"free on the disk of {self.folder}. Make room and call it again: finished episodes are kept."
+            )
         data.mkdir(parents=True)
-        storage = self._new_storage(data, metadata, **new) if is_new else self._copy(published, data)
+        if is_new:
+            storage = self._new_storage(data, metadata, **new)
+        else:
+            for name in (MAIN_FILE, METADATA_FILE):
+                shutil.copyfile(published / name, data / name)
+            with h5py.File(data / MAIN_FILE, "a") as file:
+                # Where it was killed before the metadata were in place
+                for number in range(self.n_published, len(file)):
+                    del file[f"episode_{number}"]
+            storage = MinariStorage.read(data)
         storage.update_episodes(episodes)
         for name in (MAIN_FILE, METADATA_FILE):
             sync(data / name)
@@ -229,30 +231,12 @@ class Staging:
             if namespace is not None and namespace not in list_local_namespaces():
                 create_namespace(namespace)
             self.dataset_folder.parent.mkdir(parents=True, exist_ok=True)
-            twin.rename(self.dataset_folder)
+            data.parent.rename(self.dataset_folder)
         else:
             # In this order the metadata never promises episodes that the data does not hold
             for name in (MAIN_FILE, METADATA_FILE):
                 os.replace(data / name, published / name)
         self.n_published += n_episodes
-
-    def _check_room(self, n_bytes: float) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if free < n_bytes:
-            # hdf5 itself ends the process, where it finds no room for what it holds in memory
-            raise OSError(
-                f"Publishing dataset '{self.dataset_id}' needs {n_bytes / 1e6:.1f} MB, and {free / 1e6:.1f} MB are "
-                f"free on the disk of {self.folder}. Make room and call it again: finished episodes are kept."
-            )
-
-    def _copy(self, published: Path, data: Path) -> MinariStorage:
-        for name in (MAIN_FILE, METADATA_FILE):
-            shutil.copyfile(published / name, data / name)
-        with h5py.File(data / MAIN_FILE, "a") as file:
-            # Where it was killed before the metadata were in place
-            for number in range(self.n_published, len(file)):
-                del file[f"episode_{number}"]
-        return MinariStorage.read(data)
 
     def _new_storage(self, data: Path, metadata: dict[str, Any], **new: Any) -> MinariStorage:
         if not UNCOMPRESSED and has_images(new["observation_space"]):
@@ -267,7 +251,6 @@ class Staging:
 
     def remove(self) -> None:
         """
-        Remove what is staged, its description first: without one, nothing is taken for staged.
+        Remove what is staged.
         """
-        self._description_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import torch as th
@@ -26,42 +24,31 @@ from sb3_qam.recording.scripted import ScriptedPolicy
 from sb3_qam.recording.staging import write_episode
 from sb3_qam.utils.random_state import preserved_rng
 
+Recorded = Iterator[tuple[int, list[str]]]
 
-@dataclass
-class Job:
+
+def record(
+    env: gym.Env, number: int, *, policy: ScriptedPolicy, seed: int, record_infos: bool, folder: Path
+) -> list[str]:
     """
-    What to record. Nothing in it depends on which process does.
+    Record and stage an episode, which depends on nothing else.
 
-    :param make_env: Makes the environment
+    :param env: The environment
+    :param number: Number of the episode
     :param policy: What acts
     :param seed: Seed of the collection
     :param record_infos: Whether to record infos
     :param folder: Where to stage episodes
+    :return: The keys of the infos that cannot be stored
     """
-
-    make_env: Callable[[], gym.Env]
-    policy: ScriptedPolicy
-    seed: int
-    record_infos: bool
-    folder: Path
-
-    def record(self, env: gym.Env, number: int) -> list[str]:
-        """
-        :param env: What ``make_env`` made
-        :param number: Number of the episode to record and stage
-        :return: The keys of the infos that cannot be stored
-        """
-        episode, left_out = record_episode(env, self.policy, self.seed, number, self.record_infos)
-        write_episode(self.folder, number, episode)
-        return left_out
+    episode, left_out = record_episode(env, policy, seed, number, record_infos)
+    write_episode(folder, number, episode)
+    return left_out
 
 
-Recorded = Iterator[tuple[int, list[str]]]
-
-
-def record_here(job: Job, env: gym.Env, numbers: Iterable[int]) -> Recorded:
+def record_here(job: Callable[..., list[str]], env: gym.Env, numbers: Iterable[int]) -> Recorded:
     """
-    :param job: What to record
+    :param job: :func:`record`, for an environment and a number
     :param env: The environment
     :param numbers: The numbers of the episodes
     :return: Each number, when its episode is staged, and the keys of the infos that cannot be stored
@@ -73,14 +60,17 @@ def record_here(job: Job, env: gym.Env, numbers: Iterable[int]) -> Recorded:
         # Seeding every episode is nobody else's business
         with preserved_rng(env.action_space, th.device("cuda" if th.cuda.is_initialized() else "cpu")):
             for number in numbers:
-                yield number, job.record(env, number)
+                yield number, job(env, number)
     finally:
         th.set_num_threads(n_threads)
 
 
-def record_in_processes(job: Job, numbers: Iterable[int], n_processes: int) -> Recorded:
+def record_in_processes(
+    job: Callable[..., list[str]], make_env: Callable[[], gym.Env], numbers: Iterable[int], n_processes: int
+) -> Recorded:
     """
-    :param job: What to record
+    :param job: As above
+    :param make_env: Makes the environment
     :param numbers: The numbers of the episodes
     :param n_processes: Number of processes
     :return: As above, in the order in which episodes end
@@ -88,7 +78,7 @@ def record_in_processes(job: Job, numbers: Iterable[int], n_processes: int) -> R
     :raises RuntimeError: if an episode fails, or a process dies
     """
     try:
-        payload = pickle.dumps(CloudpickleWrapper(job))
+        payload = pickle.dumps(CloudpickleWrapper((job, make_env)))
     except Exception as error:
         raise ValueError(
             f"The policy or the environment cannot be sent to another process ({error}): use n_processes=1, or give "
@@ -149,11 +139,11 @@ def _record(number: int) -> list[str] | str:
     global _recorder
     try:
         if _recorder is None:
-            job: Any = pickle.loads(_payload).var
-            env = job.make_env()
+            job, make_env = pickle.loads(_payload).var
+            env = make_env()
             # What is called when a worker ends
             multiprocessing.util.Finalize(None, env.close, exitpriority=0)
-            _recorder = partial(job.record, env)
+            _recorder = partial(job, env)
         return _recorder(number)
     except BaseException:
         return traceback.format_exc()
