@@ -49,30 +49,24 @@ class DatasetDescription:
     saturation: np.ndarray
     action_counts: np.ndarray = field(repr=False)
 
-    def rows(self) -> dict[str, str]:
-        """
-        :return: What to show, by what it is called
-        """
+    def __str__(self) -> str:
         rewards = f"{self.reward_range[0]:g} to {self.reward_range[1]:g}"
         if self.n_distinct_rewards <= 2:
             rewards += f" ({self.n_distinct_rewards} distinct values)"
-        return {
+        rows = {
             "dataset": self.name,
             "environment": self.env_id or "not known",
-            "episodes": str(len(self.lengths)),
-            "steps": str(self.lengths.sum()),
+            "episodes": len(self.lengths),
+            "steps": self.lengths.sum(),
             "episode length": _distribution(self.lengths),
             "return": _distribution(self.returns),
             "rewards": rewards,
             "success": "not recorded" if self.successes is None else f"{self.successes.mean():.1%} of the episodes",
             "terminations": f"{self.n_terminations} steps",
             "actions at their bounds": ", ".join(f"{share:.1%}" for share in self.saturation),
-            "observations": str(self.observation_space),
-            "actions": str(self.action_space),
+            "observations": self.observation_space,
+            "actions": self.action_space,
         }
-
-    def __str__(self) -> str:
-        rows = self.rows()
         width = max(map(len, rows))
         return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
 

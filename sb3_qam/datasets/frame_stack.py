@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_qam.datasets.episodes import map_space
 from sb3_qam.utils.checks import check_positive_int
 
 
@@ -45,7 +46,7 @@ class StackFrames(gym.Wrapper, gym.utils.RecordConstructorArgs):
         :return: The first frame behind zeros, and the environment's info
         """
         observation, info = self.env.reset(seed=seed, options=options)
-        return _only(self._frames.reset(_batch(observation))), info
+        return self._only(self._frames.reset(self._batch(observation))), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """
@@ -53,16 +54,12 @@ class StackFrames(gym.Wrapper, gym.utils.RecordConstructorArgs):
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
         # The end of an episode concerns what a VecEnv does by itself, a reset
-        stacked, _ = self._frames.update(_batch(observation), np.zeros(1, dtype=bool), [{}])
-        return _only(stacked), reward, terminated, truncated, info
+        stacked, _ = self._frames.update(self._batch(observation), np.zeros(1, dtype=bool), [{}])
+        return self._only(stacked), reward, terminated, truncated, info
 
+    def _batch(self, observation: Any) -> Any:
+        return map_space(lambda _, part, name: np.asarray(part)[None], self.env.observation_space, observation)
 
-def _batch(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {key: np.asarray(part)[None] for key, part in observation.items()}
-    return np.asarray(observation)[None]
-
-
-def _only(stacked: Any) -> Any:
-    # A copy: the next reset writes into it
-    return {key: part[0].copy() for key, part in stacked.items()} if isinstance(stacked, dict) else stacked[0].copy()
+    def _only(self, stacked: Any) -> Any:
+        # A copy: the next reset writes into it
+        return map_space(lambda _, part, name: part[0].copy(), self.observation_space, stacked)

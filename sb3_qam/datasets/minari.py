@@ -100,7 +100,7 @@ def read_episodes(
     n_episodes = sum(dataset.total_episodes for dataset in datasets)
     name = "', '".join(dataset.id for dataset in datasets)
     try:
-        observations = _allocate(allocate, observation_space, n_transitions + n_episodes)
+        observations = allocate_observations(allocate, observation_space, n_transitions + n_episodes)
         actions = allocate("actions", (n_transitions, get_action_dim(action_space)), np.dtype(np.float32))
         rewards = allocate("rewards", (n_transitions,), np.dtype(np.float32))
         terminations = allocate("terminations", (n_transitions,), np.dtype(bool))
@@ -161,7 +161,14 @@ def read_episodes(
     return Episodes(name, lengths, observations, actions, rewards, terminations)
 
 
-def _allocate(allocate: Callable[..., np.ndarray], space: spaces.Space, n_rows: int) -> Observations:
+def allocate_observations(allocate: Callable[..., np.ndarray], space: spaces.Space, n_rows: int) -> Observations:
+    """
+    :param allocate: Makes, or opens, an array of a name, shape and type
+    :param space: Observation space of the policy
+    :param n_rows: Number of observations
+    :return: An array, or a dict of arrays with sorted keys
+    """
+
     def array(name: str, part: spaces.Space) -> np.ndarray:
         dtype = np.dtype(np.float32) if part.dtype == np.float64 else np.dtype(part.dtype)
         return allocate(name, (n_rows, *get_obs_shape(part)), dtype)

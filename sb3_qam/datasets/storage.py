@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from sb3_qam.datasets.episodes import Episodes, Observations
-from sb3_qam.datasets.minari import read_episodes
+from sb3_qam.datasets.episodes import Episodes
+from sb3_qam.datasets.minari import allocate_observations, read_episodes, training_spaces
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OpenDataset
 from sb3_qam.datasets.wrapped import WrappedDataset
 
 STORAGES = ("memory", "memmap", "cuda")
 # Part of every key: files of another form are not taken for one's own
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # For each row that is read, Linux may map as much as a huge page, 2 MB
 ROWS_PER_RELEASE = 32
 CACHE_VARIABLE = "SB3_QAM_CACHE"
-INDEX_FILE = "episodes.json"
 
 
 def load_episodes(
@@ -59,7 +58,7 @@ def load_episodes(
                 f"Make room there, or choose another folder with the environment variable {CACHE_VARIABLE}."
             ) from error
     try:
-        return open_mapped(folder)
+        return open_mapped(folder, datasets)
     except Exception as error:
         # NumPy raises anything, depending on where a file was cut
         raise OSError(
@@ -168,33 +167,25 @@ def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform
         episodes = read_episodes(*datasets, transform=transform, allocate=store.allocate, release=store.release)
         store.release()
         np.save(unfinished / "lengths.npy", episodes.lengths)
-        keys = sorted(episodes.observations) if isinstance(episodes.observations, dict) else None
-        (unfinished / INDEX_FILE).write_text(json.dumps({"name": episodes.name, "observation_keys": keys}))
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def open_mapped(folder: Path) -> Episodes:
+def open_mapped(folder: Path, datasets: list[OpenDataset]) -> Episodes:
     """
     :param folder: Where :func:`load_episodes` wrote the files
+    :param datasets: What they hold
     :return: The episodes, their arrays read-only and mapped
     """
-    index = json.loads((folder / INDEX_FILE).read_text())
 
-    def open_array(name: str) -> np.ndarray:
+    def open_array(name: str, *_: Any) -> np.ndarray:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
-    keys = index["observation_keys"]
-    observations: Observations
-    if keys is None:
-        observations = open_array("observations")
-    else:
-        observations = {key: open_array(f"observations-{number}") for number, key in enumerate(keys)}
     return Episodes(
-        name=index["name"],
+        name="', '".join(dataset.id for dataset in datasets),
         lengths=np.load(folder / "lengths.npy"),
-        observations=observations,
+        observations=allocate_observations(open_array, training_spaces(datasets[0])[0], 0),
         actions=open_array("actions"),
         rewards=open_array("rewards"),
         terminations=open_array("terminations"),

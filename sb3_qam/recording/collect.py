@@ -16,7 +16,7 @@ from sb3_qam.datasets.sources import check_dataset_id
 from sb3_qam.recording.rollout import check_storable
 from sb3_qam.recording.scripted import ScriptedPolicy, as_scripted
 from sb3_qam.recording.staging import Staging
-from sb3_qam.recording.workers import Recorded, record, record_here, record_in_processes
+from sb3_qam.recording.workers import record, record_here, record_in_processes
 from sb3_qam.utils.checks import check_positive_int
 from sb3_qam.utils.names import plain
 
@@ -97,6 +97,7 @@ def collect(
     if progress_bar:
         # Says what to install
         ProgressBarCallback()
+        from tqdm.rich import tqdm
     own_env = make_env()
     try:
         check_storable("observation", own_env.observation_space)
@@ -112,31 +113,39 @@ def collect(
                     "seed": int(seed),
                     "deterministic": bool(deterministic),
                     "record_infos": bool(record_infos),
-                }
+                },
+                {"algorithm_name": name},
+                observation_space=own_env.observation_space,
+                action_space=own_env.action_space,
+                env_spec=_storable_spec(own_env),
             )
             if staging.n_published > n_episodes:
                 raise ValueError(
                     f"Dataset '{dataset_id}' has {staging.n_published} episodes already, more than "
                     f"n_episodes={n_episodes}: open it with minari.load_dataset('{dataset_id}')."
                 )
-            publish = partial(
-                staging.publish,
-                metadata={"algorithm_name": name},
-                observation_space=own_env.observation_space,
-                action_space=own_env.action_space,
-                env_spec=_storable_spec(own_env),
-            )
             todo = [number for number in range(n_episodes) if number not in staging.finished]
-            job = partial(record, policy=acting, seed=seed, record_infos=record_infos, folder=staging.episodes_folder)
+            folder = staging.episodes_folder
+            job = partial(record, policy=acting, seed=seed, record_infos=record_infos, folder=folder)
             if n_processes == 1 or not todo:
                 recorded = record_here(job, own_env, todo)
             else:
                 recorded = record_in_processes(job, make_env, todo, min(n_processes, len(todo)))
             try:
                 with closing(recorded):  # type: ignore[type-var]
-                    _follow(recorded, staging, n_episodes, publish, progress_bar)
+                    bar = tqdm(recorded, total=n_episodes, initial=n_episodes - len(todo)) if progress_bar else recorded
+                    left_out: set[str] = set()
+                    for number, keys in bar:
+                        if new := [key for key in keys if key not in left_out]:
+                            left_out.update(new)
+                            warnings.warn(
+                                f"Infos are left out of the dataset, {', '.join(map(repr, new))}: hdf5 takes slashes "
+                                "for nested keys, and has neither empty names nor one name for two things. Rename them "
+                                "in a wrapper to keep them."
+                            )
+                        staging.add(number, n_episodes)
             finally:
-                publish(staging.n_ready(n_episodes))
+                staging.publish(n_episodes)
             staging.remove()
     finally:
         if not isinstance(env, gym.Env):
@@ -199,42 +208,12 @@ def _plain(arguments: Any) -> str:
 
 
 def _storable_spec(env: gym.Env) -> EnvSpec | None:
-    if env.spec is None:
-        return None
     try:
-        env.spec.to_json()
+        if env.spec is not None:
+            env.spec.to_json()
+        return env.spec
     except (TypeError, ValueError) as error:
         warnings.warn(
             f"The environment '{env.spec.id}' cannot be stored with the dataset, which then does not know it: {error}"
         )
         return None
-    return env.spec
-
-
-def _follow(
-    recorded: Recorded,
-    staging: Staging,
-    n_episodes: int,
-    publish: Callable[[int], None],
-    progress_bar: bool,
-) -> None:
-    """
-    Publish episodes whenever there are twice as many as there were: each time, the dataset is copied.
-    """
-    if progress_bar:
-        from tqdm.rich import tqdm
-
-        n_finished = sum(number < n_episodes for number in staging.finished)
-        recorded = tqdm(recorded, total=n_episodes, initial=n_finished, unit="episode")
-    already: set[str] = set()
-    for number, left_out in recorded:
-        if new := [key for key in left_out if key not in already]:
-            already.update(new)
-            warnings.warn(
-                f"Infos are left out of the dataset, {', '.join(map(repr, new))}: hdf5 takes slashes for nested keys, "
-                "and has neither empty names nor one name for two things. Rename them in a wrapper to keep them."
-            )
-        staging.finished.add(number)
-        n_ready = staging.n_ready(n_episodes)
-        if n_ready >= 2 * max(staging.n_published, 1):
-            publish(n_ready)

@@ -84,26 +84,25 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
         ends = (np.flatnonzero(rows["terminals"]) + 1).tolist()
         staging = Staging(dataset_id)
         with staging.locked():
-            staging.begin({"description": description})
+            # States are not bounded, whatever the environment says of them
+            unbounded = gym.spaces.Box(-np.inf, np.inf, rows["observations"].shape[1:])
+            staging.begin(
+                {"description": description},
+                {
+                    "algorithm_name": "OGBench",
+                    "author": {"OGBench"},
+                    "author_email": {"none"},
+                    "code_permalink": "https://github.com/seohongpark/ogbench",
+                    "description": description,
+                },
+                observation_space=env.observation_space if env.observation_space.dtype == np.uint8 else unbounded,
+                action_space=env.action_space,
+                env_spec=env.spec,
+            )
             if staging.n_published == 0:
-                staging.write(
-                    (_episode(rows, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)),
-                    n_episodes=len(ends),
-                    n_bytes=sum(rows[key].nbytes for key in ("observations", "actions", "rewards", "masks")),
-                    metadata={
-                        "algorithm_name": "OGBench",
-                        "author": {"OGBench"},
-                        "author_email": {"none"},
-                        "code_permalink": "https://github.com/seohongpark/ogbench",
-                        "description": description,
-                    },
-                    # States are not bounded, whatever the environment says of them
-                    observation_space=env.observation_space
-                    if env.observation_space.dtype == np.uint8
-                    else gym.spaces.Box(-np.inf, np.inf, rows["observations"].shape[1:]),
-                    action_space=env.action_space,
-                    env_spec=env.spec,
-                )
+                episodes = (_episode(rows, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
+                n_bytes = sum(rows[key].nbytes for key in ("observations", "actions", "rewards", "masks"))
+                staging.write(episodes, len(ends), n_bytes)
             staging.remove()
         return minari.load_dataset(dataset_id)
     finally:

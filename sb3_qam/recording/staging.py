@@ -101,7 +101,6 @@ class Staging:
         #: Number of episodes in the Minari cache
         self.n_published = 0
         self._n_ready = 0
-        self._description: Description = {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -127,14 +126,22 @@ class Staging:
         finally:
             lock.release()
 
-    def begin(self, description: Description) -> None:
+    def begin(self, description: Description, metadata: dict[str, Any] | None = None, **new_storage: Any) -> None:
         """
         Begin a collection, or resume one.
 
         :param description: What the episodes depend on
+        :param metadata: Of a new dataset
+        :param new_storage: Spaces and environment of a new dataset, as Minari's storage takes them
         :raises ValueError: if the dataset was not collected by ``collect``, or with another description
         """
-        self._description = description
+        self._metadata = {
+            "dataset_id": self.dataset_id,
+            "minari_version": minari.__version__,
+            DESCRIPTION_KEY: description,
+            **(metadata or {}),
+        }
+        self._new_storage = new_storage
         if self.dataset_folder.exists():
             try:
                 published = read_metadata(self.dataset_folder / "data")
@@ -162,42 +169,40 @@ class Staging:
         self.finished = {int(path.stem) for path in self.episodes_folder.glob("[0-9]*.npz")}
         self.finished.update(range(self.n_published))
 
-    def n_ready(self, n_episodes: int) -> int:
+    def add(self, number: int, n_episodes: int) -> None:
         """
-        :param n_episodes: Number of episodes that are wanted
-        :return: How many of them are finished without a gap, from the first one on
-        """
-        while self._n_ready in self.finished:
-            self._n_ready += 1
-        return min(self._n_ready, n_episodes)
+        Publish episodes when there are twice as many as there were: each time, the dataset is copied.
 
-    def publish(self, n_episodes: int, metadata: dict[str, Any], **new_storage: Any) -> None:
+        :param number: Number of an episode that is finished
+        :param n_episodes: How many there shall be
+        """
+        self.finished.add(number)
+        while self._n_ready in self.finished and self._n_ready < n_episodes:
+            self._n_ready += 1
+        if self._n_ready >= 2 * max(self.n_published, 1):
+            self.publish(self._n_ready)
+
+    def publish(self, n_episodes: int) -> None:
         """
         Bring finished episodes into the Minari cache.
 
-        :param n_episodes: How many there shall be, all of them finished
-        :param metadata: Of a new dataset
-        :param new_storage: Spaces and environment of a new dataset
+        :param n_episodes: How many there shall be, as far as they are finished without a gap
         :raises OSError: if there is not enough room
         """
+        n_episodes = next((number for number in range(n_episodes) if number not in self.finished), n_episodes)
         paths = [self.episodes_folder / f"{number}.npz" for number in range(self.n_published, n_episodes)]
         if paths:
-            n_bytes = sum(path.stat().st_size for path in paths)
-            self.write(map(read_episode, paths), len(paths), n_bytes, metadata, **new_storage)
+            self.write(map(read_episode, paths), len(paths), sum(path.stat().st_size for path in paths))
             for path in paths:
                 path.unlink()
 
-    def write(
-        self, episodes: Iterable[EpisodeBuffer], n_episodes: int, n_bytes: int, metadata: dict[str, Any], **new: Any
-    ) -> None:
+    def write(self, episodes: Iterable[EpisodeBuffer], n_episodes: int, n_bytes: int) -> None:
         """
         Write episodes behind those in the Minari cache. Files are written elsewhere, and appear complete.
 
         :param episodes: The episodes
         :param n_episodes: Their number
         :param n_bytes: The size of their arrays
-        :param metadata: Of a new dataset
-        :param new: Spaces and environment of a new dataset
         :raises OSError: if there is not enough room
         """
         published, data = self.dataset_folder / "data", self.folder / "twin" / "data"
@@ -214,7 +219,13 @@ class Staging:
             )
         data.mkdir(parents=True)
         if is_new:
-            storage = self._new_storage(data, metadata, **new)
+            if not UNCOMPRESSED and has_images(self._new_storage["observation_space"]):
+                warnings.warn(
+                    f"Minari {minari.__version__} stores images as JPEG only, and what is read is not quite what was "
+                    "recorded. Images as they are need Minari 0.5.4, and with it Python 3.11."
+                )
+            storage = MinariStorage.new(data, data_format="hdf5", **UNCOMPRESSED, **self._new_storage)
+            storage.update_metadata(self._metadata)
         else:
             for name in (MAIN_FILE, METADATA_FILE):
                 shutil.copyfile(published / name, data / name)
@@ -237,17 +248,6 @@ class Staging:
             for name in (MAIN_FILE, METADATA_FILE):
                 os.replace(data / name, published / name)
         self.n_published += n_episodes
-
-    def _new_storage(self, data: Path, metadata: dict[str, Any], **new: Any) -> MinariStorage:
-        if not UNCOMPRESSED and has_images(new["observation_space"]):
-            warnings.warn(
-                f"Minari {minari.__version__} stores images as JPEG only, and what is read is not quite what was "
-                "recorded. Images as they are need Minari 0.5.4, and with it Python 3.11."
-            )
-        storage = MinariStorage.new(data, data_format="hdf5", **UNCOMPRESSED, **new)
-        own = {"dataset_id": self.dataset_id, "minari_version": minari.__version__, DESCRIPTION_KEY: self._description}
-        storage.update_metadata(own | metadata)
-        return storage
 
     def remove(self) -> None:
         """

@@ -552,12 +552,12 @@ def test_models_with_hindsight_act_in_processes_too(algorithm: Any):
 def test_workers_go_on_while_the_parent_publishes(monkeypatch: pytest.MonkeyPatch):
     publish = Staging.publish
 
-    def publish_slowly(self: Staging, n_episodes: int, *args: Any, **kwargs: Any) -> None:
+    def publish_slowly(self: Staging, n_episodes: int) -> None:
         end = time.monotonic() + 60
         while n_episodes < 8 and not (self.episodes_folder / "7.npz").exists():
             assert time.monotonic() < end
             time.sleep(0.01)
-        publish(self, n_episodes, *args, **kwargs)
+        publish(self, n_episodes)
 
     monkeypatch.setattr(Staging, "publish", publish_slowly)
     assert collect_pendulum("test/slow-v0", 8, n_processes=2).total_episodes == 8
