@@ -37,11 +37,7 @@ class Place(NamedTuple):
     key: str = ""
 
     def error(self, complaint: str, way_out: str = "") -> ValueError:
-        """
-        :param complaint: What is wrong
-        :param way_out: What to do about it
-        :return: The error
-        """
+        """Say what is wrong, and what to do about it."""
         what = f"episode {self.episode}" + (f": {self.key}" if self.key else "")
         way_out = way_out or "Repair the data, or leave the episode out with dataset.filter_episodes(...)."
         return ValueError(f"Dataset '{self.dataset}', {what} {complaint} (file {self.file}). {way_out}")

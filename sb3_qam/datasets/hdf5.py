@@ -20,8 +20,7 @@ UNCOMPRESSED = {"jpeg_encoding": False} if "jpeg_encoding" in signature(MinariSt
 
 def has_images(space: spaces.Space) -> bool:
     """
-    :param space: An observation space, maybe a Dict
-    :return: Whether there are images in it, which Minari compresses unless it is told not to
+    :return: Whether there are images in an observation space, which Minari compresses unless it is told not to
     """
     return any(map(has_images, space.values())) if isinstance(space, spaces.Dict) else is_image_space(space)
 
@@ -30,7 +29,6 @@ def open_hdf5(path: Path, look_at_all: bool = False) -> h5py.File:
     """
     :param path: A file
     :param look_at_all: Whether to look at all arrays now, and not at each when :func:`read_hdf5_episode` reads it
-    :return: The file, opened
     :raises OSError: if it is damaged, or parts of it lie in other files: HDF5 would read any file as if it were data
     """
 
@@ -52,9 +50,6 @@ def open_hdf5(path: Path, look_at_all: bool = False) -> h5py.File:
 
 def read_hdf5_episode(dataset: MinariDataset, file: h5py.File, number: int) -> tuple[EpisodeData, int]:
     """
-    :param dataset: A dataset
-    :param file: What :func:`open_hdf5` gave
-    :param number: Number of an episode
     :return: The episode, with ``success`` as the only info, where it is recorded, and without truncations; and its
         number of steps according to its metadata
     :raises OSError: if the file is damaged, or an array missing, which is named, or in another file

@@ -32,7 +32,6 @@ def training_spaces(dataset: OpenDataset) -> tuple[spaces.Space, spaces.Box]:
     The spaces that a policy trained on the dataset has: those SB3 would make of the dataset's own environment,
     with images channel-first.
 
-    :param dataset: The dataset
     :return: Observation space and action space
     :raises ValueError: if SB3 or QAM does not support one of them
     """
@@ -61,10 +60,7 @@ def _is_channels_last(space: spaces.Space) -> bool:
 
 def check_dataset_spaces(dataset: OpenDataset, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
-    :param dataset: The dataset
-    :param observation_space: Observation space of the environment or model
-    :param action_space: Action space of the environment or model
-    :raises ValueError: if those of the dataset differ
+    :raises ValueError: if the spaces of the dataset are not those of an environment or a model
     """
     own_observation_space, own_action_space = training_spaces(dataset)
     check_same_space("observation", own_observation_space, observation_space, dataset.id)
@@ -163,10 +159,7 @@ def read_episodes(
 
 def allocate_observations(allocate: Callable[..., np.ndarray], space: spaces.Space, n_rows: int) -> Observations:
     """
-    :param allocate: Makes, or opens, an array of a name, shape and type
-    :param space: Observation space of the policy
-    :param n_rows: Number of observations
-    :return: An array, or a dict of arrays with sorted keys
+    :return: An array for observations of a policy, or a dict of arrays
     """
 
     def array(name: str, part: spaces.Space) -> np.ndarray:
@@ -196,8 +189,6 @@ def _fill(target: Any, rows: slice, values: Any, space: spaces.Space, place: Pla
 def scale_actions(actions: Any, action_space: spaces.Box, place: Place) -> np.ndarray:
     """
     :param actions: Actions of an episode, shape ``(steps, *action_shape)``
-    :param action_space: Their space
-    :param place: Where they come from
     :return: Actions in [-1, 1], as ``BasePolicy.scale_action`` makes them, which needs a policy
     :raises ValueError: if they are of another shape or kind, or not finite
     """

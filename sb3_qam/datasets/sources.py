@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import gymnasium as gym
 import minari
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
@@ -44,16 +43,14 @@ def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
 
 def is_storable(source: OfflineDataset | None) -> bool:
     """
-    :param source: As above, or none
-    :return: Whether it can be saved with a model: a dataset object cannot, and none says nothing worth saving
+    :return: Whether a source can be saved with a model: a dataset object cannot, and none says nothing worth saving
     """
     return source is not None and not any(isinstance(each, OpenDataset) for each in _as_list(source))
 
 
 def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | None:
     """
-    :param source: As above, or none
-    :return: The same, with folders that are found from wherever a process is
+    :return: The same source, with folders that are found from wherever a process is
     """
 
     def absolute(each: DatasetSource) -> DatasetSource:
@@ -68,29 +65,6 @@ def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | Non
 
 def _as_list(source: OfflineDataset) -> list[DatasetSource]:
     return list(source) if isinstance(source, (list, tuple)) else [source]
-
-
-def recover_environment(source: OfflineDataset | None) -> gym.Env:
-    """
-    :param source: As above
-    :return: The environment that the (first) dataset was recorded in
-    :raises ValueError: if there is no dataset, or it does not know its environment or that cannot be made
-    """
-    if source is None:
-        raise ValueError("env='recover' takes the environment of a dataset: pass offline_dataset=..., too.")
-    dataset = open_datasets(source)[0]
-    if dataset.env_spec is None:
-        raise ValueError(
-            f"Dataset '{dataset.id}' does not know its environment: pass env=..., or env=None to train without one."
-        )
-    try:
-        return dataset.recover_environment()
-    except Exception as error:
-        # The environment's own code is run here, and what its specification names may be gone
-        raise ValueError(
-            f"The environment '{dataset.env_spec.id}' of dataset '{dataset.id}' cannot be made: {error}. "
-            "Install the package it comes from, or pass env=... yourself."
-        ) from error
 
 
 def wrap_dataset(
@@ -116,21 +90,14 @@ def wrap_dataset(
 
 def episodes_of(dataset: OpenDataset) -> Iterator[tuple[Place, EpisodeData]]:
     """
-    :param dataset: A dataset
-    :return: Its episodes, and where each lies. Of the infos only ``success`` is certain to be there
+    :return: The episodes, and where each lies. Of the infos only ``success`` is certain to be there
     :raises ValueError: if one cannot be read
     """
     return dataset.episodes() if isinstance(dataset, WrappedDataset) else readable_episodes(dataset)
 
 
 def open_dataset(source: DatasetSource) -> OpenDataset:
-    """
-    :param source: As in :func:`open_datasets`, but one
-    :return: The dataset object
-    :raises FileNotFoundError: if there is no dataset of that id to be had, or a folder holds no dataset
-    :raises ValueError: if an id is malformed, a file is damaged, or there are no transitions
-    :raises TypeError: if it is something else
-    """
+    """Open a single one, as :func:`open_datasets` does."""
     dataset: OpenDataset
     if isinstance(source, OpenDataset):
         dataset = source
@@ -160,7 +127,6 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
 
 def check_dataset_id(dataset_id: str) -> None:
     """
-    :param dataset_id: Id of a dataset
     :raises ValueError: if Minari does not take it for one
     """
     match = DATASET_ID_RE.fullmatch(dataset_id)

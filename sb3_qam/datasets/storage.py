@@ -68,8 +68,6 @@ def load_episodes(
 
 def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None = None) -> Path:
     """
-    :param datasets: Datasets
-    :param transform: What is made of rewards and terminations
     :return: Where their mapped files belong: another folder if a file of theirs, the choice of episodes, the wrappers
         or the transform are others
     :raises ValueError: if wrappers have no name, see :func:`~sb3_qam.datasets.sources.wrap_dataset`
@@ -103,12 +101,7 @@ class MappedFolder:
         self.arrays: list[np.memmap] = []
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """
-        :param name: Name of the file
-        :param shape: Shape of the array
-        :param dtype: Its type
-        :return: The array
-        """
+        """Make an array, which is a file of this name."""
         path = self.folder / f"{name}.npy"
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):
@@ -119,9 +112,7 @@ class MappedFolder:
         return array
 
     def release(self) -> None:
-        """
-        Write what has been filled, and take it out of memory.
-        """
+        """Write what has been filled, and take it out of memory."""
         for array in self.arrays:
             array.flush()
             release_pages(array)
@@ -145,9 +136,7 @@ def gather(array: np.ndarray, rows: Any) -> np.ndarray:
 
 def release_pages(array: np.ndarray) -> None:
     """
-    Take the pages of a mapped array out of this process; they are read again where they are needed.
-
-    :param array: An array; one that is not mapped stays as it is
+    Take the pages of an array, if it is mapped, out of this process; they are read again where they are needed.
     """
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
@@ -174,9 +163,7 @@ def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform
 
 def open_mapped(folder: Path, datasets: list[OpenDataset]) -> Episodes:
     """
-    :param folder: Where :func:`load_episodes` wrote the files
-    :param datasets: What they hold
-    :return: The episodes, their arrays read-only and mapped
+    :return: The episodes of datasets whose files are complete, their arrays read-only and mapped
     """
 
     def open_array(name: str, *_: Any) -> np.ndarray:

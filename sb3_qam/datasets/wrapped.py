@@ -14,7 +14,7 @@ from minari.dataset.episode_data import EpisodeData
 from minari.dataset.minari_storage import MinariStorage
 
 from sb3_qam.datasets.checks import Place, readable_episodes
-from sb3_qam.datasets.episodes import stack_values
+from sb3_qam.datasets.episodes import map_space, stack_values
 from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.utils.names import name_of
 
@@ -162,21 +162,19 @@ class _ReplayEnv(gym.Env):
     Goes through recorded episodes again, whatever the actions.
     """
 
+    episode: EpisodeData
+
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, env_spec: EnvSpec | None) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
         # Wrappers look there for the time limit
         self.spec = env_spec
-        self.episode: EpisodeData | None = None
         self.position = 0
 
     def _now(self) -> tuple[Any, dict[str, Any]]:
-        assert self.episode is not None  # for mypy
-        infos = self.episode.infos
-        # Infos of the reset are not always recorded
-        n_infos = len(self.episode.rewards) + 1
-        info = _at(infos, self.position, n_infos) if isinstance(infos, dict) else {}
-        return _at(self.episode.observations, self.position), info
+        observations, infos = self.episode.observations, self.episode.infos
+        observation = map_space(lambda _, part, name: part[self.position], self.observation_space, observations)
+        return observation, _info_at(infos or {}, self.position, len(self.episode.rewards) + 1)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -184,7 +182,6 @@ class _ReplayEnv(gym.Env):
         return self._now()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        assert self.episode is not None  # for mypy
         step = self.position
         if not np.array_equal(action, self.episode.actions[step]):
             raise RuntimeError(f"it changes the action {self.episode.actions[step]} to {action}")
@@ -194,20 +191,18 @@ class _ReplayEnv(gym.Env):
         return observation, float(self.episode.rewards[step]), bool(self.episode.terminations[step]), is_last, info
 
 
-def _at(values: Any, step: int, n_values: int | None = None) -> Any:
+def _info_at(infos: dict[str, Any], position: int, n_positions: int) -> dict[str, Any]:
     """
-    :param values: An array of one row per step, or a (nested) dict or tuple of such arrays
-    :param step: A step
-    :param n_values: Arrays with fewer rows than this begin later: their last row is that of the last step
-    :return: The values of the step, in the same structure
+    :return: What infos say at a position; where they do not begin with the reset, their last rows are those of the last
+        steps
     """
-    if isinstance(values, dict):
-        parts = {key: _at(value, step, n_values) for key, value in values.items()}
-        return {key: value for key, value in parts.items() if value is not None}
-    if isinstance(values, tuple):
-        return tuple(_at(value, step, n_values) for value in values)
-    if np.ndim(values) == 0:
-        # An info of the whole episode
-        return values
-    row = step if n_values is None else step - (n_values - len(values))
-    return values[row] if row >= 0 else None
+    info = {}
+    for key, value in infos.items():
+        if isinstance(value, dict):
+            info[key] = _info_at(value, position, n_positions)
+        elif np.ndim(value) == 0:
+            # Of the whole episode
+            info[key] = value
+        elif position >= n_positions - len(value):
+            info[key] = value[position - n_positions]
+    return info

@@ -13,10 +13,10 @@ from minari import MinariDataset
 from stable_baselines3.common.callbacks import ProgressBarCallback
 
 from sb3_qam.datasets.sources import check_dataset_id
-from sb3_qam.recording.rollout import check_storable
+from sb3_qam.recording.rollout import check_storable, record_episode
 from sb3_qam.recording.scripted import ScriptedPolicy, as_scripted
 from sb3_qam.recording.staging import Staging
-from sb3_qam.recording.workers import record, record_here, record_in_processes
+from sb3_qam.recording.workers import record_here, record_in_processes
 from sb3_qam.utils.checks import check_positive_int
 from sb3_qam.utils.names import plain
 
@@ -126,7 +126,7 @@ def collect(
                 )
             todo = [number for number in range(n_episodes) if number not in staging.finished]
             folder = staging.episodes_folder
-            job = partial(record, policy=acting, seed=seed, record_infos=record_infos, folder=folder)
+            job = partial(record_episode, policy=acting, seed=seed, record_infos=record_infos, folder=folder)
             if n_processes == 1 or not todo:
                 recorded = record_here(job, own_env, todo)
             else:
@@ -158,8 +158,6 @@ def _env_maker(
 ) -> Callable[[], gym.Env]:
     """
     :return: What makes the environment, here or in another process
-    :raises ValueError: if there are arguments for an environment that is not made here
-    :raises TypeError: if it is no environment
     """
     if isinstance(env, str):
         # Unlike an id, a specification is enough for a process that has not imported the environment's package
@@ -208,12 +206,14 @@ def _plain(arguments: Any) -> str:
 
 
 def _storable_spec(env: gym.Env) -> EnvSpec | None:
+    spec = env.spec
+    if spec is None:
+        return None
     try:
-        if env.spec is not None:
-            env.spec.to_json()
-        return env.spec
+        spec.to_json()
+        return spec
     except (TypeError, ValueError) as error:
         warnings.warn(
-            f"The environment '{env.spec.id}' cannot be stored with the dataset, which then does not know it: {error}"
+            f"The environment '{spec.id}' cannot be stored with the dataset, which then does not know it: {error}"
         )
         return None

@@ -111,10 +111,7 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
 
 def _read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndarray]:
     """
-    :param path: OGBench's npz file
-    :param env: Environment of the task
-    :param env_id: Its id
-    :return: The transitions, with the rewards of the task
+    :return: The transitions in an npz file, with the rewards of the task
     :raises ValueError: if the file cannot be read, or is not of this environment
     """
     from ogbench.relabel_utils import relabel_dataset
@@ -144,10 +141,7 @@ def _read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndar
 
 def _episode(rows: dict[str, np.ndarray], start: int, end: int) -> EpisodeBuffer:
     """
-    :param rows: OGBench's data, relabeled
-    :param start: First transition of the trajectory
-    :param end: One past its last transition
-    :return: The trajectory
+    :return: The trajectory from one transition to another, which is not of it
     """
     truncations = np.zeros(end - start, dtype=bool)
     truncations[-1] = True

@@ -4,6 +4,7 @@ import copy
 import numbers
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +16,7 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_qam.datasets.episodes import map_space, stack_values
 from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.recording.scripted import ScriptedPolicy
+from sb3_qam.recording.staging import write_episode
 
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 # Booleans, integers and floating-point numbers
@@ -43,8 +45,7 @@ def check_storable(name: str, space: spaces.Space) -> None:
 
 def is_storable_key(key: str) -> bool:
     """
-    :param key: A key of an info, or several of nested ones with slashes between them
-    :return: Whether hdf5, to which it is a path, holds it where it belongs
+    :param key: A key of an info, or several of nested ones with slashes between them: a path, in an hdf5 file
     """
     try:
         key.encode()
@@ -54,19 +55,14 @@ def is_storable_key(key: str) -> bool:
 
 
 def record_episode(
-    env: gym.Env, policy: ScriptedPolicy, seed: int, number: int, record_infos: bool
-) -> tuple[EpisodeBuffer, list[str]]:
+    env: gym.Env, number: int, *, policy: ScriptedPolicy, seed: int, record_infos: bool, folder: Path
+) -> list[str]:
     """
-    Every generator that the environment or the policy may draw from is seeded, so that it does not matter which
-    episodes were recorded before, nor in which process.
+    Record an episode, and stage it. Every generator that the environment or the policy may draw from is seeded with the
+    seed of the collection and the number of the episode, so that it does not matter which were recorded before, nor in
+    which process.
 
-    :param env: The environment
-    :param policy: What acts
-    :param seed: Seed of the collection
-    :param number: Number of the episode
-    :param record_infos: Whether to record infos
-    :return: The episode, in which observations and infos have one entry more than the rest has, and the keys of the
-        infos that cannot be stored
+    :return: The keys of the infos that cannot be stored
     :raises ValueError: if an observation or an action is not of its space's shape, if one of them or a reward is not
         finite, or an action is not in its space
     """
@@ -76,32 +72,25 @@ def record_episode(
     for each in (env, env.unwrapped):
         each.action_space.seed(policy_seed)
     rng = np.random.default_rng(policy_seed)
-
-    def stored(space: spaces.Space, value: Any, name: str, where: str) -> Any:
-        return map_space(partial(as_stored, where=where), space, value, name=name)
-
     observation, info = env.reset(seed=env_seed, options=policy.reset_options(env, rng))
-    observation = stored(env.observation_space, observation, "observation", f"Episode {number}, reset")
+    observation = _observed(env, observation, f"Episode {number}, reset")
     policy.reset(observation, info, env, rng)
     observations, infos = [observation], [info]
-    actions: list[Any] = []
-    rewards, terminations, truncations = [], [], []
+    steps: list[tuple[Any, float, bool, bool]] = []
     done = False
     while not done:
-        where = f"Episode {number}, step {len(actions)}"
-        action = stored(env.action_space, policy.select_action(observation, info), "action", where)
-        action = map_space(partial(within_bounds, where=where), env.action_space, action, name="action")
+        where = f"Episode {number}, step {len(steps)}"
+        action = policy.select_action(observation, info)
+        action = map_space(partial(_action_part, where=where), env.action_space, action, name="action")
         # A copy, because an environment may change what it is given
         observation, reward, terminated, truncated, info = env.step(copy.deepcopy(action))
-        observation = stored(env.observation_space, observation, "observation", where)
-        check_finite(float(reward), "reward", where)
+        observation = _observed(env, observation, where)
+        _check_finite(float(reward), "reward", where)
         observations.append(observation)
         infos.append(info)
-        actions.append(action)
-        rewards.append(float(reward))
-        terminations.append(bool(terminated))
-        truncations.append(bool(truncated))
+        steps.append((action, float(reward), bool(terminated), bool(truncated)))
         done = terminated or truncated
+    actions, rewards, terminations, truncations = map(list, zip(*steps, strict=True))
     stacked, left_out = stack_infos(infos) if record_infos else (None, [])
     episode = EpisodeBuffer(
         seed=env_seed,
@@ -112,33 +101,28 @@ def record_episode(
         truncations=truncations,
         infos=stacked,
     )
-    return episode, left_out
+    write_episode(folder, number, episode)
+    return left_out
 
 
-def as_stored(space: spaces.Space, value: Any, name: str, where: str) -> Any:
+def _observed(env: gym.Env, observation: Any, where: str) -> Any:
+    return map_space(partial(_part, where=where), env.observation_space, observation, name="observation")
+
+
+def _part(space: spaces.Space, value: Any, name: str, where: str) -> Any:
     """
-    :param space: A space of arrays
-    :param value: An observation or an action
-    :param name: What it is
-    :param where: Episode and step
-    :return: A copy in the space's own type, as SB3's environments give it
-    :raises ValueError: if it is not of the space's shape, or not finite
+    :return: A copy of a part of an observation or action in the space's own type, as SB3's environments give it
     """
     array = np.array(value, dtype=space.dtype)
     if array.shape != space.shape:
         raise ValueError(f"{where}: {name} has the shape {array.shape}, and {space} asks for {space.shape}: {value!r}.")
-    check_finite(array, name, where)
+    _check_finite(array, name, where)
     # A number where the space is Discrete
     return array[()]
 
 
-def check_finite(value: Any, name: str, where: str) -> None:
-    """
-    :param value: A number or an array
-    :param name: What it is
-    :param where: Episode and step
-    :raises ValueError: if it is not finite: training would refuse the whole dataset
-    """
+def _check_finite(value: Any, name: str, where: str) -> None:
+    # Training would refuse the whole dataset
     if not np.isfinite(value).all():
         raise ValueError(
             f"{where}: {name} is not finite, {value!r}. Find out whether the policy or the environment makes it; what "
@@ -146,15 +130,11 @@ def check_finite(value: Any, name: str, where: str) -> None:
         )
 
 
-def within_bounds(space: spaces.Space, action: Any, name: str, where: str) -> Any:
+def _action_part(space: spaces.Space, value: Any, name: str, where: str) -> Any:
     """
-    :param space: A space of arrays
-    :param action: An action of its shape
-    :param name: What it is
-    :param where: Episode and step
-    :return: The action, with bounds that were missed by rounding alone
-    :raises ValueError: if it is not in the space: a model's ``predict()`` clips its actions, a function may not
+    :return: As above, with bounds that were missed by rounding alone. A model's ``predict()`` clips, a function may not
     """
+    action = _part(space, value, name, where)
     if isinstance(space, spaces.Box):
         clipped = np.clip(action, space.low, space.high)
         # Nearly always equal, and found out much faster

@@ -41,9 +41,7 @@ Description = dict[str, str | int | bool]
 
 def write_episode(folder: Path, number: int, episode: EpisodeBuffer) -> None:
     """
-    :param folder: Where episodes are staged
-    :param number: Number of the episode
-    :param episode: The episode; its file, arrays and no objects, appears when it is complete
+    Stage an episode in a file of arrays, without objects that could be programs.
     """
     arrays: dict[str, np.ndarray] = {}
 
@@ -65,8 +63,6 @@ def write_episode(folder: Path, number: int, episode: EpisodeBuffer) -> None:
 
 def read_episode(path: Path) -> EpisodeBuffer:
     """
-    :param path: What :func:`write_episode` wrote
-    :return: The episode
     :raises ValueError: if the file is damaged, or holds anything but arrays
     """
 

@@ -13,51 +13,25 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import gymnasium as gym
 import torch as th
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
-from sb3_qam.recording.rollout import record_episode
-from sb3_qam.recording.scripted import ScriptedPolicy
-from sb3_qam.recording.staging import write_episode
 from sb3_qam.utils.random_state import preserved_rng
 
+# What records and stages an episode, given an environment and a number, and returns the keys that it left out
+Job = Callable[[gym.Env, int], list[str]]
+# The number of each episode, when it is staged, and the keys
 Recorded = Iterator[tuple[int, list[str]]]
 
 
-def record(
-    env: gym.Env, number: int, *, policy: ScriptedPolicy, seed: int, record_infos: bool, folder: Path
-) -> list[str]:
-    """
-    Record and stage an episode, which depends on nothing else.
-
-    :param env: The environment
-    :param number: Number of the episode
-    :param policy: What acts
-    :param seed: Seed of the collection
-    :param record_infos: Whether to record infos
-    :param folder: Where to stage episodes
-    :return: The keys of the infos that cannot be stored
-    """
-    episode, left_out = record_episode(env, policy, seed, number, record_infos)
-    write_episode(folder, number, episode)
-    return left_out
-
-
-def record_here(job: Callable[..., list[str]], env: gym.Env, numbers: Iterable[int]) -> Recorded:
-    """
-    :param job: :func:`record`, for an environment and a number
-    :param env: The environment
-    :param numbers: The numbers of the episodes
-    :return: Each number, when its episode is staged, and the keys of the infos that cannot be stored
-    """
+def record_here(job: Job, env: gym.Env, numbers: Iterable[int]) -> Recorded:
+    """Record episodes one after the other, and leave the global random generators as they are."""
     n_threads = th.get_num_threads()
     # As in the workers: results would differ in the last digits
     th.set_num_threads(1)
     try:
-        # Seeding every episode is nobody else's business
         with preserved_rng(env.action_space, th.device("cuda" if th.cuda.is_initialized() else "cpu")):
             for number in numbers:
                 yield number, job(env, number)
@@ -66,14 +40,11 @@ def record_here(job: Callable[..., list[str]], env: gym.Env, numbers: Iterable[i
 
 
 def record_in_processes(
-    job: Callable[..., list[str]], make_env: Callable[[], gym.Env], numbers: Iterable[int], n_processes: int
+    job: Job, make_env: Callable[[], gym.Env], numbers: Iterable[int], n_processes: int
 ) -> Recorded:
     """
-    :param job: As above
-    :param make_env: Makes the environment
-    :param numbers: The numbers of the episodes
-    :param n_processes: Number of processes
-    :return: As above, in the order in which episodes end
+    Record episodes in several processes, each with an environment of its own.
+
     :raises ValueError: if the job cannot be sent to another process
     :raises RuntimeError: if an episode fails, or a process dies
     """
