@@ -1,5 +1,6 @@
 """Action chunks, executed open loop: the rest of a chunk is the state of a policy, and of a rollout."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+
+from sb3_qam.common.buffers import map_observations, n_rows, take_rows
 
 
 class ChunkState(NamedTuple):
@@ -62,6 +65,45 @@ def check_episode_start(episode_start: Any, n_envs: int) -> np.ndarray:
             f"episode_start must have one entry for each of {n_envs} environment(s), got {episode_start!r}."
         )
     return np.asarray(episode_start, dtype=bool)
+
+
+def predict_in_chunks(
+    predict_rows: Callable[[Any], np.ndarray],
+    observation: Any,
+    state: tuple[np.ndarray, ...] | None,
+    episode_start: np.ndarray | None,
+    chunk_shape: tuple[int, ...],
+    is_vectorized: Callable[[Any], bool],
+) -> tuple[np.ndarray, ChunkState]:
+    """
+    Act open loop: environments that have executed their chunk, or were reset, get a new one.
+
+    :param predict_rows: Makes whole chunks for a batch of observations
+    :param observation: The observation of one environment, or of several
+    :param state: What the last call returned
+    :param episode_start: Whether each environment has just been reset, shape (n_envs,)
+    :param chunk_shape: ``(chunk_size, *action_shape)``
+    :param is_vectorized: Whether an observation is of several environments
+    :return: The action(s) and the next state
+    :raises ValueError: if the state or ``episode_start`` is not one of as many environments
+    """
+    observation = map_observations(np.asarray, observation)
+    of_several = is_vectorized(observation)
+    if not of_several:
+        observation = map_observations(lambda part: part[None], observation)
+    n_envs = n_rows(observation)
+    actions, position = (
+        ChunkState.used_up(n_envs, chunk_shape) if state is None else check_chunk_state(state, n_envs, chunk_shape)
+    )
+    if episode_start is not None:
+        position[check_episode_start(episode_start, n_envs)] = chunk_shape[0]
+    needs_chunk = np.flatnonzero(position == chunk_shape[0])
+    if len(needs_chunk) > 0:
+        new_actions = predict_rows(take_rows(observation, needs_chunk))
+        actions[needs_chunk] = new_actions.reshape(len(needs_chunk), *chunk_shape)
+        position[needs_chunk] = 0
+    action = actions[np.arange(n_envs), position]
+    return action if of_several else action[0], ChunkState(actions, position + 1)
 
 
 class StatefulRollouts(OffPolicyAlgorithm):

@@ -94,7 +94,7 @@ class FlowDiagnosticsCallback(PeriodicCallback):
         n_actions = self.n_figure_actions
         observations = map_observations(lambda part: part.repeat_interleave(n_actions, dim=0), self._figure_states)
         noise = policy.draw_noise(self.n_figure_states * n_actions)
-        clone = policy.clone_actions(observations, noise.x0[0])
+        clone = policy.flow_actions(policy.flows(observations).behavior, noise.x0[0])
         acting = policy.sample_actions(observations, noise)
         n_dims = get_action_dim(self.model.action_space)
         shape = (self.n_figure_states, n_actions, -1)

@@ -1,4 +1,7 @@
-"""How far the policy may go from the behavior: by a fixed temperature, or by a budget (TRQAM, arXiv 2605.27079)."""
+"""What decides how far the policy moves from the behavior: a fixed inverse temperature, or a budget for the divergence.
+
+The budget is that of TRQAM, arXiv 2605.27079.
+"""
 
 import torch as th
 
@@ -12,43 +15,31 @@ KL_CLIP = 2.0
 
 
 class FixedTemperature:
-    """
-    No trust region: the inverse temperature alone says how far the policy goes.
-
-    :param device: Device of the networks
-    """
-
-    def __init__(self, device: th.device) -> None:
-        self.kl_lambda = th.ones((), device=device)
-        self.kl_average = th.zeros((), device=device)
+    """No trust region: the inverse temperature alone decides."""
 
     def reset(self) -> None:
-        """
-        Begin anew, with lambda = 1 and no divergence so far.
-        """
-        self.kl_lambda.fill_(1)
-        self.kl_average.fill_(0)
+        """Nothing has been learned."""
 
     def scale_sigma(self, sigma: th.Tensor) -> th.Tensor:
         """
-        :param sigma: Noise levels of the SDE, shape (N, 1, 1)
-        :return: What the matching loss takes for them
+        :param sigma: Noise levels of the path, shape (N, 1, 1)
+        :return: The same
         """
         return sigma
 
     def update(self, path_kl: th.Tensor) -> None:
         """
-        :param path_kl: KL divergence between the paths of policy and behavior, shape ()
+        :param path_kl: KL divergence between the paths of policy and behavior, which does not matter here
         """
 
     def diagnostics(self) -> dict[str, th.Tensor]:
         """
-        :return: Scalars for the log
+        :return: Nothing for the log
         """
         return {}
 
 
-class TrustRegion(FixedTemperature):
+class TrustRegion:
     r"""
     The dual variable :math:`\lambda` of a KL budget :math:`\epsilon`: sigma is divided by
     :math:`\sqrt{3 \lambda}` in the matching loss, and after each update, D being the running mean of the KL,
@@ -64,17 +55,33 @@ class TrustRegion(FixedTemperature):
     """
 
     def __init__(self, device: th.device, kl_budget: float) -> None:
-        super().__init__(device)
         self.kl_budget = kl_budget
+        self.kl_lambda = th.ones((), device=device)
+        self.kl_average = th.zeros((), device=device)
+
+    def reset(self) -> None:
+        """Start again with lambda = 1 and no divergence so far."""
+        self.kl_lambda.fill_(1)
+        self.kl_average.fill_(0)
 
     def scale_sigma(self, sigma: th.Tensor) -> th.Tensor:
+        """
+        :param sigma: Noise levels of the path, shape (N, 1, 1)
+        :return: What the matching loss takes for them
+        """
         return sigma / (LAMBDA_SCALE * self.kl_lambda).sqrt()
 
     def update(self, path_kl: th.Tensor) -> None:
+        """
+        :param path_kl: KL divergence between the paths of policy and behavior, in nats per step, shape ()
+        """
         clipped = path_kl.detach().clamp(max=KL_CLIP * self.kl_budget)
-        # In place, where an update that was recorded will look for them
+        # In place: a CUDA graph looks for them where they were
         self.kl_average.mul_(1 - KL_AVERAGE_RATE).add_(KL_AVERAGE_RATE * clipped)
         self.kl_lambda.add_(LAMBDA_STEP * (self.kl_average - self.kl_budget)).clamp_(*LAMBDA_RANGE)
 
     def diagnostics(self) -> dict[str, th.Tensor]:
+        """
+        :return: Scalars for the log
+        """
         return {"kl_lambda": self.kl_lambda.clone(), "kl_average": self.kl_average.clone()}

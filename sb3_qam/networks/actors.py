@@ -1,95 +1,27 @@
-"""The networks of QAM: velocity fields, the critic ensemble, and what variants put beside or behind the flow.
-
-All take *features* (what a features extractor made of an observation) instead of observations, so that an update
-extracts them once and not once per flow step.
-"""
+"""Networks that make or change actions: velocity fields, the one-step policy of QAM-F and the edit policy of QAM-E."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_qam.networks.mlp import (
-    LAYER_NORM_EPS,
-    MLP,
-    EnsembleLayerNorm,
-    EnsembleLinear,
-    TanhGELU,
-    create_mlp,
-    xavier_linear,
-)
-from sb3_qam.networks.velocities import GivenVelocity, broadcast_features
+from sb3_qam.networks.features import FeaturesNetwork
+from sb3_qam.networks.layers import LAYER_NORM_EPS, TanhGELU, xavier_linear
+from sb3_qam.networks.mlp import MLP, create_mlp
+from sb3_qam.networks.velocities import ConditionedVelocity, broadcast_features
 
 # Of an edit, before the tanh
 LOG_STD_RANGE = (-20.0, 2.0)
 
 
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """
-    Inside, the network passes gradients on to its inputs and takes none itself.
-
-    :param network: A network that is trained outside, as a whole or in part
-    """
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-class FeaturesNetwork(BaseModel):
-    """
-    A network that stands behind a features extractor.
-
-    :param observation_space: Observation space
-    :param action_space: Action space
-    :param features_extractor: Makes features of observations
-    :param normalize_images: Whether to divide images by 255
-    :param trains_features_extractor: Whether this network's loss trains the extractor.
-        A shared one is trained by the critic alone.
-    """
-
-    features_extractor: BaseFeaturesExtractor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        features_extractor: BaseFeaturesExtractor,
-        normalize_images: bool = True,
-        trains_features_extractor: bool = True,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-        )
-        self.trains_features_extractor = trains_features_extractor
-
-    def features(self, observations: PyTorchObs) -> th.Tensor:
-        """
-        :param observations: A batch of observations, as SB3's buffers give them
-        :return: shape (batch, features_dim)
-        """
-        with th.set_grad_enabled(th.is_grad_enabled() and self.trains_features_extractor):
-            return self.extract_features(observations, self.features_extractor)
-
-
 class ActorNetwork(FeaturesNetwork):
     """
-    The base of what makes or changes actions.
+    Base of the networks that make or change actions.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -153,16 +85,16 @@ class VelocityField(ActorNetwork):
         :param t: Flow time in [0, 1], a number or a tensor that broadcasts against (..., 1)
         :return: The velocity dx/dt, shape (..., action_dim)
         """
-        return GivenVelocity(self.mlp, features)(x, t)
+        return ConditionedVelocity(self.mlp, features)(x, t)
 
-    def given(self, observations: PyTorchObs) -> GivenVelocity:
+    def conditioned_on(self, observations: PyTorchObs) -> ConditionedVelocity:
         """
-        Fix the observations; their features are extracted once, here.
+        Condition the velocity on observations; their features are extracted once, here.
 
         :param observations: A batch of observations
         :return: The velocity as a function of x, shape (..., batch, action_dim), and of t
         """
-        return GivenVelocity(self.mlp, self.features(observations))
+        return ConditionedVelocity(self.mlp, self.features(observations))
 
 
 class OneStepFlow(ActorNetwork):
@@ -184,7 +116,7 @@ class OneStepFlow(ActorNetwork):
 
 class EditPolicy(ActorNetwork):
     """
-    The tanh-Gaussian e(s, a) of QAM-E, which says how to change an action of the flow.
+    The tanh-Gaussian e(s, a) of QAM-E, which proposes how to change an action of the flow.
     """
 
     def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], MLP]) -> None:
@@ -212,7 +144,7 @@ class EditPolicy(ActorNetwork):
 
 class EntropyCoefficient(nn.Module):
     """
-    A positive number that is learned as its logarithm, beginning at 1.
+    A positive entropy coefficient, learned as its logarithm from 1 on, as SAC's ``ent_coef="auto"``.
     """
 
     def __init__(self) -> None:
@@ -224,53 +156,3 @@ class EntropyCoefficient(nn.Module):
         :return: The number, shape ()
         """
         return self.log_value.exp()
-
-
-class CriticEnsemble(FeaturesNetwork):
-    """
-    ``n_critics`` action-value functions Q_i(s, a), evaluated together as one batched network.
-
-    :param observation_space: Observation space
-    :param action_space: Action space
-    :param action_dim: Number of action dimensions, those of a whole chunk where actions are chunked
-    :param net_arch: Sizes of the hidden layers
-    :param features_extractor: Makes features of observations
-    :param features_dim: Number of features
-    :param activation_fn: Activation of the hidden layers
-    :param n_critics: Number of critics
-    :param normalize_images: Whether to divide images by 255
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        action_dim: int,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: Callable[[], nn.Module] = TanhGELU,
-        n_critics: int = 2,
-        normalize_images: bool = True,
-    ) -> None:
-        super().__init__(observation_space, action_space, features_extractor, normalize_images)
-        self.n_critics = n_critics
-        self.mlp = create_mlp(
-            features_dim + action_dim,
-            1,
-            net_arch,
-            activation_fn,
-            lambda n_in, n_out: EnsembleLinear(n_critics, n_in, n_out),
-            lambda width: EnsembleLayerNorm(n_critics, width),
-            n_members=n_critics,
-        )
-
-    def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        """
-        :param features: Features of the observations, must broadcast against (..., features_dim)
-        :param actions: Actions in [-1, 1], shape (..., action_dim)
-        :return: One value per critic, shape (n_critics, ...)
-        """
-        batch_shape = actions.shape[:-1]
-        inputs = th.cat([broadcast_features(features, actions), actions], dim=-1).flatten(end_dim=-2)
-        return self.mlp(inputs).reshape(self.n_critics, *batch_shape)

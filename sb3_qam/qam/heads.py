@@ -1,4 +1,4 @@
-"""What makes an action of noise and a flow, and how it is trained: one object for each variant.
+"""Action heads: what makes an action of noise and a flow, and how it is trained; one class for each variant.
 
 All shapes are (..., batch, action_dim); the leading axis, where there is one, counts samples of the same observation.
 """
@@ -10,22 +10,11 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_qam.networks.networks import EditPolicy, EntropyCoefficient, OneStepFlow
+from sb3_qam.networks.actors import EditPolicy, EntropyCoefficient, OneStepFlow
+from sb3_qam.qam.noise import Draw, SamplingNoise
 
 # Of the tanh-Gaussian of QAM-E, per dimension
 TARGET_ENTROPY_PER_DIM = -0.5
-
-
-class SamplingNoise(NamedTuple):
-    """
-    What one action is made from.
-
-    :param x0: Standard normal, where the flow starts
-    :param edit: Standard normal, under the tanh of an edit; ``None`` for heads that do not edit
-    """
-
-    x0: th.Tensor
-    edit: th.Tensor | None = None
 
 
 class HeadLosses(NamedTuple):
@@ -52,28 +41,13 @@ class FlowHead(nn.Module):
     # Whether there are losses
     learns: ClassVar[bool] = False
 
-    def draw_noise(self, *shape: int, device: th.device) -> SamplingNoise:
+    def draw_noise(self, draw: Draw, *shape: int) -> SamplingNoise:
         """
-        :param shape: Shape of the actions
-        :param device: Device of the networks
+        :param draw: Draws standard normal numbers
+        :param shape: (n_samples, batch, action_dim)
         :return: Noise for :meth:`forward`
         """
-        return SamplingNoise(th.randn(*shape, device=device))
-
-    def fixed_noise(self, x0: th.Tensor) -> SamplingNoise:
-        """
-        :param x0: Where the flow starts
-        :return: Noise for actions that are to be a function of the observation and ``x0``
-        """
-        return SamplingNoise(x0)
-
-    def draw_training_noise(self, *shape: int, device: th.device) -> SamplingNoise | None:
-        """
-        :param shape: Shape of the actions
-        :param device: Device of the networks
-        :return: Noise for :meth:`losses`, if there are any
-        """
-        return self.draw_noise(*shape, device=device) if self.learns else None
+        return SamplingNoise(draw(*shape))
 
     def forward(self, observations: PyTorchObs, flow: Flow, noise: SamplingNoise) -> th.Tensor:
         """
@@ -89,15 +63,15 @@ class FlowHead(nn.Module):
         :param observations: A batch of observations
         :param flow: The flow, these observations given
         :param q_value: Mean of the online critics, these observations given
-        :param noise: What :meth:`draw_training_noise` drew
-        :return: Losses of what stands behind the flow, and diagnostics
+        :param noise: What :meth:`draw_noise` drew, for one sample
+        :return: Losses of the head, and diagnostics
         """
         return HeadLosses({}, {})
 
 
 class OneStepHead(FlowHead):
     r"""
-    QAM-F: a one-step policy mu(s, z) that is distilled from the flow and climbs the critic (as in FQL, arXiv
+    QAM-F: a one-step policy mu(s, z), distilled from the flow, that maximizes the critics' value (as in FQL, arXiv
     2502.02538),
 
     .. math::
@@ -134,7 +108,7 @@ class EditHead(FlowHead):
 
     .. math:: a = \mathrm{clip}(a_{flow} + c\, e), \qquad E[-Q(s, a) + \alpha \log \pi_e]
 
-    with the temperature :math:`\alpha` learned to keep the entropy of e at half a nat below zero per dimension.
+    with the entropy coefficient :math:`\alpha` learned to keep the entropy of e at half a nat below zero per dimension.
 
     :param edit_policy: e
     :param action_dim: Number of action dimensions
@@ -150,12 +124,8 @@ class EditHead(FlowHead):
         self.edit_scale = edit_scale
         self.target_entropy = TARGET_ENTROPY_PER_DIM * action_dim
 
-    def draw_noise(self, *shape: int, device: th.device) -> SamplingNoise:
-        return SamplingNoise(th.randn(*shape, device=device), th.randn(*shape, device=device))
-
-    def fixed_noise(self, x0: th.Tensor) -> SamplingNoise:
-        # The median edit, as SAC's deterministic action
-        return SamplingNoise(x0, th.zeros_like(x0))
+    def draw_noise(self, draw: Draw, *shape: int) -> SamplingNoise:
+        return SamplingNoise(draw(*shape), draw(*shape))
 
     def _edited(self, observations: PyTorchObs, flow: Flow, noise: SamplingNoise) -> tuple[th.Tensor, th.Tensor]:
         assert noise.edit is not None  # for mypy
@@ -169,13 +139,13 @@ class EditHead(FlowHead):
     def losses(self, observations: PyTorchObs, flow: Flow, q_value: QValue, noise: SamplingNoise | None) -> HeadLosses:
         assert noise is not None  # for mypy
         actions, log_density = self._edited(observations, flow, noise)
-        temperature = self.entropy_coef()
+        entropy_coef = self.entropy_coef()
         entropy = -log_density.detach().mean()
         return HeadLosses(
             {
                 "edit_q_loss": -q_value(actions).mean(),
-                "edit_entropy_loss": (temperature.detach() * log_density).mean(),
-                "edit_alpha_loss": temperature * (entropy - self.target_entropy),
+                "edit_entropy_loss": (entropy_coef.detach() * log_density).mean(),
+                "edit_alpha_loss": entropy_coef * (entropy - self.target_entropy),
             },
-            {"edit_alpha": temperature, "edit_entropy": entropy},
+            {"edit_alpha": entropy_coef, "edit_entropy": entropy},
         )
