@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_qam import QAM, FlowPolicy
-from sb3_qam.qam.action_heads import SamplingNoise
+from sb3_qam.qam.noise import SamplingNoise
 from tests.conftest import record, write_dataset
 
 SMALL = {"batch_size": 16, "flow_steps": 3, "policy_kwargs": {"net_arch": [16, 16]}, "buffer_size": 1000}
@@ -31,8 +31,8 @@ def assert_same(first: QAM, second: QAM) -> None:
             for index, state in parameters["state"].items():
                 for key, value in state.items():
                     assert th.equal(value, other["state"][index][key]), (index, key)
-    assert first.trust_region.kl_lambda == second.trust_region.kl_lambda
-    assert first.trust_region.kl_average == second.trust_region.kl_average
+    assert first.temperature.kl_lambda == second.temperature.kl_lambda
+    assert first.temperature.kl_average == second.temperature.kl_average
 
 
 def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path):
@@ -276,10 +276,10 @@ def test_at_inverse_temperature_zero_the_model_is_the_clone(pendulum_dataset, tm
     model.save(tmp_path / "model")
     clone = QAM.load(tmp_path / "model", inverse_temperature=0.0)
     observations, noise = th.randn(6, 3), SamplingNoise(th.randn(1, 6, 1))
-    flows = {
-        name: model.policy.sample_actions(observations, noise)
-        for name, model.policy.act_with_behavior in {"policy": False, "behavior": True}.items()
-    }
+    flows = {}
+    for name in ("policy", "behavior"):
+        model.policy.set_actor(name)
+        flows[name] = model.policy.sample_actions(observations, noise)
     assert not th.equal(flows["policy"], flows["behavior"])
     assert th.equal(clone.policy.sample_actions(observations, noise), flows["behavior"])
 
@@ -300,4 +300,4 @@ def test_a_policy_is_saved_for_deployment(policy_kwargs: dict, tmp_path: Path):
     np.testing.assert_array_equal(*actions)
     assert loaded._get_constructor_parameters().keys() == model.policy._get_constructor_parameters().keys()
     assert loaded.flow_steps == 4
-    assert loaded.act_with_behavior
+    assert loaded.acts_as == "behavior"

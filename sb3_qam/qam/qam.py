@@ -271,7 +271,13 @@ class QAM(OfflineToOnlineAlgorithm):
         self.policy_kwargs = policy_kwargs
         self._create_aliases()
         self.policy_objective = OBJECTIVES[self.adjoint]
-        self.temperature = FixedTemperature() if self.kl_budget is None else TrustRegion(self.device, self.kl_budget)
+        # Of the algorithm, so that a file fits with and without a budget
+        self.kl_lambda, self.kl_average = th.ones((), device=self.device), th.zeros((), device=self.device)
+        self.temperature = (
+            FixedTemperature()
+            if self.kl_budget is None
+            else TrustRegion(self.kl_budget, self.kl_lambda, self.kl_average)
+        )
         self._graphed_updates = (
             GraphedUpdates(self.policy.optimizer, self._monitor)
             if self.cuda_graph and self.device.type == "cuda"
@@ -570,6 +576,8 @@ class QAM(OfflineToOnlineAlgorithm):
             "_graphed_updates",
             "policy_objective",
             "temperature",
+            "kl_lambda",
+            "kl_average",
             "critic",
             "critic_target",
             "batch_norm_stats",
@@ -577,5 +585,5 @@ class QAM(OfflineToOnlineAlgorithm):
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        dual_variables = [] if self.kl_budget is None else ["temperature.kl_lambda", "temperature.kl_average"]
+        dual_variables = [] if self.kl_budget is None else ["kl_lambda", "kl_average"]
         return ["policy", "policy.optimizer"], dual_variables

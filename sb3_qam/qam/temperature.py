@@ -50,14 +50,15 @@ class TrustRegion:
 
     All of it stays on the device.
 
-    :param device: Device of the networks
     :param kl_budget: The budget, in nats per step of the environment
+    :param kl_lambda: lambda, changed in place, shape ()
+    :param kl_average: D, changed in place, shape ()
     """
 
-    def __init__(self, device: th.device, kl_budget: float) -> None:
+    def __init__(self, kl_budget: float, kl_lambda: th.Tensor, kl_average: th.Tensor) -> None:
         self.kl_budget = kl_budget
-        self.kl_lambda = th.ones((), device=device)
-        self.kl_average = th.zeros((), device=device)
+        self.kl_lambda = kl_lambda
+        self.kl_average = kl_average
 
     def reset(self) -> None:
         """Start again with lambda = 1 and no divergence so far."""

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 
 from sb3_qam import QAM, FlowPolicy
-from sb3_qam.networks.networks import FeaturesNetwork
+from sb3_qam.networks.features import FeaturesNetwork
 from tests.contract.conftest import SMALL, RandomEnv, same_parameters, small
 
 

@@ -15,7 +15,9 @@ from torch import nn
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
 from sb3_qam.common.buffers import map_observations
-from sb3_qam.qam.action_heads import SamplingNoise
+from sb3_qam.networks.cpu_kernels import members_of
+from sb3_qam.qam.export import export_onnx
+from sb3_qam.qam.noise import SamplingNoise
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
 IMAGE = spaces.Box(0, 255, (3, 12, 12), np.uint8)
@@ -64,7 +66,7 @@ def run(path: Path, observations: Any, noise: SamplingNoise) -> np.ndarray:
 
 
 def assert_exported(policy: FlowPolicy, path: Path) -> None:
-    policy.export_onnx(path)
+    export_onnx(policy, path)
     for n in (1, 4, 9):
         observations, noise = inputs_for(policy, n)
         actions = run(path, observations, noise)
@@ -89,8 +91,8 @@ POLICIES: dict[str, dict[str, Any]] = {
     "best of n": {"best_of_n": 4, "n_critics": 3},
     "edit, best of n, chunk": {"edit_scale": 0.5, "best_of_n": 3, "chunk_size": 2},
     "residual": {"residual": True},
-    "behavior": {"act_with_behavior": True},
-    "bc": {"act_as_clone": True, "edit_scale": 0.5, "best_of_n": 3},
+    "behavior": {"acts_as": "behavior"},
+    "bc": {"acts_as": "bc", "edit_scale": 0.5, "best_of_n": 3},
     "layer norm, ReLU": {"flow_layer_norm": True, "activation_fn": nn.ReLU},
     "midpoint": {"ode_method": "midpoint"},
     "rk4": {"ode_method": "rk4"},
@@ -137,20 +139,20 @@ def test_exporting_leaves_the_policy_as_it_is(tmp_path: Path):
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     modes = [module.training for module in policy.modules()]
     random_state, sampled = th.get_rng_state(), policy.observation_space.np_random.bit_generator.state
-    policy.export_onnx(tmp_path / "deeper" / "policy")
+    export_onnx(policy, tmp_path / "deeper" / "policy")
     assert [path.name for path in (tmp_path / "deeper").iterdir()] == ["policy.onnx"]
     assert [module.training for module in policy.modules()] == modes
     assert all(th.equal(value, before[name]) for name, value in policy.state_dict().items())
     assert th.equal(th.get_rng_state(), random_state)
     assert policy.observation_space.np_random.bit_generator.state == sampled
-    assert policy.policy_flow.mlp.fused_members() is not None
+    assert members_of(policy.policy_flow.mlp) is not None
 
 
 @pytest.mark.parametrize("method", ["dopri5", "implicit_adams"])
 def test_methods_without_a_fixed_number_of_steps_are_refused(method: str, tmp_path: Path):
     policy = make_policy(ode_method=method)
     with pytest.raises(ValueError, match=f"ode_method='{method}' cannot be exported to ONNX.*'rk4'"):
-        policy.export_onnx(tmp_path / "policy.onnx")
+        export_onnx(policy, tmp_path / "policy.onnx")
     # the way out
     policy.ode_method = "rk4"
     assert_exported(policy, tmp_path / "policy.onnx")
@@ -186,18 +188,18 @@ class Unknown(BaseFeaturesExtractor):
 def test_what_onnx_cannot_express_is_refused_and_leaves_no_file(extractor: type, message: str, tmp_path: Path):
     policy = make_policy(features_extractor_class=extractor)
     with pytest.raises(ValueError, match=message):
-        policy.export_onnx(tmp_path / "policy.onnx")
+        export_onnx(policy, tmp_path / "policy.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_keys_that_are_names_of_the_files_own_are_refused(tmp_path: Path):
     policy = make_policy(spaces.Dict(noise=VECTOR), MultiInputPolicy)
     with pytest.raises(ValueError, match=r"observation keys \['noise'\] are names of the file's own"):
-        policy.export_onnx(tmp_path / "policy.onnx")
+        export_onnx(policy, tmp_path / "policy.onnx")
 
 
 def test_what_to_install_is_said(tmp_path: Path, monkeypatch):
     # How Python itself marks a module that is not to be had
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r'pip install "sb3-qam\[onnx\]"'):
-        make_policy().export_onnx(tmp_path / "policy.onnx")
+        export_onnx(make_policy(), tmp_path / "policy.onnx")

@@ -14,8 +14,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_qam import QAM, FlowPolicy
 from sb3_qam.common.envs import SpacesOnlyEnv
-from sb3_qam.qam.action_heads import SamplingNoise
-from sb3_qam.qam.trust_region import TrustRegion
+from sb3_qam.qam.noise import SamplingNoise
+from sb3_qam.qam.temperature import TrustRegion
 
 SMALL = {"batch_size": 32, "flow_steps": 4, "buffer_size": 1000, "seed": 0, "policy_kwargs": {"net_arch": [16, 16]}}
 VARIANTS: list[dict[str, Any]] = [
@@ -30,6 +30,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"adjoint": "scalar"},
     {"adjoint": "bptt"},
     {"inverse_temperature": 0.0},
+    {"inverse_temperature": 0.0, "distill_coef": 10.0, "max_grad_norm": float("inf")},
+    {"adjoint": "scalar", "kl_budget": 0.5, "value_penalty": 0.3},
     {"chunk_size": 3, "best_of_n": 2, "edit_scale": 0.2, "residual": True, "kl_budget": 0.5, "adjoint": "scalar"},
 ]
 
@@ -51,7 +53,9 @@ def test_every_variant_learns_offline_and_online_and_comes_back_from_a_file(vari
     before = parameters_of(model.policy)
     model.pretrain(gradient_steps=5)
     model.learn(20, reset_num_timesteps=False)
-    expected = {"behavior_flow", "behavior_flow_target", "critic", "critic_target", "policy_flow"}
+    expected = {"behavior_flow", "behavior_flow_target", "critic", "critic_target"}
+    if variant.get("inverse_temperature") != 0:
+        expected.add("policy_flow")
     if variant.get("edit_scale") or variant.get("distill_coef"):
         expected.add("head")
     assert moved(before, model.policy) == expected
@@ -82,10 +86,8 @@ class LinearExtractor(FlattenExtractor):
 class OneLossQAM(QAM):
     kept_losses: tuple[str, ...]
 
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-        return super()._optimize(
-            {name: loss * (name in self.kept_losses) for name, loss in losses.items()}, diagnostics
-        )
+    def _optimize(self, losses: dict[str, th.Tensor], *args) -> None:
+        super()._optimize({name: loss * (name in self.kept_losses) for name, loss in losses.items()}, *args)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ class OneLossQAM(QAM):
         ({"distill_coef": 10.0}, ("fql_loss",)),
     ],
 )
-def test_what_stands_behind_the_flow_learns_alone(variant: dict, losses: tuple[str, ...], pendulum_dataset):
+def test_an_action_head_learns_alone(variant: dict, losses: tuple[str, ...], pendulum_dataset):
     kwargs = SMALL | {"policy_kwargs": {"net_arch": [16], "features_extractor_class": LinearExtractor}}
     model = OneLossQAM("FlowPolicy", offline_dataset=pendulum_dataset, tau=0.0, **variant, **kwargs)
     model.kept_losses = losses
@@ -168,19 +170,21 @@ def test_a_residual_policy_begins_as_the_behavior():
     policy = QAM("FlowPolicy", "Pendulum-v1", residual=True, **SMALL).policy
     observations, noise = th.randn(6, 3), SamplingNoise(th.randn(1, 6, 1))
     first = policy.sample_actions(observations, noise)
-    policy.act_with_behavior = True
+    policy.set_actor("behavior")
     th.testing.assert_close(policy.sample_actions(observations, noise), first)
-    policy.act_with_behavior = False
+    policy.set_actor("policy")
     with th.no_grad():
         policy.policy_flow.mlp[-1].bias.fill_(0.05)
+        policy.behavior_flow_target.mlp[-1].bias.fill_(1.0)
     x = th.randn(6, 1)
-    flows = policy.given(observations)
-    added = flows.policy(x, 0.3) - flows.behavior_target(x, 0.3)
-    th.testing.assert_close(added, th.full((6, 1), 0.05))
+    flows = policy.flows(observations)
+    # Trained beside the Polyak average, acting beside the behavior flow itself
+    for whole, behavior in ((flows.policy, flows.behavior_target), (flows.acting_policy, flows.behavior)):
+        th.testing.assert_close(whole(x, 0.3) - behavior(x, 0.3), th.full((6, 1), 0.05))
 
 
 def test_the_dual_variable_rises_above_the_budget_and_falls_below():
-    trust_region = TrustRegion(th.device("cpu"), kl_budget=0.5)
+    trust_region = TrustRegion(0.5, th.ones(()), th.zeros(()))
     assert (trust_region.kl_lambda, trust_region.kl_average) == (1, 0)
     averages, lambdas = [0.0], [1.0]
     for kl in [5.0] * 30 + [0.1] * 60:
@@ -209,12 +213,12 @@ def test_the_dual_variable_is_logged_and_saved(pendulum_dataset, tmp_path: Path)
     assert all(float(row["train/path_kl"]) > 0 and float(row["train/kl_average"]) >= 0 for row in rows)
     model.save(tmp_path / "model")
     loaded = QAM.load(tmp_path / "model")
-    assert model.trust_region.kl_lambda != 1
-    assert loaded.trust_region.kl_lambda == model.trust_region.kl_lambda
-    assert loaded.trust_region.kl_average == model.trust_region.kl_average
+    assert model.temperature.kl_lambda != 1
+    assert loaded.temperature.kl_lambda == model.temperature.kl_lambda
+    assert loaded.temperature.kl_average == model.temperature.kl_average
     # a plain model takes no notice of it
     plain = QAM.load(tmp_path / "model", kl_budget=None, inverse_temperature=3.0)
-    assert plain.trust_region.diagnostics() == {}
+    assert plain.temperature.diagnostics() == {}
     plain.pretrain(pendulum_dataset, gradient_steps=1)
 
 
@@ -223,11 +227,9 @@ def test_a_wide_budget_lets_the_policy_go_further_than_a_narrow_one(pendulum_dat
         values: list[float] = []
 
         class KeepsKL(QAM):
-            def _optimize(
-                self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]
-            ) -> dict[str, th.Tensor]:
-                values.append(diagnostics["path_kl"].item())
-                return super()._optimize(losses, diagnostics)
+            def _optimize(self, losses: dict[str, th.Tensor], reported: dict[str, th.Tensor], *args) -> None:
+                values.append(reported["path_kl"].item())
+                super()._optimize(losses, reported, *args)
 
         kwargs = SMALL | {"learning_rate": 3e-3}
         KeepsKL("FlowPolicy", offline_dataset=pendulum_dataset, kl_budget=budget, **kwargs).pretrain(gradient_steps=800)
@@ -251,7 +253,8 @@ def test_a_wide_budget_lets_the_policy_go_further_than_a_narrow_one(pendulum_dat
         ({"kl_budget": 0.5, "inverse_temperature": 0.0}, "kl_budget=0.5.*got inverse_temperature=0.0"),
         ({"kl_budget": 0.5, "adjoint": "bptt"}, "kl_budget=0.5.*adjoint='bptt'"),
         ({"chunk_size": 3, "n_steps": 3}, "chunk_size=3 and n_steps=3 exclude each other"),
-        ({"flow_steps": 1, "adjoint": "scalar"}, "flow_steps=1 adjoint='scalar' never shows the critic"),
+        ({"value_penalty": 0.3, "inverse_temperature": 0.0}, "value_penalty=0.3 .*inverse_temperature=0.0"),
+        ({"value_penalty": 0.3, "adjoint": "bptt"}, "value_penalty=0.3 .*adjoint='bptt'"),
         ({"flow_steps": 1, "adjoint": "bptt"}, "flow_steps=1 adjoint='bptt' never shows the critic"),
     ],
 )
@@ -297,7 +300,7 @@ def test_cloning_trains_the_behavior_flow_alone_and_acts_with_it(variant: dict, 
         assert clone.predict(observations.numpy(), deterministic=True)[0].shape == (6, 1)
         assert len(clone.policy.draw_noise(4).x0) == 1
     model.pretrain(gradient_steps=1)
-    assert not model.policy.act_as_clone
+    assert model.policy.acts_as != "bc"
 
 
 @pytest.mark.parametrize("variant", [{}, {"residual": True}], ids=str)
@@ -341,7 +344,7 @@ def test_a_clone_of_another_size_is_refused_and_nothing_is_loaded(pendulum_datas
     ):
         model.load_behavior(clone)
     assert not moved(before, model.policy)
-    assert not model.policy.act_as_clone
+    assert model.policy.acts_as != "bc"
 
 
 def test_clone_steps_are_not_offline_steps(pendulum_dataset):
@@ -377,7 +380,7 @@ def test_a_clone_is_saved_for_deployment(pendulum_dataset, tmp_path: Path):
     np.testing.assert_array_equal(
         loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0]
     )
-    assert loaded.act_as_clone
+    assert loaded.acts_as == "bc"
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -394,10 +397,10 @@ def test_cloning_trains_the_extractor_of_its_flow_also_where_it_is_shared(share:
 
 def test_cloning_again_gives_up_the_policy_and_all_that_belongs_to_it(pendulum_dataset):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, kl_budget=0.5, **SMALL).pretrain(gradient_steps=3)
-    assert model.trust_region.kl_lambda != 1
+    assert model.temperature.kl_lambda != 1
     model.pretrain(gradient_steps=1, objective="bc")
     model._set_objective("full")
-    assert model.trust_region.kl_lambda == 1
+    assert model.temperature.kl_lambda == 1
     states = model.policy.optimizer.state
     assert not any(parameter in states for parameter in model.policy.policy_flow.mlp.parameters())
     assert all(parameter in states for parameter in model.policy.behavior_flow.mlp.parameters())
@@ -407,7 +410,7 @@ def test_what_fails_leaves_policy_and_clone_as_they_were(pendulum_dataset):
     model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, **SMALL).pretrain(gradient_steps=3)
     with pytest.raises(TypeError, match=r"callback must be an SB3 callback.*got 'no callback'"):
         model.pretrain(gradient_steps=3, objective="bc", callback="no callback")
-    assert not model.policy.act_as_clone
+    assert model.policy.acts_as != "bc"
     before = parameters_of(model.policy)
     model.pretrain(gradient_steps=1)
     assert "policy_flow" in moved(before, model.policy)
@@ -418,7 +421,7 @@ def test_what_fails_leaves_policy_and_clone_as_they_were(pendulum_dataset):
     with pytest.raises(ValueError, match="offline_steps=5 needs offline data"):
         clone.learn(5)
     assert not moved(before, clone.policy)
-    assert clone.policy.act_as_clone
+    assert clone.policy.acts_as == "bc"
 
 
 @pytest.mark.parametrize(
@@ -440,7 +443,7 @@ def test_a_clone_that_does_not_fit_is_refused(change: dict, message: str, from_f
     with pytest.raises(ValueError, match=message):
         model.load_behavior(tmp_path / "bc" if from_file else clone)
     assert not moved(before, model.policy)
-    assert not model.policy.act_as_clone
+    assert model.policy.acts_as != "bc"
     change["action_space"] = action_space
 
 

@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_qam import QAM
-from sb3_qam.networks.networks import FeaturesNetwork
+from sb3_qam.networks.features import FeaturesNetwork
 
 NETWORKS = ("behavior_flow", "policy_flow", "critic", "behavior_flow_target", "critic_target")
 
@@ -17,8 +17,8 @@ class OneLossQAM(QAM):
 
     kept_loss: str
 
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-        return super()._optimize({name: loss * (name == self.kept_loss) for name, loss in losses.items()}, diagnostics)
+    def _optimize(self, losses: dict[str, th.Tensor], *args) -> None:
+        super()._optimize({name: loss * (name == self.kept_loss) for name, loss in losses.items()}, *args)
 
 
 def moved_by(model: QAM, update: Callable[[], object]) -> set[str]:

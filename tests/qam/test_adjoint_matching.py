@@ -1,10 +1,13 @@
 """The pure functions against closed forms and automatic differentiation."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch as th
 
-from sb3_qam.networks.networks import TanhGELU
+from sb3_qam.networks.layers import TanhGELU
 from sb3_qam.qam.adjoint_matching import (
+    bridge_times,
     flow_times,
     lean_adjoint,
     matching_loss,
@@ -14,7 +17,8 @@ from sb3_qam.qam.adjoint_matching import (
     scalar_adjoint,
     terminal_adjoint,
 )
-from sb3_qam.qam.policy_objectives import Backpropagation, PolicyProblem
+from sb3_qam.qam.noise import PathNoise
+from sb3_qam.qam.objectives import Backpropagation, Critics, ScalarAdjoint
 
 BATCH, DIM = 4, 3
 
@@ -69,7 +73,7 @@ def test_lean_adjoint_of_a_linear_flow_has_a_closed_form():
     flow_steps = 5
     matrix = th.randn(DIM, DIM)
     g_N = th.randn(BATCH, DIM)
-    adjoints = lean_adjoint(lambda x, t: x @ matrix.T, th.randn(flow_steps + 1, BATCH, DIM), g_N)
+    adjoints = lean_adjoint(lambda x, t: x @ matrix.T, th.randn(flow_steps, BATCH, DIM), g_N)
     expected = g_N
     for k in reversed(range(flow_steps)):
         jacobian = 2 * matrix - th.eye(DIM) * flow_steps / (k + 1)
@@ -79,7 +83,7 @@ def test_lean_adjoint_of_a_linear_flow_has_a_closed_form():
 
 def test_lean_adjoint_is_back_propagation_through_the_behavior_drift():
     flow_steps, step = 4, 0.25
-    path = th.randn(flow_steps + 1, BATCH, DIM)
+    path = th.randn(flow_steps, BATCH, DIM)
     g_N = th.randn(BATCH, DIM)
     adjoints = lean_adjoint(nonlinear_velocity, path, g_N)
     adjoint = g_N
@@ -111,14 +115,29 @@ def test_matching_loss_has_a_gradient_for_the_policy_alone():
     assert adjoints.grad is None
 
 
-def test_scalar_adjoint_is_the_lean_one_where_the_velocity_does_not_depend_on_x():
+def test_bridges_lead_from_fresh_noise_to_the_action_that_the_flow_makes():
     flow_steps = 6
-    path, g_N = th.randn(flow_steps + 1, BATCH, DIM), th.randn(BATCH, DIM)
-    lean = lean_adjoint(lambda x, t: 0 * x + th.as_tensor(t), path, g_N)
-    scalar = scalar_adjoint(nonlinear_velocity, path, g_N)
-    th.testing.assert_close(scalar, lean, atol=1e-6, rtol=1e-5)
+    flows = SimpleNamespace(policy=nonlinear_velocity, behavior_target=lambda x, t: -x)
+    noise = PathNoise(th.randn(BATCH, DIM), th.randn(flow_steps, BATCH, DIM))
+    path = ScalarAdjoint().path(flows, noise)
+    action = noise.x0
     for k in range(flow_steps):
-        th.testing.assert_close(scalar[k], k / flow_steps * g_N)
+        action = action + nonlinear_velocity(action, k / flow_steps) / flow_steps
+    th.testing.assert_close(path.action, action)
+    for k in range(1, flow_steps + 1):
+        tau = k / flow_steps
+        th.testing.assert_close(path.states[k - 1], (1 - tau) * noise.steps[k - 1] + tau * action)
+        th.testing.assert_close(path.policy_velocity[k - 1], nonlinear_velocity(path.states[k - 1], tau))
+        variance = 2 * (1 - tau + 1 / flow_steps) / (tau + 1 / flow_steps)
+        assert path.sigma[k - 1].item() ** 2 == pytest.approx(variance, rel=1e-5)
+    th.testing.assert_close(path.states[-1], action)
+
+
+def test_scalar_adjoint_is_the_terminal_one_times_the_flow_time():
+    g_N = th.randn(BATCH, DIM)
+    adjoints = scalar_adjoint(bridge_times(4), g_N)
+    for k, share in enumerate([0.25, 0.5, 0.75, 1.0]):
+        th.testing.assert_close(adjoints[k], share * g_N)
 
 
 def test_path_kl_is_the_divergence_between_the_gaussian_steps():
@@ -136,6 +155,7 @@ def test_path_kl_is_the_divergence_between_the_gaussian_steps():
 
 
 def test_back_propagation_gives_the_gradient_of_matching_with_the_full_adjoint():
+    """Its loss is N (KL - w / N Q), half of what matching with the full adjoint of w / N Q has."""
     flow_steps, w = 5, 1.7
     net = th.nn.Sequential(th.nn.Linear(DIM + 1, 8), TanhGELU(), th.nn.Linear(8, DIM)).double()
 
@@ -149,8 +169,11 @@ def test_back_propagation_gives_the_gradient_of_matching_with_the_full_adjoint()
         return -((a - 0.3) ** 2).sum(dim=-1)
 
     x0, noise = 0.3 * th.randn(BATCH, DIM).double(), 0.1 * th.randn(flow_steps, BATCH, DIM).double()
-    problem = PolicyProblem(v_theta, v_beta, q_value, w, lambda sigma: sigma, x0, noise)
-    backpropagated = th.autograd.grad(Backpropagation()(problem).loss, list(net.parameters()))
+    flows, objective = SimpleNamespace(policy=v_theta, behavior_target=v_beta), Backpropagation()
+    critics = Critics(lambda a: q_value(a)[None], lambda a: th.full((1, len(a)), th.nan), pessimism=0.5)
+    its_path = objective.path(flows, PathNoise(x0, noise))
+    cost = objective.adjoints(flows, its_path, objective.terminal(critics, its_path, w))
+    backpropagated = th.autograd.grad(objective.loss(its_path, cost, lambda sigma: sigma), list(net.parameters()))
 
     # The full adjoint a_{k+1} = d cost-to-go / d x_{k+1}, step by step
     step, times = 1 / flow_steps, flow_times(flow_steps).double()
@@ -163,18 +186,18 @@ def test_back_propagation_gives_the_gradient_of_matching_with_the_full_adjoint()
 
     def cost_to_go(x: th.Tensor, k: int) -> th.Tensor:
         if k == flow_steps:
-            return -w * q_value(x.clamp(-1, 1))
+            return -w / flow_steps * q_value(x)
         if k == flow_steps - 1:
-            x_next = x + step * v_beta(x, times[k])
-        else:
-            x_next = x + step * (2 * v_theta(x, times[k]) - x / (times[k] + step)) + step**0.5 * sigma[k] * noise[k]
+            # follows the behavior flow, and costs nothing
+            return cost_to_go(x + step * v_beta(x, times[k]), k + 1)
+        x_next = x + step * (2 * v_theta(x, times[k]) - x / (times[k] + step)) + step**0.5 * sigma[k] * noise[k]
         return running_cost(x, k) + cost_to_go(x_next, k + 1)
 
-    adjoints = th.zeros(flow_steps, BATCH, DIM).double()
-    # the last step follows the behavior flow: the policy does not reach x_N by it
+    adjoints = th.zeros(flow_steps - 1, BATCH, DIM).double()
     for k in range(flow_steps - 1):
         x = path[k + 1].clone().requires_grad_()
         (adjoints[k],) = th.autograd.grad(cost_to_go(x, k + 1).sum(), x)
-    loss = matching_loss(v_theta(path[:-1], times), v_beta(path[:-1], times), sigma, adjoints)
+    states, times = path[:-2], times[:-1]
+    loss = matching_loss(v_theta(states, times), v_beta(states, times), sigma[:-1], adjoints) / 2
     for ours, expected in zip(backpropagated, th.autograd.grad(loss, list(net.parameters())), strict=True):
         th.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)

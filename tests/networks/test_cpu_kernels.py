@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch as th
@@ -11,17 +13,11 @@ from torch import nn
 
 from sb3_qam import QAM
 from sb3_qam.networks import cpu_kernels
-from sb3_qam.networks.mlp import (
-    LAYER_NORM_EPS,
-    MLP,
-    EnsembleLayerNorm,
-    EnsembleLinear,
-    TanhGELU,
-    create_mlp,
-    xavier_linear,
-)
-from sb3_qam.networks.networks import frozen
-from sb3_qam.networks.velocities import GivenVelocity, Recorder, recorder, vector_jacobian_product
+from sb3_qam.networks.cpu_kernels import RecordingKernel, disabled, members_of
+from sb3_qam.networks.features import frozen
+from sb3_qam.networks.layers import LAYER_NORM_EPS, EnsembleLayerNorm, EnsembleLinear, TanhGELU, xavier_linear
+from sb3_qam.networks.mlp import MLP, create_mlp
+from sb3_qam.networks.velocities import ConditionedVelocity, Recorder, recorder, vector_jacobian_product
 from sb3_qam.qam.adjoint_matching import lean_adjoint
 
 
@@ -45,6 +41,12 @@ def make_mlp(sizes: list[int], norm: bool = True, members: int | None = None, se
         for parameter in mlp.parameters():
             parameter.add_(0.1 * th.randn_like(parameter))
     return mlp
+
+
+def plain(mlp: MLP, inputs: th.Tensor) -> th.Tensor:
+    """What the modules give one after the other."""
+    with disabled():
+        return mlp(inputs)
 
 
 def gradients(outputs: th.Tensor, weights: th.Tensor, mlp: MLP, inputs: th.Tensor) -> list[th.Tensor]:
@@ -73,9 +75,9 @@ def test_outputs_and_gradients_equal_those_of_the_modules(
     # Normalizing a few numbers that are nearly the same makes much of rounding
     sizes = [sizes[0], *(max(size, 40 if norm else 1) for size in sizes[1:-1]), sizes[-1]]
     mlp = make_mlp(sizes, norm, members)
-    assert mlp.fused_members() is not None
+    assert members_of(mlp, members) is not None
     exact = copy.deepcopy(mlp).double()
-    assert exact.fused_members() is None
+    assert members_of(exact, members) is None
     inputs = th.randn(rows, sizes[0], requires_grad=True)
     exact_inputs = inputs.detach().double().requires_grad_()
     expected = exact(exact_inputs)
@@ -109,14 +111,14 @@ def test_bfloat16_is_as_exact_as_the_modules_in_it(
 ):
     mlp = make_mlp([sizes[0], *(max(size, 40) for size in sizes[1:-1]), sizes[-1]], norm, members)
     inputs = th.randn(rows, sizes[0], requires_grad=True)
-    exact = mlp._module_by_module(inputs)
+    exact = plain(mlp, inputs)
     weights = th.randn(exact.shape)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_kernels, "HAS_BFLOAT16", has_bfloat16 and cpu_kernels.HAS_BFLOAT16)
         results = in_bfloat16(mlp, mlp, inputs, weights)
         with th.no_grad(), th.autocast("cpu", th.bfloat16):
             without_gradient = mlp(inputs)
-    of_modules = in_bfloat16(mlp, mlp._module_by_module, inputs, weights)
+    of_modules = in_bfloat16(mlp, partial(plain, mlp), inputs, weights)
     for got, other, expected in zip(
         [without_gradient, *results],
         of_modules[:1] + of_modules,
@@ -142,7 +144,7 @@ def test_the_slope_in_bfloat16_is_that_of_gelu():
 def test_any_number_of_leading_axes(members: int | None):
     mlp = make_mlp([4, 8, 3], members=members)
     inputs = th.randn(5, 2, 6, 4)
-    expected = mlp._module_by_module(inputs)
+    expected = plain(mlp, inputs)
     assert expected.shape == ((5, 2, 6, 3) if members is None else (2, 5, 2, 6, 3))
     th.testing.assert_close(mlp(inputs), expected, rtol=1e-4, atol=1e-5)
 
@@ -153,7 +155,7 @@ def test_a_frozen_network_passes_gradients_on_and_takes_none():
     with frozen(mlp):
         mlp(inputs).sum().backward()
     assert all(parameter.grad is None for parameter in mlp.parameters())
-    expected = th.autograd.grad(mlp._module_by_module(inputs).sum(), inputs)[0]
+    expected = th.autograd.grad(plain(mlp, inputs).sum(), inputs)[0]
     th.testing.assert_close(inputs.grad, expected, rtol=1e-4, atol=1e-5)
     # and inputs without gradient cost none
     mlp(inputs.detach()).sum().backward()
@@ -175,7 +177,7 @@ def test_a_frozen_network_passes_gradients_on_and_takes_none():
 )
 def test_other_layers_are_evaluated_one_after_the_other(layers: list[nn.Module]):
     mlp = MLP(*layers).eval()
-    assert mlp.fused_members() is None
+    assert members_of(mlp) is None
     inputs = th.randn(6, 4)
     th.testing.assert_close(mlp(inputs), nn.Sequential(*layers)(inputs))
 
@@ -184,17 +186,17 @@ def test_other_layers_are_evaluated_one_after_the_other(layers: list[nn.Module])
 def test_the_adjoint_is_that_of_autograd(norm: bool):
     mlp, features = make_mlp([9, 32, 32, 3], norm), th.randn(20, 5)
     path, g_N = th.randn(6, 20, 3), th.randn(20, 3)
-    fused = GivenVelocity(mlp, features)
-    assert fused.is_fused(path[0])
+    fused = ConditionedVelocity(mlp, features)
+    assert fused.kernel_for(path[0]) is not None
 
     def module_by_module(x: th.Tensor, t: float) -> th.Tensor:
-        return mlp._module_by_module(th.cat([features, x, th.full((len(x), 1), t)], dim=1))
+        return plain(mlp, th.cat([features, x, th.full((len(x), 1), t)], dim=1))
 
     product = vector_jacobian_product(fused, path[0], 0.3, g_N)
     th.testing.assert_close(product, vector_jacobian_product(module_by_module, path[0], 0.3, g_N), rtol=1e-4, atol=1e-5)
     with th.no_grad():
         th.testing.assert_close(fused(path[0], 0.3), module_by_module(path[0], 0.3), rtol=1e-4, atol=1e-5)
-        got, expected = (lean_adjoint(velocity, path, g_N) for velocity in (fused, module_by_module))
+        got, expected = (lean_adjoint(velocity, path[:-1], g_N) for velocity in (fused, module_by_module))
     th.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -202,9 +204,9 @@ def test_the_adjoint_is_that_of_autograd(norm: bool):
 def test_what_was_recorded_has_the_gradients_of_evaluating_it_again(norm: bool):
     mlp = make_mlp([9, 32, 32, 3], norm)
     features = th.randn(20, 5, requires_grad=True)
-    velocity = GivenVelocity(mlp, features)
+    velocity = ConditionedVelocity(mlp, features)
     recorded, again = recorder(velocity, th.randn(20, 3)), Recorder(velocity)
-    assert type(recorded) is not Recorder
+    assert isinstance(recorded, RecordingKernel)
     for k in range(4):
         x = th.randn(20, 3)
         given = recorded(x, k / 4)
@@ -219,12 +221,11 @@ def test_what_was_recorded_has_the_gradients_of_evaluating_it_again(norm: bool):
         th.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_whole_run_is_the_same_up_to_rounding(pendulum_dataset, monkeypatch):
+def test_a_whole_run_is_the_same_up_to_rounding(pendulum_dataset):
     models = []
     for is_fused in (True, False):
-        if not is_fused:
-            monkeypatch.setattr(MLP, "fused_members", lambda self: None)
         model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, seed=0, device="cpu", batch_size=32)
-        models.append(model.pretrain(gradient_steps=5))
+        with nullcontext() if is_fused else disabled():
+            models.append(model.pretrain(gradient_steps=5))
     for got, expected in zip(*(model.policy.parameters() for model in models), strict=True):
         th.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)

@@ -8,9 +8,9 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
 from sb3_qam.common.envs import SpacesOnlyEnv
-from sb3_qam.networks.networks import CriticEnsemble, VelocityField
-from sb3_qam.qam.action_heads import SamplingNoise
-from sb3_qam.qam.policies import most_typical
+from sb3_qam.networks.actors import VelocityField
+from sb3_qam.networks.critics import CriticEnsemble
+from sb3_qam.qam.noise import SamplingNoise
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,))
 ACTIONS = spaces.Box(np.array([0.0, -5.0], np.float32), np.array([10.0, 5.0], np.float32))
@@ -105,19 +105,6 @@ def test_deterministic_actions_are_a_function_of_the_observation():
     assert th.equal(th.get_rng_state(), state)
     first, second = policy.predict(observations)[0], policy.predict(observations)[0]
     assert not np.array_equal(first, second)
-
-
-def test_the_most_typical_sample_lies_in_the_denser_mode():
-    left = th.tensor([-0.5, 0.5]) + 0.05 * th.randn(200, 6, 2)
-    right = th.tensor([0.5, -0.5]) + 0.05 * th.randn(200, 10, 2)
-    samples = th.cat([left, right], dim=1)[:, th.randperm(16)]
-    chosen = most_typical(samples.transpose(0, 1))
-    assert chosen.shape == (200, 2)
-    # one of the samples, never a point between the two modes
-    assert (chosen.unsqueeze(1) == samples).all(dim=2).any(dim=1).all()
-    distance = th.minimum((chosen - th.tensor([0.5, -0.5])).norm(dim=1), (chosen - th.tensor([-0.5, 0.5])).norm(dim=1))
-    assert distance.max() < 0.2
-    assert (chosen[:, 0] > 0).float().mean() > 0.8
 
 
 def test_prediction_restores_nothing_but_leaves_evaluation_mode():
