@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sb3_qam import QAM
 from sb3_qam.common.cuda_graph import GraphedUpdates
 from sb3_qam.networks.cpu_kernels import disabled
-from tests.test_variants import SMALL, VARIANTS
+from tests.qam.test_variants import SMALL, VARIANTS
 
 needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
 
@@ -75,8 +75,8 @@ def graph_on_cpu(model: QAM) -> list[CpuGraph]:
         return [
             *model.policy.state_dict().values(),
             *moments,
-            model.temperature.kl_lambda,
-            model.temperature.kl_average,
+            model.kl_lambda,
+            model.kl_average,
         ]
 
     graphs: list[CpuGraph] = []
@@ -94,7 +94,7 @@ def assert_same(graphed: QAM, ordinary: QAM) -> None:
     # Adam multiplies in another order where the learning rate is a tensor
     close = {"rtol": 1e-5, "atol": 1e-6}
     th.testing.assert_close(graphed.policy.state_dict(), ordinary.policy.state_dict(), **close)
-    th.testing.assert_close(graphed.temperature.kl_lambda, ordinary.temperature.kl_lambda, **close)
+    th.testing.assert_close(graphed.kl_lambda, ordinary.kl_lambda, **close)
     means, expected = (model._monitor.read_means() for model in (graphed, ordinary))
     assert means == pytest.approx(expected, rel=1e-4)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from sb3_qam import QAM
 from sb3_qam.common import precision
-from tests.test_variants import SMALL, VARIANTS
+from tests.qam.test_variants import SMALL, VARIANTS
 
 
 class LossesOfQAM(QAM):

@@ -31,8 +31,8 @@ def assert_same(first: QAM, second: QAM) -> None:
             for index, state in parameters["state"].items():
                 for key, value in state.items():
                     assert th.equal(value, other["state"][index][key]), (index, key)
-    assert first.temperature.kl_lambda == second.temperature.kl_lambda
-    assert first.temperature.kl_average == second.temperature.kl_average
+    assert first.kl_lambda == second.kl_lambda
+    assert first.kl_average == second.kl_average
 
 
 def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path):
