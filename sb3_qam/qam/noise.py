@@ -1,6 +1,7 @@
 """The random draws of an update, and noise that is a function of the observation."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +11,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 # ``draw(n_samples, batch, action_dim)`` gives standard normal numbers of that shape
 Draw = Callable[..., th.Tensor]
 
-# Multipliers of the SplitMix64 generator (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195)
+# Of the SplitMix64 generator (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195)
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-HALF_WORD = np.uint64(32)
+MIXING = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+LAST_SHIFT = np.uint64(31)
 
 
 class SamplingNoise(NamedTuple):
@@ -90,20 +94,16 @@ class ObservationNoise:
 
 def row_keys(observations: dict[str, np.ndarray]) -> np.ndarray:
     """
+    Multilinear hashing: the sum of each value's bits times a random number of its position.
+
     :param observations: Arrays of shape (batch, ...) by key
     :return: One 64-bit hash of each row, shape (batch,)
     """
-    total, position = np.zeros((), np.uint64), 0
-    for key in sorted(observations):
-        rows = observations[key]
-        # Adding 0 makes one zero of the two that floating-point numbers have
-        values = np.ascontiguousarray(rows.reshape(len(rows), -1), dtype=np.float32) + np.float32(0)
-        bits = values.view(np.uint32).astype(np.uint64)
-        positions = np.arange(position, position + bits.shape[1], dtype=np.uint64)
-        # Each value is mixed with its position: the sum then depends on the order
-        total = total + _mix(bits | (positions << HALF_WORD)).sum(axis=1, dtype=np.uint64)
-        position += bits.shape[1]
-    return _mix(total)
+    rows = [observations[key].reshape(len(observations[key]), -1) for key in sorted(observations)]
+    values = (rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1, dtype=np.float32)).astype(np.float32)
+    # Adding 0 makes one zero of the two that floating-point numbers have
+    values += np.float32(0)
+    return _mix(values.view(np.uint32) @ _multipliers(values.shape[1]))
 
 
 def normal_numbers(keys: np.ndarray, n_values: int, n_skipped: int = 0) -> np.ndarray:
@@ -113,18 +113,29 @@ def normal_numbers(keys: np.ndarray, n_values: int, n_skipped: int = 0) -> np.nd
     :param n_skipped: Number of values that were drawn before
     :return: Standard normal numbers, float32, shape (batch, n_values)
     """
-    counters = np.arange(n_skipped + 1, n_skipped + n_values + 1, dtype=np.uint64) * GOLDEN_GAMMA
-    words = _mix(keys[:, None] + counters)
-    # Box-Muller: a radius and an angle, the first never of log 0
-    uniform = ((words >> HALF_WORD) + 0.5) * 2.0**-32
-    angle = (words & np.uint64(0xFFFFFFFF)) * (2 * np.pi * 2.0**-32)
-    return (np.sqrt(-2 * np.log(uniform)) * np.cos(angle)).astype(np.float32)
+    words = _mix(keys[:, None] + _counters(n_skipped, n_values))
+    # The two halves of a word, in (0, 1)
+    uniform = words.view(np.uint32) * 2.0**-32
+    uniform += 2.0**-33
+    # Box-Muller: a radius and an angle
+    radius = np.sqrt(-2 * np.log(uniform[:, ::2]))
+    return (radius * np.cos(2 * np.pi * uniform[:, 1::2])).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _counters(n_skipped: int, n_values: int) -> np.ndarray:
+    return np.arange(n_skipped + 1, n_skipped + n_values + 1, dtype=np.uint64) * GOLDEN_GAMMA
+
+
+@lru_cache(maxsize=64)
+def _multipliers(n_values: int) -> np.ndarray:
+    return _mix(_counters(0, n_values)) | np.uint64(1)
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
     """
     :return: The output function of SplitMix64, a bijection in which every bit depends on every bit
     """
-    for shift, multiplier in zip((30, 27), MULTIPLIERS, strict=True):
-        words = (words ^ (words >> np.uint64(shift))) * multiplier
-    return words ^ (words >> np.uint64(31))
+    for shift, multiplier in MIXING:
+        words = (words ^ (words >> shift)) * multiplier
+    return words ^ (words >> LAST_SHIFT)
