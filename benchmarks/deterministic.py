@@ -36,7 +36,7 @@ from sb3_qam.recording.collect import collect
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 FIELDS = ("task", "seed", "steps", "acting", "measure", "episodes", "mean", "std")
-SMALL = {"policy_kwargs": {"net_arch": [128, 128]}, "batch_size": 128}
+SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [128, 128]}, "batch_size": 128}
 # What a task gives: gradient steps so far, the model, environments, number of episodes, and what counts
 Checkpoint = tuple[int, QAM, VecEnv, int, str]
 

@@ -312,7 +312,9 @@ def product_rates(size: Size, repetitions: int) -> dict[str, float]:
     products: dict[str, Callable[[], Any]] = {"BLAS": lambda: th.addmm(bias, x, weight.t())}
     if HAS_ONEDNN:
         products["oneDNN"] = lambda: th.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    turns = {name: partial(lambda product: [product() for _ in range(50)], each) for name, each in products.items()}
+    turns: dict[str, Callable[[], Any]] = {
+        name: partial(lambda product: [product() for _ in range(50)], each) for name, each in products.items()
+    }
     return {name: 50 * 2e-9 * rows * width**2 / seconds for name, seconds in take_turns(turns, repetitions).items()}
 
 

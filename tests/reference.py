@@ -304,7 +304,8 @@ def compare(path: Path | str) -> dict[str, float]:
             note("xs", model.recorded_objective.paths[number].states.numpy(), update["xs"])
             note("adjoints", model.recorded_objective.all_adjoints[number].numpy(), update["adjoints"])
         reported = {name: value.numpy() for name, value in model.reported[number].items()}
-        reported |= {name: sum(reported.get(part, 0) for part in parts) for name, parts in SUMS.items()}  # type: ignore[misc]
+        zero = np.zeros((), np.float32)
+        reported |= {name: np.sum([reported.get(part, zero) for part in parts], axis=0) for name, parts in SUMS.items()}
         scalars = {name.rsplit("/", 1)[-1]: value for name, value in section(update, "info/").items()}
         for name, value in scalars.items():
             if name not in NOT_REPORTED:
