@@ -22,7 +22,7 @@ from torch import nn
 
 from sb3_qam import QAM
 from sb3_qam.common.buffers import TransitionBatch
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.networks.flows import integrate_flow
 from sb3_qam.qam.action_heads import SamplingNoise
 from sb3_qam.qam.policy_objectives import Adjoint, AdjointMatching, PolicyProblem

@@ -27,8 +27,8 @@ from sb3_qam.common.buffers import (
     sample_union,
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
-from sb3_qam.common.envs import SpacesOnlyEnv
-from sb3_qam.common.normalization import warm_up
+from sb3_qam.common.normalization import add_initial_statistics
+from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.datasets.episodes import Episodes
 from sb3_qam.datasets.minari import read_episodes
 from tests.conftest import record, write_dataset
@@ -292,7 +292,7 @@ def test_data_on_the_device_gives_the_same_batches(is_dict: bool, normalize: dic
     env = None
     if normalize is not None:
         env = VecNormalize(DummyVecEnv([lambda: SpacesOnlyEnv(space, ACTION_SPACE)]), **normalize)
-        warm_up(env, in_memory)
+        add_initial_statistics(env, in_memory)
     for buffer in (in_memory, on_device):
         np.random.seed(0)
         buffer.batch = buffer.sample(50, env=env)

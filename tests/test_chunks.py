@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_qam import QAM, FlowPolicy
 from sb3_qam.common.buffers import SequenceReplayBuffer
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,))
 ACTIONS = spaces.Box(np.array([0.0, -5.0], np.float32), np.array([10.0, 5.0], np.float32))
@@ -250,7 +250,8 @@ def test_a_reset_between_two_calls_of_learn_ends_the_chunk():
     model.learn(1)
     assert model._rollout_state.position.tolist() == [1]
     model.set_env(Walk())
-    assert model._rollout_state is None
+    model.learn(1, reset_num_timesteps=False)
+    assert model._rollout_state.position.tolist() == [1]
 
 
 def test_evaluation_during_training_with_chunks(tmp_path):

@@ -1,7 +1,6 @@
 """Experience: the read-only offline data, online replay of h-step sequences, and batches of their union."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,8 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.storage import gather
+from sb3_qam.utils.nested import map_observations
+from sb3_qam.utils.nested import n_rows as n_rows
 
 
 class TransitionBatch(NamedTuple):
@@ -39,34 +40,15 @@ class TransitionBatch(NamedTuple):
     valid: th.Tensor
 
 
-def to_tensor(array: np.ndarray, device: th.device | str) -> th.Tensor:
+def to_tensor(array: np.ndarray | th.Tensor, device: th.device | str) -> th.Tensor:
     """
     :param array: Freshly gathered data; it is not copied again
     :param device: Where to put it
     :return: A tensor of the same type, float64 as float32
     """
-    if array.dtype == np.float64:
+    if isinstance(array, np.ndarray) and array.dtype == np.float64:
         array = array.astype(np.float32)
     return th.as_tensor(array, device=device)
-
-
-def map_observations(function: Callable[..., Any], *observations: Any) -> Any:
-    """
-    :param function: Takes one array (or tensor) of each of the observations
-    :param observations: Arrays, or dicts of arrays with the same keys
-    :return: What the function makes of them, in the same structure
-    """
-    if isinstance(observations[0], dict):
-        return {key: function(*(each[key] for each in observations)) for key in observations[0]}
-    return function(*observations)
-
-
-def n_rows(observations: Any) -> int:
-    """
-    :param observations: An array or a tensor, or a dict of such
-    :return: The number of observations
-    """
-    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
 
 
 def take_rows(observations: Observations, rows: Any) -> Observations:
@@ -79,18 +61,17 @@ def take_rows(observations: Observations, rows: Any) -> Observations:
 
 
 def make_batch(
-    observations: Observations,
-    actions: np.ndarray,
-    next_observations: Observations,
-    rewards: np.ndarray,
-    terminations: np.ndarray,
-    valid: np.ndarray,
+    observations: Any,
+    actions: Any,
+    next_observations: Any,
+    rewards: Any,
+    terminations: Any,
+    valid: Any,
     gamma: float,
     device: th.device | str,
-    env: VecNormalize | None = None,
 ) -> TransitionBatch:
     """
-    Turn gathered h-step sequences into a batch.
+    Turn gathered h-step sequences into a batch. All of them are arrays or tensors, observations also dicts of these.
 
     :param observations: Observations before the first step
     :param actions: The first actions, shape (batch, chunk_size, action_dim)
@@ -100,24 +81,22 @@ def make_batch(
     :param valid: shape (batch,)
     :param gamma: Discount factor of one step
     :param device: Where to put the batch
-    :param env: Normalizes observations and rewards with its statistics
     :return: The batch
     """
 
-    def observation_tensors(rows: Observations) -> PyTorchObs:
-        return map_observations(lambda part: to_tensor(part, device), BaseBuffer._normalize_obs(rows, env))
+    def tensors(parts: Any) -> Any:
+        return map_observations(lambda part: to_tensor(part, device), parts)
 
-    rewards = BaseBuffer._normalize_reward(rewards, env)
+    rewards = tensors(rewards)
     n_steps = rewards.shape[1]
-    returns = np.asarray((rewards * gamma ** np.arange(n_steps)).sum(axis=1))
     return TransitionBatch(
-        observations=observation_tensors(observations),
-        actions=to_tensor(actions.reshape(len(actions), -1), device),
-        next_observations=observation_tensors(next_observations),
-        rewards=to_tensor(returns, device),
-        discounts=th.full((len(actions),), gamma**n_steps, device=device),
-        masks=to_tensor(np.logical_not(terminations.any(axis=1)).astype(np.float32), device),
-        valid=to_tensor(valid.astype(np.float32), device),
+        observations=tensors(observations),
+        actions=tensors(actions).flatten(start_dim=1),
+        next_observations=tensors(next_observations),
+        rewards=(rewards * gamma ** th.arange(n_steps, device=device)).sum(dim=1),
+        discounts=th.full((len(rewards),), gamma**n_steps, device=device),
+        masks=1 - tensors(terminations).any(dim=1).float(),
+        valid=tensors(valid).float(),
     )
 
 
@@ -156,9 +135,8 @@ class OfflineBuffer(BaseBuffer):
             )
         super().__init__(n_transitions, observation_space, action_space, device)
         self.pos, self.full = n_transitions, True
-        self.n_steps = n_steps
-        self.gamma = gamma
-        self.chunk_size = chunk_size
+        self.n_steps, self.gamma, self.chunk_size = n_steps, gamma, chunk_size
+        self.name = episodes.name
         self.n_episodes = len(episodes.lengths)
         self.observations = episodes.observations
         self.actions = episodes.actions
@@ -174,33 +152,40 @@ class OfflineBuffer(BaseBuffer):
         starts = np.arange(self.size())
         return starts[starts + self.n_steps - 1 <= self.last[np.searchsorted(self.last, starts)]]
 
-    def batch_of(self, rows: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:
-        """
-        :param rows: Where the sequences begin
-        :param env: Normalizes observations and rewards with its statistics
-        :return: The batch of these
-        """
-        return self._get_samples(rows, env)
-
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
-        episode = np.searchsorted(self.last, batch_inds)
-        last = self.last[episode]
-        steps = batch_inds[:, None] + np.arange(self.n_steps)
+        first, ends = self._index(batch_inds)
+        episode = th.searchsorted(ends, first)
+        last = ends[episode]
+        steps = first[:, None] + th.arange(self.n_steps, device=first.device)
         valid = steps[:, -1] <= last
         # An invalid sample stays inside its own trajectory
-        steps = np.minimum(steps, last[:, None])
+        steps = th.minimum(steps, last[:, None])
         return make_batch(
             # An episode of T transitions has T + 1 observations: its own lie one row further for each one before
-            observations=take_rows(self.observations, batch_inds + episode),
-            actions=gather(self.actions, steps[:, : self.chunk_size]),
-            next_observations=take_rows(self.observations, steps[:, -1] + episode + 1),
-            rewards=gather(self.rewards, steps),
-            terminations=gather(self.terminations, steps),
+            observations=self._normalize_obs(self._rows("observations", first + episode), env),
+            actions=self._rows("actions", steps[:, : self.chunk_size]),
+            next_observations=self._normalize_obs(self._rows("observations", steps[:, -1] + episode + 1), env),
+            rewards=self._normalize_reward(self._rows("rewards", steps), env),
+            terminations=self._rows("terminations", steps),
             valid=valid,
             gamma=self.gamma,
             device=self.device,
-            env=env,
         )
+
+    def _index(self, batch_inds: np.ndarray) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param batch_inds: Where the sequences begin
+        :return: The same and the ends of the episodes, where the data lies
+        """
+        return th.from_numpy(batch_inds), th.from_numpy(self.last)
+
+    def _rows(self, name: str, rows: th.Tensor) -> Any:
+        """
+        :param name: Which of the data
+        :param rows: Row numbers
+        :return: Those rows, where the data lies
+        """
+        return take_rows(getattr(self, name), rows.numpy())
 
 
 class SequenceReplayBuffer(ReplayBuffer):
@@ -225,9 +210,7 @@ class SequenceReplayBuffer(ReplayBuffer):
                 f"A replay buffer with room for {self.buffer_size} steps of each of {self.n_envs} environment(s) "
                 f"holds no sequence of {n_steps} steps: increase buffer_size."
             )
-        self.n_steps = n_steps
-        self.gamma = gamma
-        self.chunk_size = chunk_size
+        self.n_steps, self.gamma, self.chunk_size = n_steps, gamma, chunk_size
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
         env_inds = np.random.randint(0, self.n_envs, size=len(batch_inds))
@@ -242,15 +225,14 @@ class SequenceReplayBuffer(ReplayBuffer):
             self._warn_if_nothing_is_valid()
         dones, timeouts = self.dones[steps, of_env], self.timeouts[steps, of_env]
         return make_batch(
-            observations=take_rows(self.observations, (batch_inds, env_inds)),
+            observations=self._normalize_obs(take_rows(self.observations, (batch_inds, env_inds)), env),
             actions=self.actions[steps[:, : self.chunk_size], of_env],
-            next_observations=take_rows(self.next_observations, (steps[:, -1], env_inds)),
-            rewards=self.rewards[steps, of_env],
+            next_observations=self._normalize_obs(take_rows(self.next_observations, (steps[:, -1], env_inds)), env),
+            rewards=self._normalize_reward(self.rewards[steps, of_env], env),
             terminations=np.logical_and(dones, np.logical_not(timeouts)),
             valid=valid,
             gamma=self.gamma,
             device=self.device,
-            env=env,
         )
 
     def _warn_if_nothing_is_valid(self) -> None:
@@ -309,31 +291,19 @@ def as_transition_batch(
     """
     if isinstance(samples, TransitionBatch):
         return samples
-    rewards = samples.rewards.flatten().float()
-    discounts = th.full_like(rewards, gamma) if samples.discounts is None else samples.discounts.flatten().float()
 
     def without_float64(part: th.Tensor) -> th.Tensor:
         return part.float() if part.is_floating_point() else part
 
+    rewards = samples.rewards.flatten().float()
     return TransitionBatch(
         observations=map_observations(without_float64, samples.observations),
         actions=samples.actions.float(),
         next_observations=map_observations(without_float64, samples.next_observations),
         rewards=rewards,
-        discounts=discounts,
+        discounts=th.full_like(rewards, gamma) if samples.discounts is None else samples.discounts.flatten().float(),
         masks=1 - samples.dones.flatten().float(),
         valid=th.ones_like(rewards),
-    )
-
-
-def concatenate_batches(first: TransitionBatch, second: TransitionBatch) -> TransitionBatch:
-    """
-    :param first: A batch
-    :param second: A batch of the same spaces
-    :return: Both, one after the other
-    """
-    return TransitionBatch(
-        *(map_observations(lambda *parts: th.cat(parts), *pair) for pair in zip(first, second, strict=True))
     )
 
 
@@ -385,4 +355,8 @@ def sample_union(
         parts.append(offline.sample(n_offline, env=env))
     if n_offline < batch_size:
         parts.append(as_transition_batch(online.sample(batch_size - n_offline, env=env), gamma))
-    return parts[0] if len(parts) == 1 else concatenate_batches(*parts)
+    if len(parts) == 1:
+        return parts[0]
+    return TransitionBatch(
+        *(map_observations(lambda *both: th.cat(both), *columns) for columns in zip(*parts, strict=True))
+    )
