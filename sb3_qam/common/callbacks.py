@@ -70,9 +70,7 @@ class PeriodicCallback(BaseCallback):
             self._used_for = self.model
 
     def _on_new_model(self) -> None:
-        """
-        Get ready for a model that the callback has not been used with.
-        """
+        """Get ready for a model that the callback has not been used with."""
 
     def _on_training_start(self) -> None:
         # The count may continue or start again
@@ -86,9 +84,7 @@ class PeriodicCallback(BaseCallback):
         return True
 
     def _report(self) -> None:
-        """
-        Record what there is to record.
-        """
+        """Record what there is to record."""
         raise NotImplementedError
 
     @contextmanager
@@ -240,9 +236,7 @@ class FlowDiagnosticsCallback(PeriodicCallback):
 
     @th.no_grad()
     def _sample_actions(self) -> tuple[np.ndarray, np.ndarray]:
-        """
-        :return: First actions of the clone and of the policy, each of shape (states, actions, dimensions)
-        """
+        """:return: First actions of the clone and of the policy, each of shape (states, actions, dimensions)"""
         if self._figure_states is None:
             self._figure_states = self.model.draw_batch(self.n_figure_states).observations
         policy: Any = self.model.policy
@@ -353,9 +347,7 @@ class BestModelCallback(BaseCallback, KVWriter):
                 print(f"{self.monitor} = {value:.4g} is the best so far: saved the model to {self.path}")
 
     def close(self) -> None:
-        """
-        There is nothing to close.
-        """
+        """There is nothing to close."""
 
     def _save(self, value: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -365,15 +357,11 @@ class BestModelCallback(BaseCallback, KVWriter):
                 archive.writestr(BEST_MODEL_RECORD, json.dumps({**self._what(), "value": value}))
 
     def _what(self) -> dict[str, str | None]:
-        """
-        :return: What a value has to be of to be compared with
-        """
+        """:return: What a value has to be of to be compared with"""
         return {"monitor": self.monitor, "mode": self.mode, "run_id": self._run_id}
 
     def _recorded_value(self) -> float | None:
-        """
-        :return: The value of the model in the file, ``None`` if there is none that can be compared with
-        """
+        """:return: The value of the model in the file, ``None`` if there is none that can be compared with"""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 record = json.loads(archive.read(BEST_MODEL_RECORD))

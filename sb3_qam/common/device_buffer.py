@@ -23,15 +23,15 @@ class DeviceOfflineBuffer(OfflineBuffer):
         super().__init__(*args, **kwargs)
         self._on_device = {
             name: map_observations(lambda part: to_tensor(part, self.device), getattr(self, name))
-            for name in ("observations", "actions", "rewards", "terminations", "last")
+            for name in ("observations", "actions", "rewards", "terminations")
         }
 
-    def _index(self, batch_inds: np.ndarray) -> tuple[th.Tensor, th.Tensor]:
-        first = th.from_numpy(batch_inds)
+    def _index(self, rows: np.ndarray) -> th.Tensor:
+        index = th.from_numpy(rows)
         if self.device.type == "cuda":
             # From other memory a copy would wait until the GPU has done all that it was asked for
-            first = first.pin_memory()
-        return first.to(self.device, non_blocking=True), self._on_device["last"]
+            index = index.pin_memory()
+        return index.to(self.device, non_blocking=True)
 
     def _rows(self, name: str, rows: th.Tensor) -> Any:
         return map_observations(lambda part: part[rows], self._on_device[name])
@@ -54,9 +54,7 @@ class DeviceOfflineBuffer(OfflineBuffer):
 
 
 def _normalized(part: th.Tensor, statistics: RunningMeanStd, env: VecNormalize) -> th.Tensor:
-    """
-    :return: What ``VecNormalize`` makes of observations, on their device
-    """
+    """:return: What ``VecNormalize`` makes of observations, on their device"""
     mean, std = (
         th.as_tensor(value, device=part.device) for value in (statistics.mean, np.sqrt(statistics.var + env.epsilon))
     )

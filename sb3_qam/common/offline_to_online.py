@@ -41,13 +41,7 @@ from sb3_qam.common.saving import ResumableAlgorithm
 from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, training_spaces
 from sb3_qam.datasets.rewards import RewardTransform
-from sb3_qam.datasets.sources import (
-    OfflineDataset,
-    OpenDataset,
-    is_storable,
-    open_datasets,
-    with_absolute_folders,
-)
+from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, is_storable, open_datasets, with_absolute_folders
 from sb3_qam.datasets.storage import load_episodes
 from sb3_qam.utils.checks import check_action_space, check_in_range, check_one_of, check_positive_int
 
@@ -141,9 +135,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         return wrapped
 
     def _check_hyperparameters(self) -> None:
-        """
-        :raises ValueError: naming the first argument that is out of range
-        """
+        """:raises ValueError: naming the first argument that is out of range"""
         check_hyperparameters(self)
 
     def _setup_model(self) -> None:
@@ -171,15 +163,11 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
     @property
     def sequence_length(self) -> int:
-        """
-        How many successive steps a sample covers.
-        """
+        """How many successive steps a sample covers."""
         return max(self.n_steps, self.chunk_size)
 
     def _sequence_kwargs(self) -> dict[str, Any]:
-        """
-        :return: What the offline and the online store need to give the same kind of samples
-        """
+        """:return: What the offline and the online store need to give the same kind of samples"""
         return {"n_steps": self.sequence_length, "gamma": self.gamma, "chunk_size": self.chunk_size}
 
     def _convert_train_freq(self) -> None:
@@ -234,9 +222,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     # ------------------------------------------------------------------ data
 
     def _check_offline_dataset(self) -> None:
-        """
-        Refuse a dataset that cannot be used when the model is made, and not only when training begins.
-        """
+        """Refuse a dataset that cannot be used when the model is made, and not only when training begins."""
         if self.offline_dataset is not None:
             self._open_offline_data(self.offline_dataset)
 
@@ -259,15 +245,13 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         return buffer_class(
             load_episodes(self._open_offline_data(dataset), self.offline_storage, self.reward_transform),
             self.observation_space,
-            self.action_space,  # type: ignore[arg-type]
+            self.action_space,
             device=self.device,
             **self._sequence_kwargs(),
         )
 
     def _load_offline_data(self, dataset: OfflineDataset) -> None:
-        """
-        Read a dataset into the offline buffer; where it is refused, the model stays as it was.
-        """
+        """Read a dataset into the offline buffer; where it is refused, the model stays as it was."""
         self.offline_buffer = self.make_offline_buffer(dataset)
         self._offline_dataset_id = self.offline_buffer.name
         self.offline_dataset = with_absolute_folders(dataset)
@@ -296,9 +280,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
     @property
     def has_training_data(self) -> bool:
-        """
-        Whether there is anything to draw batches from.
-        """
+        """Whether there is anything to draw batches from."""
         assert self.replay_buffer is not None  # for mypy
         uses_offline_data = self._phase.is_offline or self.offline_fraction != 0
         return (self.offline_buffer is not None and uses_offline_data) or n_available(self.replay_buffer) > 0
@@ -418,15 +400,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         self._require_offline_data(f"{needed_by}={getattr(self, needed_by)}" if phases else None)
         for number, phase in enumerate(phases, start=1):
             steps_afterwards = sum(later.gradient_steps for later in phases[number:]) + total_timesteps
-            if not self._train_offline(
-                phase,
-                steps_afterwards,
-                callback,
-                OFFLINE_LOG_INTERVAL,
-                tb_log_name,
-                reset_num_timesteps,
-                progress_bar,
-            ):
+            may_continue = self._train_offline(
+                phase, steps_afterwards, callback, OFFLINE_LOG_INTERVAL, tb_log_name, reset_num_timesteps, progress_bar
+            )
+            if not may_continue:
                 return self
             reset_num_timesteps = False
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -434,9 +411,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         return self
 
     def _offline_phases_left(self) -> list[Phase]:
-        """
-        :return: What ``learn()`` does before its first environment step, in order
-        """
+        """:return: What ``learn()`` does before its first environment step, in order"""
         bc_steps = 0 if self._n_offline_steps_done > 0 else self.bc_steps - self._n_bc_steps_done
         offline_steps = self.offline_steps - self._n_offline_steps_done
         return [phase for phase in (Phase("bc", bc_steps), Phase("full", offline_steps)) if phase.is_offline]
@@ -456,7 +431,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         :param steps_afterwards: Length of what follows, for schedules, which run over both
         :return: Whether training may continue: no callback stopped it
         """
-        with self._placeholder_env_if_none(), self._during(phase):
+        with self._during(phase):
             callback = with_offline_progress_bar(callback) if progress_bar else callback
             _, callback = self._setup_learn(
                 phase.gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name
@@ -497,24 +472,13 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         return rollout
 
     def _waits_for_experience(self) -> bool:
-        """
-        :return: Whether updates are to draw online data alone, of which there is less than ``learning_starts``
-        """
+        """:return: Whether updates are to draw online data alone, of which there is less than ``learning_starts``"""
         draws_offline = self.offline_buffer is not None and self.offline_fraction != 0
         return not draws_offline and self.num_timesteps - self._n_gradient_timesteps <= self.learning_starts
 
     def _set_objective(self, objective: str) -> None:
-        """
-        :param objective: What the coming updates train, one of OBJECTIVES
-        """
+        """:param objective: What the coming updates train, one of OBJECTIVES"""
         self._objective = objective
-
-    def train(self, gradient_steps: int, batch_size: int) -> None:
-        """
-        :param gradient_steps: Number of updates
-        :param batch_size: Number of samples of each
-        """
-        raise NotImplementedError
 
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
         """
@@ -536,22 +500,17 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
     @contextmanager
     def _during(self, phase: Phase) -> Iterator[None]:
+        """:param phase: The offline phase, which needs no environment"""
+        has_no_env = self.env is None
+        if has_no_env:
+            self.env = DummyVecEnv([lambda: SpacesOnlyEnv(self.observation_space, self.action_space)])
         self._phase = phase
         try:
             yield
         finally:
             self._phase = ONLINE
-
-    @contextmanager
-    def _placeholder_env_if_none(self) -> Iterator[None]:
-        if self.env is not None:
-            yield
-            return
-        self.env = DummyVecEnv([lambda: SpacesOnlyEnv(self.observation_space, self.action_space)])
-        try:
-            yield
-        finally:
-            self.env, self._last_obs = None, None
+            if has_no_env:
+                self.env, self._last_obs = None, None
 
     def _setup_learn(
         self,
@@ -579,9 +538,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     # ------------------------------------------------------------------ logging
 
     def _record_updates(self) -> None:
-        """
-        Hand the means of what the updates reported since the last time to the logger.
-        """
+        """Hand the means of what the updates reported since the last time to the logger."""
         for name, mean in self._monitor.read_means().items():
             self.logger.record(f"train/{name}", mean)
 

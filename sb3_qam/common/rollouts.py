@@ -35,16 +35,6 @@ class StatefulRollouts(OffPolicyAlgorithm):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        Get the policy action from an observation (and optional state).
-
-        :param observation: the input observation
-        :param state: what the last call returned, for policies that act in chunks
-        :param episode_start: whether each environment has just been reset, shape (n_envs,)
-        :param deterministic: Whether or not to return deterministic actions.
-        :return: the model's action and the next state
-        :raises ValueError: if an observation is not finite, or the state is not one of as many environments
-        """
         check_finite_observation(observation, self.observation_space)
         return super().predict(observation, state, episode_start, deterministic)
 

@@ -30,9 +30,7 @@ def replaced(path: str | Path | io.BufferedIOBase, suffix: str) -> Iterator[str 
 
 
 class ResumableAlgorithm(OffPolicyAlgorithm):
-    """
-    Saves the states of the random generators with the model, and replaces files as a whole.
-    """
+    """Saves the states of the random generators with the model, and replaces files as a whole."""
 
     # Set by save() and used up by the first training after load()
     _random_state: dict[str, Any] | None = None
@@ -42,9 +40,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         self._random_state = None
 
     def _resume_random_state(self) -> None:
-        """
-        Unless the model was loaded with another seed, continue with the random numbers of the run that was saved.
-        """
+        """Unless the model was loaded with another seed, continue with the random numbers of the run that was saved."""
         if self._random_state is not None and self._random_state["seed"] == self.seed:
             set_random_state(self._random_state, self.action_space, self.device)
         self._random_state = None

@@ -76,9 +76,7 @@ class UpdateMonitor:
             self._held = None
 
     def check(self) -> None:
-        """
-        :raises FloatingPointError: naming the values that are not finite and the first update that had one
-        """
+        """:raises FloatingPointError: naming the values that are not finite and the first update that had one"""
         self._unchecked = 0
         if self._sums is None or self._n_finite is None or bool(th.isfinite(self._sums).all()):
             return

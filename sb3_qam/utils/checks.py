@@ -100,9 +100,7 @@ def check_same_space(what: str, of_dataset: spaces.Space, of_environment: spaces
 
 
 def _space_difference(first: spaces.Space, second: spaces.Space) -> str | None:
-    """
-    :return: What differs between the dataset's space (first) and the environment's (second), None if nothing does
-    """
+    """:return: What differs between the dataset's space (first) and the environment's (second), None if nothing does"""
     if isinstance(first, spaces.Dict) and isinstance(second, spaces.Dict):
         if set(first.spaces) != set(second.spaces):
             return f"keys {sorted(first.spaces)} against {sorted(second.spaces)}"
@@ -122,9 +120,7 @@ def _space_difference(first: spaces.Space, second: spaces.Space) -> str | None:
 
 
 def _hint_at_frames(of_dataset: tuple[int, ...], of_environment: tuple[int, ...]) -> str:
-    """
-    :return: What to do if one axis of the environment's is as long as that of several frames; nothing if none is
-    """
+    """:return: What to do if one axis of the environment's is as long as that of several frames; nothing if none is"""
     if len(of_dataset) != len(of_environment):
         return ""
     others = [(one, other) for one, other in zip(of_dataset, of_environment, strict=True) if one != other]
