@@ -141,10 +141,10 @@ def check_finite_observation(observation: Any, space: spaces.Space) -> None:
         if array.dtype.kind != "f" or (is_finite := np.abs(array) <= FLOAT32_MAX).all():
             continue
         shape = space[key].shape if isinstance(space, spaces.Dict) and key in space.spaces else space.shape
-        n_envs = len(array) if shape is None or array.ndim > len(shape) else 1
-        env = int(np.argmin(is_finite.reshape(n_envs, -1).all(axis=1)))
+        # The first one, in the first environment that has one
+        env, *position = np.argwhere(~is_finite.reshape(-1, *(shape or ())))[0].tolist()
         raise ValueError(
             f"The observation{'' if key is None else f' {key!r}'} of environment {env} is not finite: "
-            f"{array.reshape(n_envs, -1)[env]}. No action was taken. Check what produces it: a sensor, the simulation, "
-            "or the statistics of VecNormalize."
+            f"{array[~is_finite][0]} at {position}. No action was taken. Check what produces it: a sensor, the "
+            "simulation, or the statistics of VecNormalize."
         )
