@@ -108,14 +108,19 @@ def check_callback(callback: Any) -> None:
             raise TypeError(f"callback must be an SB3 callback, a list of them or a function, got {each!r}.")
 
 
-def check_order_of_wrappers(env: VecEnv) -> None:
+def check_wrappers(env: VecEnv) -> None:
     """
     :param env: A VecEnv, with the wrappers of the user and those that SB3 adds around them
     :raises ValueError: if images are transposed outside of ``VecNormalize``: what SB3's off-policy algorithms store is
-        what went into that, and its images would not fit the replay buffer
+        what went into that, and its images would not fit the replay buffer; or if observations in it have no axis,
+        which SB3 cannot store
     """
     is_transposed = False
     while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize) and env.observation_space.shape == ():
+            raise ValueError(
+                f"SB3 stores no observations of {env.observation_space} from VecNormalize: leave the wrapper out."
+            )
         if isinstance(env, VecNormalize) and is_transposed:
             raise ValueError(
                 "VecNormalize has images with their channels last, which replay buffers hold channels first: "

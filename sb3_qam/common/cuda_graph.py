@@ -137,6 +137,10 @@ class GraphedUpdates:
         self._state: tuple[Any, ...] = ()
         self._n_warm_ups: Counter[Hashable] = Counter()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a model that is sent to another process, where they are recorded again
+        return {**vars(self), "_captured": {}, "_n_warm_ups": Counter()}
+
     def __call__(self, number: int, update: Callable[..., None], constants: Hashable, *inputs: Any) -> None:
         """
         :param number: Number of the update

@@ -30,8 +30,8 @@ from sb3_qam.common.checks import (
     check_callback,
     check_episodic_training,
     check_hyperparameters,
-    check_order_of_wrappers,
     check_replay_buffer_class,
+    check_wrappers,
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.normalization import add_initial_statistics, check_reward_scales
@@ -131,7 +131,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
             raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
         check_action_space(env.action_space)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        check_order_of_wrappers(wrapped)
+        check_wrappers(wrapped)
         return wrapped
 
     def _check_hyperparameters(self) -> None:

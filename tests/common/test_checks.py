@@ -10,7 +10,7 @@ from sb3_qam.utils.checks import check_in_range
 
 
 @pytest.mark.parametrize("name", ["inverse_temperature", "kl_budget", "pessimism", "max_grad_norm", "gamma"])
-@pytest.mark.parametrize("value", [10**400, 1e300, float("nan"), True, "1", None.__class__])
+@pytest.mark.parametrize("value", [10**400, 1e300, float("nan"), True, "1", int], ids=["huge", *"abcde"])
 def test_numbers_that_float32_does_not_have(name: str, value: Any):
     with pytest.raises(ValueError, match=rf"{name} must be a finite number \(in float32\) .* got ") as error:
         QAM("FlowPolicy", "Pendulum-v1", **{name: value})
