@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 from tests.conftest import write_dataset
 
 OBSERVATIONS = spaces.Box(-10.0, 10.0, (3,))
@@ -253,7 +253,7 @@ def test_nested_dict_observations_are_refused():
 
 def test_pretrain_without_data_or_steps(pendulum_dataset):
     model = QAM("FlowPolicy", "Pendulum-v1")
-    with pytest.raises(ValueError, match=r"pretrain\(\) has no data"):
+    with pytest.raises(ValueError, match=r"pretrain\(\) needs offline data"):
         model.pretrain(gradient_steps=10)
     with pytest.raises(ValueError, match=r"pretrain\(\) has no steps to do"):
         model.pretrain(pendulum_dataset)

@@ -7,8 +7,8 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_qam.common.buffers import map_observations
 from sb3_qam.utils.checks import check_positive_int
+from sb3_qam.utils.nested import map_observations
 
 
 class StackFrames(gym.Wrapper, gym.utils.RecordConstructorArgs):

@@ -4,17 +4,17 @@ import io
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_qam.common.buffers import TransitionBatch
-from sb3_qam.common.cuda_graph import GraphedUpdates
+from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.precision import autocast
 from sb3_qam.datasets.rewards import RewardTransform
@@ -30,8 +30,6 @@ from sb3_qam.qam.noise import PathNoise, UpdateNoise
 from sb3_qam.qam.objectives import OBJECTIVES, Critics, LeanAdjoint
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
 from sb3_qam.qam.temperature import FixedTemperature, TrustRegion
-
-SelfQAM = TypeVar("SelfQAM", bound="QAM")
 
 
 class QAM(OfflineToOnlineAlgorithm):
@@ -328,7 +326,8 @@ class QAM(OfflineToOnlineAlgorithm):
             if self._graphed_updates is None:
                 update(batch, noise)
             else:
-                self._graphed_updates(self._n_updates + 1, update, self._constants_of_an_update(), batch, noise)
+                constants = (self._targets_are_due(), self._objective, constants_of(self, self.policy))
+                self._graphed_updates(self._n_updates + 1, update, constants, batch, noise)
             self._n_updates += 1
 
         # The losses follow in dump_logs(): reading them here would make every update wait for a GPU
@@ -460,22 +459,6 @@ class QAM(OfflineToOnlineAlgorithm):
     def _targets_are_due(self) -> bool:
         return self._n_updates % self.target_update_interval == 0
 
-    def _constants_of_an_update(self) -> tuple[Any, ...]:
-        """
-        :return: All numbers that a recorded update would keep as they are
-        """
-        names = (
-            "_objective",
-            "precision",
-            "inverse_temperature",
-            "value_penalty",
-            "pessimism",
-            "tau",
-            "max_grad_norm",
-            "distill_coef",
-        )
-        return (self._targets_are_due(), *(getattr(self, name) for name in names))
-
     def _clip_gradients(self) -> th.Tensor:
         """
         :return: The norm of the gradients of all networks together, before clipping
@@ -549,24 +532,6 @@ class QAM(OfflineToOnlineAlgorithm):
         self.policy.load_state_dict({**self.policy.state_dict(), **behavior.parameters})
         self._has_learned = True
         self._set_objective("bc")
-
-    def learn(
-        self: SelfQAM,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "QAM",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfQAM:
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
 
     def _excluded_save_params(self) -> list[str]:
         # Exclude aliases

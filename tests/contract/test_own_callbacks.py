@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from sb3_qam import QAM
-from sb3_qam.common.callbacks import BestModelCallback, FlowDiagnosticsCallback, OfflineEvalCallback
+from sb3_qam.callbacks import BestModelCallback, FlowDiagnosticsCallback, OfflineEvalCallback
 from tests.conftest import record, write_dataset
 from tests.contract.conftest import RandomEnv, images, parameters_of, same_parameters, small
 
@@ -161,11 +161,11 @@ def test_each_scalar_is_what_it_says(pendulum_dataset):
     dataset = held_out()
     model = two_phases(pendulum_dataset, log, chunk_size=2, inverse_temperature=2.0)
     model.pretrain(gradient_steps=3, callback=OfflineEvalCallback(dataset, eval_freq=3, batch_size=10))
-    buffer, _ = model.make_offline_buffer(dataset)
+    buffer = model.make_offline_buffer(dataset)
     # 40 steps in each of three episodes, of which the last begins no chunk of two
     rows = buffer.complete_starts()
     assert len(rows) == 3 * 39
-    batch = buffer.batch_of(rows)
+    batch = buffer._get_samples(rows)
     assert batch.valid.all()
     with th.no_grad():
         values = model.critic(model.critic.features(batch.observations), batch.actions)
@@ -219,7 +219,7 @@ def test_evaluation_normalizes_as_training_does(pendulum_dataset):
     model.set_logger(Logger(None, [log]))
     dataset = held_out()
     model.pretrain(gradient_steps=2, callback=OfflineEvalCallback(dataset, eval_freq=2))
-    batch = (buffer := model.make_offline_buffer(dataset)[0]).batch_of(buffer.complete_starts(), env)
+    batch = (buffer := model.make_offline_buffer(dataset))._get_samples(buffer.complete_starts(), env)
     with th.no_grad():
         values = model.critic(model.critic.features(batch.observations), batch.actions)
     assert log.of("eval_offline/data_value")[2] == pytest.approx(float(values.mean()), rel=1e-4)

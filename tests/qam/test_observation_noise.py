@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.qam.noise import ObservationNoise
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,))

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.networks.actors import VelocityField
 from sb3_qam.networks.critics import CriticEnsemble
 from sb3_qam.qam.noise import SamplingNoise

@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_qam import QAM, FlowPolicy
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.qam.noise import SamplingNoise
 from sb3_qam.qam.temperature import TrustRegion
 

@@ -1,5 +1,6 @@
 """Chunks are executed open loop, by each environment for itself."""
 
+import threading
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_qam import QAM, FlowPolicy
 from sb3_qam.common.buffers import SequenceReplayBuffer
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,))
 ACTIONS = spaces.Box(np.array([0.0, -5.0], np.float32), np.array([10.0, 5.0], np.float32))
@@ -250,7 +251,8 @@ def test_a_reset_between_two_calls_of_learn_ends_the_chunk():
     model.learn(1)
     assert model._rollout_state.position.tolist() == [1]
     model.set_env(Walk())
-    assert model._rollout_state is None
+    model.learn(1, reset_num_timesteps=False)
+    assert model._rollout_state.position.tolist() == [1]
 
 
 def test_evaluation_during_training_with_chunks(tmp_path):
@@ -272,3 +274,32 @@ def test_chunks_exclude_what_gives_single_transitions():
         QAM("FlowPolicy", Walk(), chunk_size=H, replay_buffer_class=NStepReplayBuffer)
     with pytest.raises(ValueError, match="HerReplayBuffer gives single transitions: use chunk_size=1"):
         QAM("MultiInputPolicy", BitFlippingEnv(continuous=True), chunk_size=H, replay_buffer_class=HerReplayBuffer)
+
+
+def test_predicting_in_another_thread_leaves_the_chunk_of_the_rollout_alone():
+    def learn(predicts: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+        model = QAM("FlowPolicy", Walk(), chunk_size=H, learning_starts=0, gradient_steps=0, seed=0, **SMALL)
+        # In the middle of the rollout's own call, where another thread may be given the time
+        original, others = model.policy.predict, []
+
+        def predict_elsewhere() -> None:
+            others.append(model.predict(observe(1), deterministic=True)[0])
+
+        def predict(*args: Any, **kwargs: Any) -> Any:
+            if predicts and threading.current_thread() is threading.main_thread():
+                thread = threading.Thread(
+                    target=lambda: others.append(model.predict(observe(1), deterministic=True)[0])
+                )
+                thread.start()
+                thread.join()
+            return original(*args, **kwargs)
+
+        model.policy.predict = predict  # type: ignore[method-assign]
+        model.learn(10)
+        assert len(others) == 10 * predicts
+        return model.replay_buffer.actions[:10].copy(), others
+
+    (undisturbed, _), (actions, others) = learn(predicts=False), learn(predicts=True)
+    np.testing.assert_array_equal(actions, undisturbed)
+    # nor has the other thread anything of it: without a state, each of its chunks has just begun
+    assert all(np.array_equal(other, others[0]) for other in others)

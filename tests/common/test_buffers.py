@@ -27,8 +27,8 @@ from sb3_qam.common.buffers import (
     sample_union,
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
-from sb3_qam.common.envs import SpacesOnlyEnv
-from sb3_qam.common.normalization import warm_up
+from sb3_qam.common.normalization import add_initial_statistics
+from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.datasets.episodes import Episodes
 from sb3_qam.datasets.minari import read_episodes
 from tests.conftest import record, write_dataset
@@ -82,7 +82,13 @@ def test_offline_sequences_equal_a_naive_loop(data: st.DataObject):
     terminations = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     buffer_class = data.draw(st.sampled_from([OfflineBuffer, DeviceOfflineBuffer]))
     buffer = buffer_class(
-        make_episodes(lengths, terminations), OBSERVATION_SPACE, ACTION_SPACE, "cpu", n_steps, GAMMA, chunk_size
+        make_episodes(lengths, terminations),
+        OBSERVATION_SPACE,
+        ACTION_SPACE,
+        "cpu",
+        n_steps=n_steps,
+        gamma=GAMMA,
+        chunk_size=chunk_size,
     )
     transitions = [
         {"obs": (e, t), "next_obs": (e, t + 1), "trajectory": e, "reward": None, "terminated": None}
@@ -287,12 +293,13 @@ def test_data_on_the_device_gives_the_same_batches(is_dict: bool, normalize: dic
         space = spaces.Dict({"a": OBSERVATION_SPACE, "b": spaces.Discrete(len(observations["b"]))})
         normalize = None if normalize is None else {**normalize, "norm_obs_keys": ["a"]}
     episodes = dataclasses.replace(episodes, observations=observations)
-    arguments = (episodes, space, ACTION_SPACE, "cpu", 3, GAMMA, 3)
-    in_memory, on_device = OfflineBuffer(*arguments), DeviceOfflineBuffer(*arguments)
+    arguments = (episodes, space, ACTION_SPACE, "cpu")
+    sequences = {"n_steps": 3, "gamma": GAMMA, "chunk_size": 3}
+    in_memory, on_device = OfflineBuffer(*arguments, **sequences), DeviceOfflineBuffer(*arguments, **sequences)
     env = None
     if normalize is not None:
         env = VecNormalize(DummyVecEnv([lambda: SpacesOnlyEnv(space, ACTION_SPACE)]), **normalize)
-        warm_up(env, in_memory)
+        add_initial_statistics(env, in_memory)
     for buffer in (in_memory, on_device):
         np.random.seed(0)
         buffer.batch = buffer.sample(50, env=env)

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_qam import QAM
-from sb3_qam.common.cuda_graph import GraphedUpdates
+from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
 from sb3_qam.networks.cpu_kernels import disabled
 from tests.qam.test_variants import SMALL, VARIANTS
 
@@ -201,3 +201,20 @@ def test_a_gpu_learns_the_same_with_graphs_and_without(variant: dict, pendulum_d
     graphed, ordinary = run(True), run(False)
     close = {"rtol": 1e-3, "atol": 1e-4}
     th.testing.assert_close(graphed.policy.state_dict(), ordinary.policy.state_dict(), **close)
+
+
+def test_hyper_parameters_are_constants_of_an_update_and_counters_are_not(pendulum_dataset):
+    class Own(QAM):
+        """A subclass with a number of its own."""
+
+    model = make_model(pendulum_dataset)
+    model.__class__ = Own
+    model.own_coefficient = 1.0  # type: ignore[attr-defined]
+    keys = []
+    model.pretrain(gradient_steps=3, callback=lambda *_: keys.append(constants_of(model, model.policy)) is None)
+    assert keys[0] == keys[1] == keys[2]
+    for name in ("pessimism", "tau", "max_grad_norm", "inverse_temperature", "own_coefficient"):
+        setattr(model, name, 0.3)
+        keys.append(constants_of(model, model.policy))
+    assert len(set(keys)) == 6
+    hash(keys[0])

@@ -317,7 +317,7 @@ def test_vec_normalize_applies_to_offline_data_too(pendulum_dataset, n_steps: in
 
 
 @pytest.mark.parametrize("is_dict", [False, True])
-def test_vec_normalize_is_warmed_up_by_the_dataset(pendulum_dataset, is_dict: bool):
+def test_vec_normalize_has_its_initial_statistics_from_the_dataset(pendulum_dataset, is_dict: bool):
     def make() -> gym.Env:
         env = gym.make("Pendulum-v1")
         space = spaces.Dict({"a": env.observation_space})
