@@ -35,6 +35,15 @@ class PolicyArgument(Generic[Value]):
             model.policy.set_hyperparameter(self.name, value)
 
 
+class InverseTemperature(PolicyArgument[float]):
+    """The inverse temperature: at 0 the behavior flow acts."""
+
+    def __set__(self, model: Any, value: float) -> None:
+        model.__dict__[self.name] = value
+        if getattr(model, "policy", None) is not None:
+            model.choose_actor()
+
+
 def check_arguments(model: Any) -> None:
     """
     :param model: A QAM model before its networks are made. An inverse temperature of ``None`` becomes the default

@@ -1,7 +1,6 @@
 """Q-learning with Adjoint Matching: the algorithm, in reading order."""
 
 import io
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,11 +10,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.common.optimization import JointOptimization
 from sb3_qam.common.precision import autocast
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
@@ -24,7 +23,7 @@ from sb3_qam.networks.critics import CriticEnsemble
 from sb3_qam.networks.features import frozen
 from sb3_qam.networks.flows import flow_matching_loss
 from sb3_qam.qam import diagnostics
-from sb3_qam.qam.arguments import PolicyArgument, check_arguments, check_structure
+from sb3_qam.qam.arguments import InverseTemperature, PolicyArgument, check_arguments, check_structure
 from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.noise import PathNoise, UpdateNoise
 from sb3_qam.qam.objectives import OBJECTIVES, Critics, LeanAdjoint
@@ -32,7 +31,7 @@ from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPol
 from sb3_qam.qam.temperature import FixedTemperature, TrustRegion
 
 
-class QAM(OfflineToOnlineAlgorithm):
+class QAM(JointOptimization, OfflineToOnlineAlgorithm):
     r"""
     Q-learning with Adjoint Matching (QAM)
 
@@ -134,11 +133,11 @@ class QAM(OfflineToOnlineAlgorithm):
     }
     policy: FlowPolicy
     policy_objective: LeanAdjoint
-    temperature: FixedTemperature | TrustRegion
     actor: VelocityField
     critic: CriticEnsemble
     critic_target: CriticEnsemble
     # What the policy acts by: setting it on the model reaches the policy
+    inverse_temperature = InverseTemperature()
     flow_steps = PolicyArgument[int]()
     best_of_n = PolicyArgument[int]()
     edit_scale = PolicyArgument[float]()
@@ -246,16 +245,6 @@ class QAM(OfflineToOnlineAlgorithm):
             self._setup_model()
             self._check_offline_dataset()
 
-    @property
-    def inverse_temperature(self) -> float:
-        """w, how strongly the critic tilts the policy"""
-        return self.__dict__["inverse_temperature"]
-
-    @inverse_temperature.setter
-    def inverse_temperature(self, value: float) -> None:
-        self.__dict__["inverse_temperature"] = value
-        self._choose_actor()
-
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
         check_arguments(self)
@@ -271,21 +260,13 @@ class QAM(OfflineToOnlineAlgorithm):
         self.policy_objective = OBJECTIVES[self.adjoint]
         # Of the algorithm, so that a file fits with and without a budget
         self.kl_lambda, self.kl_average = th.ones((), device=self.device), th.zeros((), device=self.device)
-        self.temperature = (
-            FixedTemperature()
-            if self.kl_budget is None
-            else TrustRegion(self.kl_budget, self.kl_lambda, self.kl_average)
-        )
-        self._graphed_updates = (
-            GraphedUpdates(self.policy.optimizer, self._monitor)
-            if self.cuda_graph and self.device.type == "cuda"
-            else None
-        )
-        # Running mean and running var of batch normalization
-        self.batch_norm_stats, self.batch_norm_stats_target = [], []
-        for target, source in self.policy.target_pairs():
-            self.batch_norm_stats += get_parameters_by_name(source, ["running_"])
-            self.batch_norm_stats_target += get_parameters_by_name(target, ["running_"])
+        self.temperature: FixedTemperature | TrustRegion = FixedTemperature()
+        if self.kl_budget is not None:
+            self.temperature = TrustRegion(self.kl_budget, self.kl_lambda, self.kl_average)
+        self._graphed_updates: GraphedUpdates | None = None
+        if self.cuda_graph and self.device.type == "cuda":
+            self._graphed_updates = GraphedUpdates(self.policy.optimizer, self._monitor)
+        self._remember_batch_norm_stats(self.policy.target_pairs())
 
     def _acting_kwargs(self) -> dict[str, Any]:
         """
@@ -429,45 +410,6 @@ class QAM(OfflineToOnlineAlgorithm):
     def _target_values(self, batch: TransitionBatch, actions: th.Tensor) -> th.Tensor:
         return self.critic_target(self.critic_target.features(batch.observations), actions)
 
-    def _optimize(
-        self,
-        losses: dict[str, th.Tensor],
-        reported: dict[str, th.Tensor],
-        targets: Sequence[tuple[th.nn.Module, th.nn.Module]],
-    ) -> None:
-        """
-        One step with the gradients of all losses, clipped together.
-
-        :param losses: The losses by name, means over the batch
-        :param reported: Other scalars for the log, by name
-        :param targets: The Polyak targets of what is trained, each beside its network
-        """
-        optimizer = self.policy.optimizer
-        optimizer.zero_grad()
-        sum(losses.values()).backward()  # type: ignore[union-attr]
-        grad_norm = self._clip_gradients()
-        self._monitor.add(self._n_updates + 1, {**losses, **reported, "grad_norm": grad_norm})
-
-        # Before the step, as the published implementation does: the targets lag by one update more
-        if self._targets_are_due():
-            for target, source in targets:
-                polyak_update(source.parameters(), target.parameters(), self.tau)
-            # Copy running stats, see https://github.com/DLR-RM/stable-baselines3/issues/996
-            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-        optimizer.step()
-
-    def _targets_are_due(self) -> bool:
-        return self._n_updates % self.target_update_interval == 0
-
-    def _clip_gradients(self) -> th.Tensor:
-        """
-        :return: The norm of the gradients of all networks together, before clipping
-        """
-        parameters = [parameter for group in self.policy.optimizer.param_groups for parameter in group["params"]]
-        # On a CPU PyTorch would go through them one by one by default
-        foreach = True if self.device.type == "cpu" else None
-        return th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=foreach)
-
     def _sample_noise(self, batch_size: int) -> UpdateNoise:
         """
         :param batch_size: Number of samples of the update
@@ -497,7 +439,7 @@ class QAM(OfflineToOnlineAlgorithm):
             self.policy.start_from_behavior()
             self.temperature.reset()
         self._policy_flow_is_behind = not self.trains_policy_flow
-        self._choose_actor()
+        self.choose_actor()
 
     def _actor(self) -> str:
         """
@@ -507,9 +449,11 @@ class QAM(OfflineToOnlineAlgorithm):
             return "bc"
         return "behavior" if self.inverse_temperature == 0 or self._policy_flow_is_behind else "policy"
 
-    def _choose_actor(self) -> None:
-        if getattr(self, "policy", None) is not None:
-            self.policy.set_actor(self._actor())
+    def choose_actor(self) -> None:
+        """
+        Let the flow act that has been trained.
+        """
+        self.policy.set_actor(self._actor())
 
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
         return diagnostics.flow_diagnostics(self, n_states)
@@ -545,8 +489,6 @@ class QAM(OfflineToOnlineAlgorithm):
             "kl_average",
             "critic",
             "critic_target",
-            "batch_norm_stats",
-            "batch_norm_stats_target",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
