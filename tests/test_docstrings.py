@@ -110,13 +110,13 @@ def drawn_modules(tree: str) -> tuple[set[str], set[str]]:
 
 
 def test_every_module_is_in_the_structure():
-    page = (ROOT / "docs" / "guide" / "structure.md").read_text()
+    page = (ROOT / "docs" / "guide" / "how_it_works.md").read_text()
     modules, folders = drawn_modules(page.split("```text\n")[1].split("\n```")[0])
     files = {name for _, name, is_package in pkgutil.walk_packages(sb3_qam.__path__, "sb3_qam.") if not is_package}
     absent = {name for name in files - modules if name.rpartition(".")[0] not in folders}
-    assert absent == set(), "add a line to docs/guide/structure.md"
+    assert absent == set(), "add a line to docs/guide/how_it_works.md"
     gone = {name for name in modules - files if not name.endswith("__init__")}
-    assert gone == set(), "docs/guide/structure.md names what there is not"
+    assert gone == set(), "docs/guide/how_it_works.md names files that do not exist"
 
 
 def test_every_module_is_in_the_reference():
