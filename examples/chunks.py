@@ -29,8 +29,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_qam import QAM
 from sb3_qam.common.evaluation import evaluate
-from sb3_qam.recording.collect import collect
-from sb3_qam.recording.oracles import ogbench_oracle
+from sb3_qam.recording import collect, ogbench_oracle
 
 ENV_ID = "cube-single-v0"
 

@@ -47,9 +47,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_qam import QAM
-from sb3_qam.networks.image_extractors import ImpalaCNN
-from sb3_qam.recording.collect import collect
-from sb3_qam.recording.scripted import ScriptedPolicy
+from sb3_qam.networks import ImpalaCNN
+from sb3_qam.recording import ScriptedPolicy, collect
 
 gym.register_envs(gymnasium_robotics)
 

@@ -32,8 +32,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_qam import QAM
-from sb3_qam.recording.collect import collect
-from sb3_qam.recording.scripted import ScriptedPolicy
+from sb3_qam.recording import ScriptedPolicy, collect
 
 gym.register_envs(gymnasium_robotics)
 th.set_num_threads(1)  # networks of this size gain nothing from more

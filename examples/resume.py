@@ -24,7 +24,7 @@ import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_qam import QAM
-from sb3_qam.recording.collect import collect
+from sb3_qam.recording import collect
 
 DATASET_ID = "examples/pendulum-random-v0"
 GRADIENT_STEPS = 1_000

@@ -21,7 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from wandb.integration.sb3 import WandbCallback
 
 from sb3_qam import QAM
-from sb3_qam.recording.collect import collect
+from sb3_qam.recording import collect
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sb3_qam.cli import app
 from sb3_qam.environments import register_environments
-from sb3_qam.recording.collect import collect
+from sb3_qam.recording import collect
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
