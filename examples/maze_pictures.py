@@ -89,6 +89,6 @@ def draw_paths(axes: Axes, maze: Any, result: dict[str, Any], title: str) -> Non
         [maze.cell_rowcol_to_xy(np.array(cell)) for cell in ((0, 0), (maze.map_length - 1, maze.map_width - 1))]
     )
     (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
-    # Half of the outer walls is enough
+    # Show half of the outer walls
     axes.set(aspect="equal", xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top))
     axes.set_title(f"{title}: success {result['success']:.2f}, length {result['length']:.0f}")

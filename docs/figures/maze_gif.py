@@ -90,7 +90,7 @@ def main() -> None:
     for seed in range(1 if arguments.quick else 2):
         ways = [list(episode(model, seed, n_steps)) for model in (clone, policy)]
         for k in range(max(map(len, ways)) + N_LAST):
-            # Who is there waits
+            # The one that has arrived waits
             shown = [way[min(k, len(way) - 1)] for way in ways]
             headings = (
                 f"clone of the data, step {min(k, len(ways[0]) - 1) * EVERY}",
