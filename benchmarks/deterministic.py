@@ -41,9 +41,9 @@ class HighestValuedPolicy(FlowPolicy):
 
 def measure(seed: int) -> list[dict[str, Any]]:
     """Success and mean episode length of each way, at each point of training."""
-    quickstart.collect_data()
+    quickstart.load_or_collect()
     model = quickstart.make_model(seed)
-    env = quickstart.make_starts()
+    env = quickstart.StartsEvaluation().env
     rows: list[dict[str, Any]] = []
     for steps in STEPS:
         model.pretrain(gradient_steps=STEPS.step, reset_num_timesteps=False, progress_bar=True)
