@@ -19,6 +19,7 @@ import onnxruntime
 import torch as th
 
 from sb3_qam import QAM
+from sb3_qam.qam.export import export_onnx
 
 ENV_ID = "Pendulum-v1"
 
@@ -28,7 +29,7 @@ def main() -> None:
     model = QAM("FlowPolicy", ENV_ID, flow_steps=5, batch_size=64, policy_kwargs={"net_arch": [64, 64]}, seed=0)
     model.learn(500)
     path = Path("policy.onnx")
-    model.policy.export_onnx(path)
+    export_onnx(model.policy, path)
     print(f"{path}: {path.stat().st_size // 1000} kB")
 
     # From here on, the file is all that is needed

@@ -66,7 +66,7 @@ def main() -> None:
     sigma = memoryless_sigma(flow_times(FLOW_STEPS))
 
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    scalar = scalar_adjoint(behavior.velocity, path, g_N)
+    scalar = scalar_adjoint(flow_times(FLOW_STEPS), g_N)
     draw_adjoints(axes[0], th.cat([adjoints, g_N[None]])[..., 0], th.cat([scalar, g_N[None]])[:, 0, 0])
     for each, k in zip(axes[1:], (FLOW_STEPS // 2, FLOW_STEPS * 3 // 4), strict=True):
         x, t = path[k], k / FLOW_STEPS
