@@ -1,4 +1,4 @@
-"""The README's commands, from an empty folder."""
+"""The commands at the top of the page on RL Zoo, from an empty folder."""
 
 import os
 import re
@@ -15,9 +15,8 @@ ROOT = Path(__file__).parents[1]
 
 def block(name: str) -> str:
     """The commands after <!-- NAME -->."""
-    match = re.search(
-        rf"<!-- {name} -->\n(?:<!-- [^\n]* -->\n)*```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+    page = (ROOT / "docs" / "guide" / "zoo.md").read_text()
+    match = re.search(rf"<!-- {name} -->\n(?:<!-- [^\n]* -->\n)*```sh\n(.*?)```", page, re.DOTALL)
     assert match is not None
     return match[1]
 
@@ -39,7 +38,7 @@ def test_the_command_line_works_as_written(tmp_path: Path):
     run = tmp_path / "logs" / "qam" / "PointMaze_UMaze-v3_1"
     with np.load(run / "evaluations.npz") as evaluations:
         assert evaluations["timesteps"].tolist() == list(range(500, 4001, 500))
-        # What the README says of both
+        # What the page says of both
         assert of_the_data == pytest.approx(0.2, abs=0.05)
         assert evaluations["successes"][-1].mean() > 0.7
     assert "Loading logs/qam/PointMaze_UMaze-v3_1/PointMaze_UMaze-v3.zip" in found.stdout
