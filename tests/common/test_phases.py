@@ -417,7 +417,7 @@ def test_a_short_offline_phase_is_logged_at_its_end(pendulum_dataset, tmp_path: 
         assert [row["offline/gradient_steps"] for row in csv.DictReader(file)] == ["5", "7", "9"]
 
 
-def test_a_replay_buffer_of_ones_own_with_n_steps_gets_sb3_warning():
+def test_a_replay_buffer_of_another_class_with_n_steps_gets_sb3_warning():
     from stable_baselines3.common.buffers import NStepReplayBuffer
 
     kwargs = {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}}
