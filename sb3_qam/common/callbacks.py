@@ -41,7 +41,7 @@ BEST_MODEL_RECORD = "best_model.json"
 class PeriodicCallback(BaseCallback):
     """
     Calls :meth:`_report` every so many timesteps, and writes the log then, as SB3's ``EvalCallback`` does: what was
-    measured stands beside the timestep it was measured at.
+    measured is logged with the timestep it was measured at.
 
     :param frequency: Timesteps between two reports: gradient steps offline, environment steps online
     :param seed: Seed of the random numbers of the reports, which are not those of training

@@ -39,7 +39,7 @@ def constants_of(*objects: object) -> Hashable:
 
 class CudaGraph:
     """
-    Operations of a GPU that are recorded and carried out again, at the same places in memory.
+    Operations of a GPU that are recorded and replayed, at the same places in memory.
 
     :param device: The GPU, which need not be the one in use
     """

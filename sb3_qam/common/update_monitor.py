@@ -87,7 +87,7 @@ class UpdateMonitor:
         state = (
             "The parameters are those before this update."
             if update == last
-            else f"The parameters have been spoiled since then ({last - update} more updates): go back to a checkpoint."
+            else f"The parameters have been updated {last - update} times since then: go back to a checkpoint."
         )
         self._reset()
         raise FloatingPointError(

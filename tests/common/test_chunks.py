@@ -75,7 +75,7 @@ def test_a_chunk_is_made_of_one_observation_and_executed_whatever_comes():
     np.testing.assert_array_equal(action, expected_next)
 
 
-def test_an_environment_that_was_reset_begins_a_new_chunk_and_the_others_go_on():
+def test_an_environment_that_was_reset_begins_a_new_chunk_and_the_others_continue():
     policy = make_policy()
     _, state = policy.predict(observe(3), deterministic=True)
     kept = [np.copy(part) for part in state]
@@ -201,7 +201,7 @@ def test_a_step_that_a_callback_cut_short_leaves_no_gap(stop_at: int):
     model.learn(6, reset_num_timesteps=False)
     buffer = model.replay_buffer
     assert buffer.pos == stop_at - 1 + 6
-    # the chunk that was cut short is not gone on with
+    # the chunk that was cut short is not continued
     assert model._rollout_state.position.tolist() == [2]
     goes_on = [
         buffer.dones[row] or np.array_equal(buffer.next_observations[row], buffer.observations[row + 1])
@@ -224,7 +224,7 @@ def test_chunks_that_are_longer_than_every_episode_are_reported():
         model.learn(20)
 
 
-def test_replay_buffers_of_ones_own_give_chunks_if_they_give_sequences():
+def test_custom_replay_buffers_give_chunks_if_they_give_sequences():
     class Own(SequenceReplayBuffer):
         pass
 

@@ -1,4 +1,4 @@
-"""Updates that are recorded and carried out again are the updates they were recorded from.
+"""Updates that are recorded and replayed are the updates they were recorded from.
 
 Where there is no GPU the recorder is one for a CPU, which does what a CUDA graph does: the same operations again, on
 the same memory, without a line of the Python in between.
@@ -123,7 +123,7 @@ def test_recorded_updates_equal_ordinary_ones(variant: dict, pendulum_dataset):
     assert_same(graphed, ordinary)
 
 
-def test_what_changes_in_between_is_recorded_anew(pendulum_dataset):
+def test_what_changes_in_between_is_recorded_again(pendulum_dataset):
     def run(model: QAM) -> QAM:
         model._dump_logs = lambda: None  # type: ignore[method-assign]
         model.pretrain(gradient_steps=10)

@@ -104,7 +104,7 @@ def test_a_callback_stops_either_phase(pendulum_dataset):
     offline = QAM("FlowPolicy", "Pendulum-v1", **kwargs).learn(5, callback=Watch(stop_at=4))
     assert offline.num_timesteps == 4
     assert offline.replay_buffer.size() == 0
-    # what is left of the offline phase comes first when training goes on
+    # what is left of the offline phase comes first when training continues
     offline.learn(1, reset_num_timesteps=False)
     assert offline.num_timesteps == 7
     online = QAM("FlowPolicy", "Pendulum-v1", **kwargs).learn(5, callback=Watch(stop_at=8))
@@ -178,7 +178,7 @@ def test_sb3_callbacks_work_in_both_phases(pendulum_dataset, tmp_path: Path):
     }
     assert inner.timesteps == [3, 6, 9, 12, 15, 18]
     assert (tmp_path / "best_model.zip").exists()
-    # a checkpoint of the middle of the offline phase goes on with it
+    # a checkpoint of the middle of the offline phase continues it
     loaded = QAM.load(tmp_path / "checkpoints" / "rl_model_4_steps", env=make_vec_env("Pendulum-v1"))
     loaded.offline_dataset = pendulum_dataset
     loaded.learn(3, reset_num_timesteps=False)
@@ -417,7 +417,7 @@ def test_a_short_offline_phase_is_logged_at_its_end(pendulum_dataset, tmp_path: 
         assert [row["offline/gradient_steps"] for row in csv.DictReader(file)] == ["5", "7", "9"]
 
 
-def test_a_replay_buffer_of_ones_own_with_n_steps_gets_sb3_warning():
+def test_a_replay_buffer_of_another_class_with_n_steps_gets_sb3_warning():
     from stable_baselines3.common.buffers import NStepReplayBuffer
 
     kwargs = {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3, "gamma": 0.9}}

@@ -59,14 +59,14 @@ model.save({str(tmp_path / "link.zip")!r})
 
 
 def disturb() -> None:
-    """What else a program does with the global random generators between saving and going on."""
+    """What else a program does with the global random generators between saving and continuing."""
     np.random.seed(987)
     th.manual_seed(987)
     np.random.rand(3)
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_pretraining_goes_on_bit_by_bit_with_the_dataset_given_again(
+def test_pretraining_continues_bit_by_bit_with_the_dataset_given_again(
     seed: int | None, pendulum_dataset, tmp_path: Path
 ):
     def new_model() -> QAM:

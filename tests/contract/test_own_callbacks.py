@@ -327,12 +327,12 @@ def test_a_resumed_run_has_to_beat_what_it_had_reached(mode: str, pendulum_datas
     resumed.pretrain(gradient_steps=2, callback=callbacks, reset_num_timesteps=False)
     assert QAM.load(best).num_timesteps == 7
 
-    # a count of steps that begins anew is the same training
+    # a count of steps that starts again is the same training
     resumed.pretrain(gradient_steps=1, callback=logs_and_best(best, sign * 5.5, mode=mode))
     assert QAM.load(best).num_timesteps == 7
 
 
-def test_another_run_and_another_metric_begin_anew(pendulum_dataset, tmp_path: Path):
+def test_another_run_and_another_metric_start_again(pendulum_dataset, tmp_path: Path):
     best = tmp_path / "best.zip"
     model = two_phases(pendulum_dataset)
     model.pretrain(gradient_steps=2, callback=logs_and_best(best, 1.0, 5.0))

@@ -46,7 +46,7 @@ def test_a_row_of_a_batch_is_what_it_would_be_alone(model: QAM):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_chunks_begin_anew_where_an_episode_does_and_nowhere_else():
+def test_chunks_start_again_where_an_episode_does_and_nowhere_else():
     model = QAM("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), chunk_size=3, **SMALL)
     observations = np.zeros((2, 3), np.float32)
     _, state = model.predict(observations)
