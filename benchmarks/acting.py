@@ -24,7 +24,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 
 from sb3_qam import QAM
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 
 OBS_DIM, ACTION_DIM, FLOW_STEPS = 28, 5, 10
 

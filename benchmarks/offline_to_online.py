@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_qam import QAM
 
@@ -35,29 +36,30 @@ WAYS: dict[str, float | None] = {"union": None, "half and half": 0.5}
 class OnlineCurve(BaseCallback):
     """Evaluates the return every INTERVAL environment steps."""
 
-    def __init__(self, evaluate: quickstart.StartsEvaluation, offline_return: float) -> None:
+    def __init__(self, starts: VecEnv, offline_return: float) -> None:
         super().__init__()
-        self.evaluate = evaluate
+        self.starts = starts
         self.curve: list[tuple[int, float]] = [(0, offline_return)]
 
     def _on_step(self) -> bool:
         if self.n_calls % INTERVAL == 0:
-            self.curve.append((self.n_calls, self.evaluate(self.model)["success"]))  # type: ignore[arg-type]
+            success = quickstart.evaluate(self.model, self.starts)["success"]  # type: ignore[arg-type]
+            self.curve.append((self.n_calls, success))
         return True
 
 
 def measure(seed: int) -> dict[str, list[tuple[int, float]]]:
     """The curve of each way, both from one offline phase."""
-    evaluate = quickstart.StartsEvaluation()
+    starts = quickstart.make_starts()
     curves: dict[str, list[tuple[int, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         model = quickstart.make_model(seed).pretrain(gradient_steps=quickstart.OFFLINE_STEPS, progress_bar=True)
         model.save(Path(folder) / "offline")
-        offline_return = evaluate(model)["success"]
+        offline_return = quickstart.evaluate(model, starts)["success"]
         for way, offline_fraction in WAYS.items():
             env = make_vec_env(quickstart.ENV_ID, env_kwargs=quickstart.ENV_KWARGS, seed=seed)
             model = QAM.load(Path(folder) / "offline", env=env, offline_fraction=offline_fraction)
-            callback = OnlineCurve(evaluate, offline_return)
+            callback = OnlineCurve(starts, offline_return)
             model.learn(ONLINE_STEPS, callback=callback, reset_num_timesteps=False, progress_bar=True)
             curves[way] = callback.curve
     return curves
@@ -84,7 +86,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    quickstart.load_or_collect()
+    quickstart.collect_data()
     results = {seed: measure(seed) for seed in arguments.seeds}
     for seed, curves in results.items():
         for way, curve in curves.items():

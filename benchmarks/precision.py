@@ -26,11 +26,11 @@ def measure(seed: int, precision: str) -> list[dict[str, Any]]:
     """Success and mean episode length at each point of training."""
     model = quickstart.make_model(seed)
     model.precision = precision
-    evaluate = quickstart.StartsEvaluation()
+    starts = quickstart.make_starts()
     rows = []
     for steps in STEPS:
         model.pretrain(gradient_steps=steps - model.num_timesteps, reset_num_timesteps=False)
-        result = evaluate(model)
+        result = quickstart.evaluate(model, starts)
         rows.append(
             {"seed": seed, "precision": precision, "steps": steps} | {k: result[k] for k in ("success", "length")}
         )
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
-    quickstart.load_or_collect()
+    quickstart.collect_data()
     rows = [row for seed in arguments.seeds for precision in PRECISIONS for row in measure(seed, precision)]
     print("| gradient steps | " + " | ".join(PRECISIONS) + " |")
     print("| --- |" + " --- |" * len(PRECISIONS))

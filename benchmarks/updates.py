@@ -8,8 +8,10 @@ the median of several runs that take turns in the same process,
 * updates per second of those products alone, with ``torch.addmm``, ``mm`` and ``baddbmm`` at their shapes: the floor,
 * the ratio of the two, the share of each phase, and the peak of resident memory above what there was before the model.
 
-Only ratios mean something on a machine that does other things too. ``--compare NAME=VALUE`` lets models with other
-arguments of QAM take turns with the default, such as ``precision="'bf16'"``, ``--plot`` draws how the cost of the size
+Only ratios mean something on a machine that does other things too, and the ratio to the floor only on one kind of
+processor: printed are its name, and the rates of a product by BLAS, which the floor has, and by oneDNN, which the
+updates have where it is faster. SQAM, FQL and BC take turns with QAM (``--variants``), and so do models with other
+arguments of QAM (``--compare NAME=VALUE``, such as ``precision="'bf16'"``). ``--plot`` draws how the cost of the size
 "mid" grows with each number. ``--device cuda`` has data, networks and the products of the floor on a GPU; where there
 is none it says so and measures nothing.
 """
@@ -38,7 +40,8 @@ from minari.data_collector import EpisodeBuffer
 from timing import resident_megabytes, take_turns
 
 from sb3_qam import QAM
-from sb3_qam.qam import policy_objectives
+from sb3_qam.networks.cpu_kernels import HAS_ONEDNN
+from sb3_qam.qam import qam
 
 EPISODE_LENGTH, N_EPISODES = 1000, 10
 
@@ -61,6 +64,13 @@ SIZES = {
     "small": Size(28, 5, 1, 2, 256, 2),
     "mid": Size(28, 5, 5, 4, 256, 2),
     "paper": Size(37, 5, 5, 4, 512, 10),
+}
+# Arguments of QAM by what they make of it; BC trains the behavior flow alone
+VARIANTS: dict[str, dict[str, Any]] = {
+    "qam": {},
+    "sqam": {"adjoint": "scalar", "kl_budget": 0.5, "value_penalty": 0.3},
+    "fql": {"inverse_temperature": 0.0, "distill_coef": 300.0, "max_grad_norm": float("inf")},
+    "bc": {},
 }
 # What the plot varies, one at a time
 GROWTH = {
@@ -219,12 +229,11 @@ def time_phases(model: QAM, batch_size: int, n_updates: int) -> dict[str, float]
         (model, "_sample_noise", "batch"),
         (model, "_update", "critic"),
         (model.policy, "sample_actions", "sampling"),
-        (model, "_bc_loss", "cloning"),
-        (policy_objectives, "memoryless_path", "rollout"),
-        (policy_objectives, "terminal_adjoint", "adjoint"),
-        (model.policy_objective, "adjoint", "adjoint"),
-        (policy_objectives, "matching_loss", "matching"),
-        (model, "policy_objective", "matching"),
+        (qam, "flow_matching_loss", "cloning"),
+        (model.policy_objective, "path", "path"),
+        (model.policy_objective, "terminal", "adjoint"),
+        (model.policy_objective, "adjoints", "adjoint"),
+        (model.policy_objective, "loss", "matching"),
         (model, "_optimize", "backward"),
         (model, "_clip_gradients", "optimizer"),
         (model.policy.optimizer, "step", "optimizer"),
@@ -271,7 +280,7 @@ def measure(
     for name, arguments in compared.items():
         model = make_model(size, dataset, arguments, device)
         # Enough for a CUDA graph to be recorded
-        model.pretrain(gradient_steps=6)
+        model.pretrain(gradient_steps=6, objective="bc" if name == "bc" else "full")
         turns[name] = until_done(partial(model.train, n_updates, size.batch_size), device)
         if not results:
             # On a GPU what was asked for is done later
@@ -286,7 +295,27 @@ def measure(
     for result in results:
         rate = n_updates / medians[str(result["arguments"])]
         result.update(updates_per_s=rate, floor_updates_per_s=floor_rate, ratio=floor_rate / rate)
+        result["time_of_first"] = results[0]["updates_per_s"] / rate
     return results, phases
+
+
+def processor() -> str:
+    """Its name, as Linux has it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def product_rates(size: Size, repetitions: int) -> dict[str, float]:
+    """GFLOP/s of a product of a hidden layer, by BLAS and by oneDNN."""
+    rows, width = size.batch_size, size.width
+    x, weight, bias = th.randn(rows, width), th.randn(width, width), th.randn(width)
+    products: dict[str, Callable[[], Any]] = {"BLAS": lambda: th.addmm(bias, x, weight.t())}
+    if HAS_ONEDNN:
+        products["oneDNN"] = lambda: th.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    turns: dict[str, Callable[[], Any]] = {
+        name: partial(lambda product: [product() for _ in range(50)], each) for name, each in products.items()
+    }
+    return {name: 50 * 2e-9 * rows * width**2 / seconds for name, seconds in take_turns(turns, repetitions).items()}
 
 
 def plot_growth(file: Path, repetitions: int) -> None:
@@ -298,7 +327,7 @@ def plot_growth(file: Path, repetitions: int) -> None:
 
     figure, axes = plt.subplots(1, len(GROWTH), figsize=(3 * len(GROWTH), 3), sharey=True, layout="constrained")
     for axis, (name, values) in zip(axes, GROWTH.items(), strict=True):
-        rows = [measure(replace(SIZES["mid"], **{name: value}), {"default": {}}, 2, repetitions) for value in values]
+        rows = [measure(replace(SIZES["mid"], **{name: value}), {"qam": {}}, 2, repetitions) for value in values]
         for rate, label in {"updates_per_s": "update", "floor_updates_per_s": "its products alone"}.items():
             axis.plot(values, [1000 / results[0][rate] for results, _ in rows], marker="o", label=label)
         axis.set(xlabel=name, xscale="log", yscale="log", xticks=values, xticklabels=values)
@@ -320,6 +349,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--compare", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of QAM")
     parser.add_argument("--updates", type=int, default=3, help="updates in a turn")
     parser.add_argument("--repetitions", type=int, default=11)
@@ -331,11 +361,12 @@ def main() -> None:
         print("Skipped: this machine has no GPU that PyTorch can use.")
         return
     compared: dict[str, dict[str, Any]] = {
-        "default": {},
+        **{name: VARIANTS[name] for name in arguments.variants},
         **{text: parse_arguments_of_qam(text) for text in arguments.compare},
     }
 
     rows = []
+    print(f"{processor()}, {th.get_num_threads()} threads, PyTorch {th.__version__}")
     # Nothing is left in the user's cache
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINARI_DATASETS_PATH"] = folder
@@ -346,9 +377,14 @@ def main() -> None:
                 print(
                     f"{name:6} {result['arguments']:24} {result['updates_per_s']:6.2f} updates/s, "
                     f"floor {result['floor_updates_per_s']:6.2f}, ratio {result['ratio']:5.2f}, "
+                    f"{result['time_of_first']:4.2f} of {results[0]['arguments']}'s time, "
                     f"{result['peak_mb']:5.0f} MB"
                 )
             rows[-len(results)]["phases"] = phases
+            if arguments.device == "cpu":
+                rates = product_rates(SIZES[name], arguments.repetitions)
+                rows[-len(results)]["gflops"] = rates
+                print(f"{'':6} " + ", ".join(f"{kind} {rate:.0f} GFLOP/s" for kind, rate in rates.items()))
             print(f"{'':6} " + ", ".join(f"{phase} {share:.0%}" for phase, share in phases.items()))
         if arguments.json:
             arguments.json.write_text(json.dumps(rows, indent=1))

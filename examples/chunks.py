@@ -2,11 +2,11 @@
 
 Needs ``pip install "sb3-qam[ogbench]"``.
 
-A robot arm picks up a cube and puts it where it is told, 60 steps from beginning to end. OGBench's oracle shows it 100
-times. With ``chunk_size=5`` the policy decides on five actions at once: what the oracle does in one go stays in one
-piece, and the critic looks five steps ahead.
+A robot arm picks up a cube and puts it at a target, in about 60 steps. The data is 100 episodes of OGBench's oracle.
+With ``chunk_size=5`` the policy decides on five actions at once, so that the movements of the oracle stay in one piece,
+and the critic looks five steps ahead.
 
-What it prints (two minutes on a CPU core of its own; numbers differ a little from machine to machine):
+What it prints (two minutes on one CPU core; numbers differ a little from machine to machine):
 
     examples/cube-v0: 100 episodes, 6513 steps, success 0.99
     clone: success 0.00, steps 200
@@ -29,14 +29,13 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_qam import QAM
 from sb3_qam.common.evaluation import evaluate
-from sb3_qam.recording.collect import collect
-from sb3_qam.recording.oracles import ogbench_oracle
+from sb3_qam.recording import collect, ogbench_oracle
 
 ENV_ID = "cube-single-v0"
 
 
 class TargetInObservation(gym.Wrapper):
-    """Adds where the cube has to go, from where it is: while data is collected, targets are anywhere on the table."""
+    """Adds the way from the cube to its target, which is anywhere on the table while data is collected."""
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
@@ -79,7 +78,7 @@ def main() -> None:
     )
     model.pretrain(gradient_steps=4_000)
     model.save("chunks")
-    # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
+    # The clone is trained along: it is the policy at inverse temperature 0
     clone = QAM.load("chunks", inverse_temperature=0.0)
     starts = make_vec_env(make_env, n_envs=10, seed=0)
     for name, each in {"clone:": clone, "QAM:  ": model}.items():

@@ -1,9 +1,9 @@
-"""Algorithms x seeds, side by side, in one command that can be interrupted: ``python examples/distributed_suite.py``.
+"""Algorithms x seeds side by side, in one command that can be interrupted: ``python examples/distributed_suite.py``.
 
 Needs ``pip install "sb3-qam[zoo]"``.
 
-A suite is a YAML file; ``sb3-qam benchmark`` makes each of its runs a process with one thread, and starts as many side
-by side as there are cores. What is finished is not repeated: run this script twice, or interrupt it and run it again.
+A suite is a YAML file. ``sb3-qam benchmark`` runs each combination in a process with one thread, as many at once as
+there are cores. Finished runs are not repeated: run this script twice, or interrupt it and run it again.
 
 What it prints (one minute on two CPU cores; numbers differ a little from machine to machine):
 
@@ -11,7 +11,7 @@ What it prints (one minute on two CPU cores; numbers differ a little from machin
     qam       2 seeds: return -1200 (-1169, -1231)
     qam_edit  2 seeds: return -1209 (-1147, -1270)
 
-and, between these, a line as each run ends. 2,000 steps are too few for Pendulum; they are enough to see a suite work.
+and a line for each run as it ends. 2,000 steps are too few for Pendulum, but enough to see a suite work.
 """
 
 import subprocess

@@ -1,11 +1,11 @@
-"""From a model of sb3-contrib: its episodes as data for QAM: ``python examples/from_tqc.py``.
+"""Episodes of an sb3-contrib model as data for QAM: ``python examples/from_tqc.py``.
 
 Needs ``pip install sb3-qam``.
 
-TQC swings up Pendulum for 3,000 steps only, then it is recorded while it still explores. QAM learns from these 40
-episodes, and from nothing else.
+TQC is trained on Pendulum for only 3,000 steps, and then recorded while it still explores. QAM learns from these 40
+episodes alone.
 
-What it prints (90 seconds on a CPU core of its own; numbers differ a little from machine to machine):
+What it prints (90 seconds on one CPU core; numbers differ a little from machine to machine):
 
     examples/pendulum-tqc-v0: 40 episodes, 8000 steps
     TQC, exploring: return -428
@@ -48,7 +48,7 @@ def main() -> None:
         n_steps=3,
         gamma=0.98,
         reward_transform={"scale": 0.1},
-        # TRQAM: close to the data, which is all there is, see trqam.py
+        # TRQAM, which stays close to the data: see trqam.py
         kl_budget=0.1,
         flow_steps=5,
         batch_size=128,
@@ -57,7 +57,7 @@ def main() -> None:
     )
     model.pretrain(gradient_steps=6_000)
     model.save("from_tqc")
-    # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
+    # The clone is trained along: it is the policy at inverse temperature 0
     clone = QAM.load("from_tqc", inverse_temperature=0.0, kl_budget=None)
     for name, each in {"TQC, best:     ": teacher, "clone:         ": clone, "QAM:           ": model}.items():
         returns = evaluate(each, make_vec_env(ENV_ID, n_envs=20, seed=0), 20).returns

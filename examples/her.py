@@ -1,10 +1,10 @@
-"""A maze from nothing but hindsight, in a few minutes on a laptop: ``python examples/her.py``.
+"""Hindsight replay in a maze, without a dataset, in a few minutes on a laptop: ``python examples/her.py``.
 
 Needs ``pip install "sb3-qam[extra,robotics]"``.
 
 A ball in a U-shaped maze (PointMaze UMaze of gymnasium-robotics) gets a reward of 1 where it is near the goal and 0
-everywhere else, and there is no dataset. SB3's ``HerReplayBuffer`` pretends that the goal had been where the ball went.
-The script evaluates before, in the middle and at the end, on the same 50 starts, and saves the model to
+everywhere else, and there is no dataset. SB3's ``HerReplayBuffer`` relabels episodes as if the goal had been where the
+ball went. The script evaluates from the same 50 starts as it trains, and saves the model to
 ``./her/qam_her.zip``.
 
 What it prints, after 201 seconds on one core of an AMD EPYC with other work on the machine:
@@ -33,15 +33,15 @@ from sb3_qam.common.evaluation import evaluate
 
 gym.register_envs(gymnasium_robotics)
 
-# Its episodes have 300 steps and do not end at the goal, where the ball is to stay. HerReplayBuffer needs it so: it
-# computes rewards for the goals that it makes up, but no terminations
+# Episodes have 300 steps and do not end at the goal. HerReplayBuffer needs that: it relabels rewards, but not
+# terminations
 ENV_ID = "PointMaze_UMaze-v3"
 N_ENVS = 8
 TOTAL_TIMESTEPS = 48_000
 EVAL_INTERVAL = 12_000
 N_STARTS = 50
 OUTPUT = Path("her")
-# What SAC and TD3 take as well
+# SAC and TD3 take these as well
 SETTINGS: dict[str, Any] = {
     "replay_buffer_class": HerReplayBuffer,
     "buffer_size": 50_000,
@@ -55,7 +55,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def make_env(n_envs: int, seed: int | None = None) -> VecEnv:
-    """That many mazes."""
+    """Make the mazes."""
     return make_vec_env(ENV_ID, n_envs, seed=seed)
 
 
@@ -66,7 +66,7 @@ def make_model(seed: int) -> QAM:
 
 class Progress(BaseCallback):
     """
-    Prints what the policy achieves: its share of starts from which it reaches the goal, and the steps spent there.
+    Prints the success rate, and the steps spent at the goal.
 
     :param env: Environments to evaluate in, one episode each
     """
@@ -91,7 +91,7 @@ class Progress(BaseCallback):
 
 
 def main() -> None:
-    """Train, and say how it goes."""
+    """Train and evaluate."""
     started = time.time()
     model = make_model(seed=0)
     model.learn(TOTAL_TIMESTEPS, callback=Progress(make_env(N_STARTS)), progress_bar=True)

@@ -1,10 +1,10 @@
-"""From images to a policy that beats its data, in a few minutes on a laptop: ``python examples/images.py``.
+"""Learn from images of a maze, offline and online, in a few minutes on a laptop: ``python examples/images.py``.
 
 Needs ``pip install "sb3-qam[quickstart]"``.
 
-A ball in a U-shaped maze (PointMaze of gymnasium-robotics), seen by a camera from above: 64 x 64 pixels are all that
-the policy knows. It chooses the velocity to be held for the next 0.2 seconds; the reward is 1 at the goal, which ends
-the episode, and 0 everywhere else. In half of the recorded episodes the ball is steered to the goal, in the other half
+A ball in a U-shaped maze (PointMaze of gymnasium-robotics), seen by a camera from above: the policy observes 64 x 64
+pixels and nothing else. It chooses the velocity for the next 0.2 seconds; the reward is 1 at the goal, which ends the
+episode, and 0 everywhere else. In half of the recorded episodes the ball is steered to the goal, in the other half
 it wanders about. The script
 
 1. collects such a dataset in two processes, unless the local Minari cache has it already,
@@ -47,9 +47,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_qam import QAM
-from sb3_qam.networks.image_extractors import ImpalaCNN
-from sb3_qam.recording.collect import collect
-from sb3_qam.recording.scripted import ScriptedPolicy
+from sb3_qam.networks import ImpalaCNN
+from sb3_qam.recording import ScriptedPolicy, collect
 
 gym.register_envs(gymnasium_robotics)
 
@@ -173,7 +172,7 @@ class Walker(ScriptedPolicy):
 
 
 def make_model(dataset: minari.MinariDataset, seed: int) -> QAM:
-    """QAM with networks for a few minutes on a CPU: small encoders, one for each."""
+    """QAM with small encoders, one for each network, for a few minutes on a CPU."""
     extractor_kwargs = dict(features_dim=64, n_channels=(8, 16, 16), n_blocks=1)
     return QAM(
         "CnnPolicy",
@@ -215,7 +214,7 @@ def train_and_evaluate(
     model.pretrain(gradient_steps=arguments.offline_steps, reset_num_timesteps=False, progress_bar=True)
     offline = arguments.output / f"seed{seed}_offline"
     model.save(offline)
-    # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
+    # The clone is trained along: it is the policy at inverse temperature 0
     clone = QAM.load(offline, inverse_temperature=0.0)
     results = {"bc": evaluate(clone, arguments.starts), "QAM offline": evaluate(model, arguments.starts)}
     model.learn(arguments.online_steps, reset_num_timesteps=False, progress_bar=True)

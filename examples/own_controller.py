@@ -1,12 +1,12 @@
-"""Your own dataset: a controller of three lines, recorded, and beaten: ``python examples/own_controller.py``.
+"""Record a controller of three lines, and beat it: ``python examples/own_controller.py``.
 
 Needs ``pip install sb3-qam``.
 
-The car of MountainCarContinuous is too weak for its hill: it has to swing. The controller pushes wherever the car is
-rolling already, with a strength that changes all the time. From 100 of its episodes QAM learns which pushes pay. The
-velocity of the car is tiny beside its position, which is what ``VecNormalize`` is for: its statistics are of the data.
+The car of MountainCarContinuous is too weak for its hill, and has to swing. The controller pushes in the direction in
+which the car is rolling, with a random strength. From 100 of its episodes QAM learns which pushes pay. The car's
+velocity is tiny compared to its position, so ``VecNormalize`` normalizes observations, by the statistics of the data.
 
-What it prints (50 seconds on a CPU core of its own; numbers differ a little from machine to machine):
+What it prints (50 seconds on one CPU core; numbers differ a little from machine to machine):
 
     examples/mountaincar-v0: 100 episodes, 14745 steps
     controller: at the top after 147 steps
@@ -27,7 +27,7 @@ ENV_ID = "MountainCarContinuous-v0"
 
 
 def controller(observation: np.ndarray) -> np.ndarray:
-    """Any function of an observation will do. What is random in it comes from NumPy's global generator."""
+    """Any function of an observation will do. Its random numbers come from NumPy's global generator."""
     _, velocity = observation
     return np.array([np.sign(velocity) * np.random.uniform(0.0, 1.0)], dtype=np.float32)
 
@@ -53,9 +53,9 @@ def main() -> None:
     model.pretrain(gradient_steps=4_000)
 
     model.save("own_controller")
-    # Evaluations are not to change the statistics
+    # Evaluations must not change the statistics
     env.training = False
-    # At inverse temperature 0 the critic has no say: what acts is the clone that was trained along
+    # The clone is trained along: it is the policy at inverse temperature 0
     clone = QAM.load("own_controller", env=env, inverse_temperature=0.0)
     for name, each in {"clone:     ": clone, "QAM:       ": model}.items():
         lengths = evaluate(each, env, 20, deterministic=False).lengths

@@ -1,15 +1,15 @@
-"""Training that is killed, and goes on as if nothing had happened: ``python examples/resume.py``.
+"""Training that is killed, and resumes exactly where it was: ``python examples/resume.py``.
 
 Needs ``pip install sb3-qam``.
 
-A process trains and saves a checkpoint every 200 steps. It is killed in the middle (``kill -9``: nothing is tidied up).
-The same function, started again, finds the last checkpoint and goes on. What comes out is, bit by bit, what comes out
-without the interruption.
+A process trains, saves a checkpoint every 200 steps, and is killed in the middle (``kill -9``: nothing is cleaned up).
+The same function, started again, resumes from the last checkpoint. The final parameters are, bit by bit, those of
+training without the interruption.
 
-What it prints (35 seconds on a CPU core of its own):
+What it prints (35 seconds on one CPU core):
 
     killed, the last checkpoint is of step 400
-    goes on at step 400
+    resumes at step 400
     finished at step 1000
     finished at step 1000
     all 38 parameters are the same as without the interruption: True
@@ -24,7 +24,7 @@ import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_qam import QAM
-from sb3_qam.recording.collect import collect
+from sb3_qam.recording import collect
 
 DATASET_ID = "examples/pendulum-random-v0"
 GRADIENT_STEPS = 1_000
@@ -37,16 +37,16 @@ def steps(checkpoint: Path) -> int:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The last one last. None is half written: QAM gives a file its name when it is complete."""
+    """Sorted by step. All are complete: QAM gives a file its name after it is written."""
     return sorted(folder.glob("qam_*_steps.zip"), key=steps)
 
 
 def train(folder: Path) -> None:
-    """Goes on with what is there, and begins where nothing is there."""
+    """Resume from the last checkpoint, or start if there is none."""
     th.set_num_threads(1)
     if found := checkpoints(folder):
         model = QAM.load(found[-1])
-        print(f"goes on at step {model.num_timesteps}")
+        print(f"resumes at step {model.num_timesteps}")
     else:
         model = QAM(
             "FlowPolicy",
@@ -58,7 +58,7 @@ def train(folder: Path) -> None:
             seed=0,
         )
     callback = CheckpointCallback(save_freq=200, save_path=str(folder), name_prefix="qam")
-    # Killed after the last checkpoint, it has nothing left to do but to save the model
+    # A run that was killed after its last checkpoint only has to save the model
     if model.num_timesteps < GRADIENT_STEPS:
         left = GRADIENT_STEPS - model.num_timesteps
         model.pretrain(gradient_steps=left, callback=callback, reset_num_timesteps=False)

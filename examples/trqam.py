@@ -2,18 +2,18 @@
 
 Needs ``pip install sb3-qam``.
 
-Half-hearted controllers of Pendulum give the data. ``kl_budget`` says how far the policy may go from it, in nats per
-step of the environment; the temperature is learned so that it stays there, whatever the scale of the rewards.
+The data is of a noisy controller of Pendulum. ``kl_budget`` says how far the policy may move from it, in nats per
+environment step; the temperature is learned so that the policy stays there, whatever the scale of the rewards.
 
-What it prints (90 seconds on a CPU core of its own; numbers differ a little from machine to machine):
+What it prints (90 seconds on one CPU core; numbers differ a little from machine to machine):
 
     examples/pendulum-half-hearted-v0: 60 episodes, mean return -1031
     budget  0.1: distance 0.10, learned lambda 0.18, return -659
     budget  1.0: distance 0.89, learned lambda 0.07, return -1244
     budget 10.0: distance 3.96, learned lambda 0.01, return -1186
 
-Here the small budget pays; the larger ones, whose policies go further from the data, end below it. The largest one is
-not used up: lambda, the smaller the further, has come to its lower bound of 0.01.
+Here the small budget pays: with the larger ones, whose policies move further from the data, returns are lower. The
+largest one is not used up, because lambda has reached its lower bound of 0.01.
 """
 
 import csv
@@ -26,13 +26,13 @@ from stable_baselines3.common.logger import configure
 
 from sb3_qam import QAM
 from sb3_qam.common.evaluation import evaluate
-from sb3_qam.recording.collect import collect
+from sb3_qam.recording import collect
 
 ENV_ID = "Pendulum-v1"
 
 
 def controller(observation: np.ndarray) -> np.ndarray:
-    """Gives the pendulum energy while it hangs, and holds it upright, more or less."""
+    """Swings the pendulum up and holds it upright, more or less."""
     cos, sin, velocity = observation
     torque = -8.0 * sin - 2.0 * velocity if cos > 0.8 else 2.0 * np.sign(velocity)
     return np.clip([torque + 2.0 * np.random.normal()], -2.0, 2.0).astype(np.float32)

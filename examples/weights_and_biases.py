@@ -1,11 +1,11 @@
-"""Both phases in Weights & Biases: ``python examples/weights_and_biases.py``.
+"""Log both phases to Weights & Biases: ``python examples/weights_and_biases.py``.
 
 Needs ``pip install "sb3-qam[extra]" wandb``.
 
-Without an account or a network: ``WANDB_MODE=offline`` is set here unless you set it. ``wandb sync`` uploads the run
+It needs no account and no network: ``WANDB_MODE=offline`` is set unless you set it. ``wandb sync`` uploads the run
 later.
 
-What it prints (20 seconds on a CPU core of its own):
+What it prints (20 seconds on one CPU core):
 
     1000 gradient steps and 400 environment steps in one history
     last checkpoint: step 1400
@@ -21,7 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from wandb.integration.sb3 import WandbCallback
 
 from sb3_qam import QAM
-from sb3_qam.recording.collect import collect
+from sb3_qam.recording import collect
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -31,7 +31,7 @@ ENV_ID = "Pendulum-v1"
 def main() -> None:
     th.set_num_threads(1)
     dataset = collect(None, ENV_ID, "examples/pendulum-random-v0", n_episodes=10)
-    # What SB3 writes for TensorBoard goes to Weights & Biases, too
+    # TensorBoard's log is copied to Weights & Biases
     with wandb.init(project="sb3-qam", sync_tensorboard=True) as run:
         model = QAM(
             "FlowPolicy",

@@ -16,10 +16,14 @@ from typer.testing import CliRunner
 
 from sb3_qam.cli import app
 from sb3_qam.environments import register_environments
-from sb3_qam.recording.collect import collect
+from sb3_qam.recording import collect
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+]
 
 
 def record_maze(

@@ -3,14 +3,14 @@
 Each file is one tiny problem: parameters, batches, every random draw, and what came of them. The model is built from
 the file's own ``meta``, is given its parameters, and runs its own ``train()``; only the batches and the noise are
 handed in. Printed is the largest error of each quantity relative to the largest magnitude in its array. The exit
-status is 0 if all are at most 5e-5.
+status is 0 if all are at most 5e-5. With ``--plain``, networks are evaluated module by module.
 """
 
 import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,10 @@ from torch import nn
 
 from sb3_qam import QAM
 from sb3_qam.common.buffers import TransitionBatch
-from sb3_qam.common.envs import SpacesOnlyEnv
-from sb3_qam.networks.flows import integrate_flow
-from sb3_qam.qam.action_heads import SamplingNoise
-from sb3_qam.qam.policy_objectives import Adjoint, AdjointMatching, PolicyProblem
-from sb3_qam.qam.qam import UpdateNoise
+from sb3_qam.common.phases import SpacesOnlyEnv
+from sb3_qam.networks import cpu_kernels
+from sb3_qam.qam.noise import PathNoise, SamplingNoise, UpdateNoise
+from sb3_qam.qam.objectives import LeanAdjoint, PolicyPath
 
 TOLERANCE = 5e-5
 
@@ -40,17 +39,25 @@ MODULES = {
     "modules_one_step_actor": "head.one_step_flow",
     "modules_edit_actor": "head.edit_policy",
     "modules_edit_alpha": "head.entropy_coef",
+    "modules_actor_bc_flow": "behavior_flow",
+    "modules_actor_onestep_flow": "head.one_step_flow",
 }
 UNUSED_MODULES = {"modules_target_actor_fast"}
 # Recorded name -> what train() reports it as, where the two differ
 REPORTED = {
     "flow_loss": "bc_loss",
     "adj_loss": "adjoint_loss",
+    "bam_loss": "adjoint_loss",
+    "bc_flow_loss": "bc_loss",
+    "distill_loss": "fql_distill_loss",
 }
 # Recorded name -> attribute of the trust region, both after the update
 DUAL_VARIABLES = {"lam": "kl_lambda", "kl_ema": "kl_average"}
-# Diagnostics that this package defines otherwise or leaves out; fast_loss repeats adj_loss
-NOT_REPORTED = {"fast_loss", "adj_max", "adj_mean", "adj_std", "q_max", "q_min"}
+# Diagnostics that this package defines otherwise or leaves out; fast_loss repeats adj_loss, and critic_loss_total has
+# the gap_reg_term with its coefficient
+NOT_REPORTED = {"fast_loss", "adj_max", "adj_mean", "adj_std", "q_max", "q_min", "gap_reg_term"}
+# Sums of losses that train() reports one by one
+SUMS = {"critic_loss_total": ("critic_loss", "value_penalty"), "actor_loss": ("bc_loss", "fql_loss")}
 
 # Hyper-parameter in the file -> argument of QAM
 ARGUMENTS = {
@@ -63,11 +70,19 @@ ARGUMENTS = {
     "batch_size": "batch_size",
     "kl_budget": "kl_budget",
 }
+# Algorithm in the file -> what makes it of QAM, beside the hyper-parameters
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "sqam": {"adjoint": "scalar"},
+    "bam": {"adjoint": "bptt"},
+    "fql": {"inverse_temperature": 0.0, "max_grad_norm": float("inf")},
+}
 # The same, where the value given here means that the variant is off
 VARIANT_ARGUMENTS = {
     "best_of_n": ("best_of_n", 1),
     "edit_scale": ("edit_scale", 0.0),
     "fql_alpha": ("distill_coef", 0.0),
+    "alpha": ("distill_coef", 0.0),
+    "gap_reg_coef": ("value_penalty", 0.0),
     "residual": ("residual", False),
 }
 # What the design fixes
@@ -87,19 +102,24 @@ CONSTANTS = {
 }
 
 
-class RecordedMatching(AdjointMatching):
-    """Adjoint matching that keeps its paths and adjoints."""
+class RecordedObjective:
+    """An objective that keeps its paths and adjoints."""
 
-    def __init__(self, adjoint: Adjoint) -> None:
-        super().__init__(adjoint)
-        self.paths: list[th.Tensor] = []
-        self.adjoints: list[th.Tensor] = []
+    def __init__(self, objective: LeanAdjoint) -> None:
+        self._objective = objective
+        self.paths: list[PolicyPath] = []
+        self.all_adjoints: list[th.Tensor] = []
 
-    def path_and_adjoints(self, problem: PolicyProblem) -> tuple[th.Tensor, th.Tensor]:
-        path, adjoints = super().path_and_adjoints(problem)
-        self.paths.append(path)
-        self.adjoints.append(adjoints)
-        return path, adjoints
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+    def path(self, *args: Any) -> PolicyPath:
+        self.paths.append(self._objective.path(*args))
+        return self.paths[-1]
+
+    def adjoints(self, *args: Any) -> th.Tensor:
+        self.all_adjoints.append(self._objective.adjoints(*args))
+        return self.all_adjoints[-1]
 
 
 class RecordedQAM(QAM):
@@ -107,8 +127,7 @@ class RecordedQAM(QAM):
 
     def replay(self, batches: list[TransitionBatch], noises: list[UpdateNoise]) -> None:
         self._recorded = iter(zip(batches, noises, strict=True))
-        assert isinstance(self.policy_objective, AdjointMatching)
-        self.policy_objective = self.matching = RecordedMatching(self.policy_objective.adjoint)
+        self.policy_objective = self.recorded_objective = RecordedObjective(self.policy_objective)  # type: ignore[assignment]
         self.gradients: list[dict[str, th.Tensor]] = []
         self.reported: list[dict[str, th.Tensor]] = []
         self.dual_variables: list[dict[str, th.Tensor]] = []
@@ -125,7 +144,11 @@ class RecordedQAM(QAM):
     def _update(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
         super()._update(batch, noise)
         self.dual_variables.append(
-            {name: getattr(self.trust_region, ours).clone() for name, ours in DUAL_VARIABLES.items()}
+            {
+                name: getattr(self.temperature, ours).clone()
+                for name, ours in DUAL_VARIABLES.items()
+                if hasattr(self.temperature, ours)
+            }
         )
 
     def _clip_gradients(self) -> th.Tensor:
@@ -137,9 +160,9 @@ class RecordedQAM(QAM):
         )
         return super()._clip_gradients()
 
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-        self.reported.append({name: value.detach() for name, value in {**losses, **diagnostics}.items()})
-        return super()._optimize(losses, diagnostics)
+    def _optimize(self, losses: dict[str, th.Tensor], reported: dict[str, th.Tensor], targets: Any) -> None:
+        self.reported.append({name: value.detach() for name, value in {**losses, **reported}.items()})
+        super()._optimize(losses, reported, targets)
 
 
 def build_model(meta: dict[str, Any]) -> RecordedQAM:
@@ -149,6 +172,7 @@ def build_model(meta: dict[str, Any]) -> RecordedQAM:
         if name in config and config[name] != expected:
             raise ValueError(f"{name}={config[name]!r} is recorded, QAM has {expected!r} and no argument for it")
     arguments = {argument: config[name] for name, argument in ARGUMENTS.items() if name in config}
+    arguments |= ALGORITHMS.get(config["agent_name"], {})
     for name, (argument, off) in VARIANT_ARGUMENTS.items():
         if config.get(name, off) != off:
             arguments[argument] = config[name]
@@ -224,8 +248,12 @@ def recorded_noise(noise: dict[str, np.ndarray]) -> UpdateNoise:
     tensors = {name: th.from_numpy(array) for name, array in noise.items()}
     next_noise = [tensors.pop(name).transpose(0, 1) for name in ("next_action_x0", "next_edit_eps") if name in tensors]
     head_noise = [tensors.pop(name) for name in ("fql_x0", "edit_x0", "edit_eps") if name in tensors]
+    path_noise = [tensors.pop(name) for name in ("sde_x0", "sde_noise", "bridge_noise") if name in tensors]
     return UpdateNoise(
-        next_action=SamplingNoise(*next_noise), head=SamplingNoise(*head_noise) if head_noise else None, **tensors
+        next_action=SamplingNoise(*next_noise),
+        path=PathNoise(*path_noise) if path_noise else None,
+        head=SamplingNoise(*head_noise) if head_noise else None,
+        **tensors,
     )
 
 
@@ -250,7 +278,7 @@ def compare(path: Path | str) -> dict[str, float]:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     meta = json.loads(bytes(arrays.pop("meta")))
-    n_updates = meta["updates"]
+    n_updates, algorithm = meta["updates"], meta["algorithm"]
     model = build_model(meta)
     policy = model.policy
 
@@ -272,14 +300,17 @@ def compare(path: Path | str) -> dict[str, float]:
         errors[quantity] = max(errors[quantity], relative_error(ours, recorded))
 
     for number, update in enumerate(updates):
-        # x_N, where the adjoint starts, is not recorded
-        note("xs", model.matching.paths[number][:-1].numpy(), update["xs"])
-        note("adjoints", model.matching.adjoints[number].numpy(), update["adjoints"])
+        if "xs" in update:
+            note("xs", model.recorded_objective.paths[number].states.numpy(), update["xs"])
+            note("adjoints", model.recorded_objective.all_adjoints[number].numpy(), update["adjoints"])
         reported = {name: value.numpy() for name, value in model.reported[number].items()}
+        zero = np.zeros((), np.float32)
+        reported |= {name: np.sum([reported.get(part, zero) for part in parts], axis=0) for name, parts in SUMS.items()}
         scalars = {name.rsplit("/", 1)[-1]: value for name, value in section(update, "info/").items()}
         for name, value in scalars.items():
             if name not in NOT_REPORTED:
-                ours = REPORTED.get(name, name)
+                # BAM's file calls the cost of leaving the behavior so
+                ours = "control_cost" if (name, algorithm) == ("bc_loss", "bam") else REPORTED.get(name, name)
                 note(ours, reported[ours], value)
         for name, dual_variable in model.dual_variables[number].items():
             if name in update:
@@ -295,26 +326,26 @@ def compare(path: Path | str) -> dict[str, float]:
         )
 
     sample = {name: th.from_numpy(array) for name, array in section(arrays, "sample/").items()}
-    for name, flow in {"slow": policy.behavior_flow, "fast": policy.policy_flow}.items():
-        actions = flow_actions(model, flow.given(sample["obs"]), sample["x0"])
-        note(f"sampled actions ({name} flow)", actions.numpy(), sample[f"flow_actions_{name}"].numpy())
+    if sample:
+        with th.no_grad():
+            flows = policy.flows(sample["obs"])
+            for name, velocity in {"slow": flows.behavior, "fast": flows.acting_policy}.items():
+                actions = policy.flow_actions(velocity, sample["x0"])
+                note(f"sampled actions ({name} flow)", actions.numpy(), sample[f"flow_actions_{name}"].numpy())
     return dict(errors)
-
-
-@th.no_grad()
-def flow_actions(model: QAM, velocity: Callable[..., th.Tensor], x0: th.Tensor) -> th.Tensor:
-    policy = model.policy
-    return integrate_flow(velocity, x0, policy.flow_steps, policy.ode_method, policy.ode_options).clamp(-1, 1)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.reference", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
+    parser.add_argument("--plain", action="store_true", help="evaluate networks module by module")
+    arguments = parser.parse_args(argv)
     agrees = True
-    for path in parser.parse_args(argv).files:
+    for path in arguments.files:
         print(path)
         try:
-            errors = compare(path)
+            with cpu_kernels.disabled() if arguments.plain else nullcontext():
+                errors = compare(path)
         except Exception as error:
             print(f"  cannot be run: {type(error).__name__}: {error}")
             agrees = False

@@ -16,7 +16,7 @@ import yaml
 
 import sb3_qam
 from sb3_qam import QAM
-from sb3_qam.common.callbacks import FlowDiagnosticsCallback
+from sb3_qam.callbacks import FlowDiagnosticsCallback
 from sb3_qam.recording.collect import collect
 
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 from tests.conftest import write_dataset
 
 OBSERVATIONS = spaces.Box(-10.0, 10.0, (3,))
@@ -105,7 +105,7 @@ def test_arguments_out_of_range(argument: str, value):
         ({"net_arch": {"vf": [64], "qf": [64]}}, r"keys \['qf', 'vf'\], expected 'pi'"),
         ({"net_arch": 256}, "net_arch must be a list of sizes .* got 256"),
         ({"net_arch": {"pi": 8, "qf": [8]}}, "net_arch must be a list of sizes .* got 8"),
-        ({"flow_steps": 7}, "pass these, and inverse_temperature=0"),
+        ({"flow_steps": 7}, "pass it to QAM, and inverse_temperature=0"),
         ({"n_critics": 0}, "n_critics must be an integer of at least 1, got 0"),
         ({"ode_method": "newton"}, "ode_method='newton'.*euler"),
     ],
@@ -253,7 +253,7 @@ def test_nested_dict_observations_are_refused():
 
 def test_pretrain_without_data_or_steps(pendulum_dataset):
     model = QAM("FlowPolicy", "Pendulum-v1")
-    with pytest.raises(ValueError, match=r"pretrain\(\) has no data"):
+    with pytest.raises(ValueError, match=r"pretrain\(\) needs offline data"):
         model.pretrain(gradient_steps=10)
     with pytest.raises(ValueError, match=r"pretrain\(\) has no steps to do"):
         model.pretrain(pendulum_dataset)

@@ -11,14 +11,16 @@ the rest is here. Each page is one test, in an empty folder, with an empty Minar
       record_maze("D4RL/pointmaze/umaze-v2")
       -->
 
+  What a page shows is what a reader would run. ``<!-- smaller: 100_000=20, 50_000=10 -->`` on the line before a block
+  has it executed with other numbers of steps: the text on the left of each ``=`` is replaced by that on the right.
+
 - ``sh``: ``sb3-qam`` commands are run. ``<!-- parse: REASON -->`` on the line before a block that takes too long has
   its commands read by the program's own parser (``sb3-qam``, RL Zoo's, those of ``benchmarks/``), and the extras of
   ``pip install`` looked up.
 - ``yaml``: read. ``<!-- file: NAME -->`` on the line before writes it for the commands that follow.
 - ``text`` and directives of MyST: shown, not executed.
 
-``<!-- skip: next "REASON" -->`` (Sybil's own) leaves out one ``sh`` block. Python is never left out. All pages together
-take less than a minute, so numbers of steps on a page are small.
+``<!-- skip: next "REASON" -->`` (Sybil's own) leaves out one ``sh`` block. Python is never left out.
 """
 
 import ast
@@ -38,11 +40,14 @@ from tests.conftest import needs_ogbench, needs_uncompressed_images
 from tests.pages import PAGES, ROOT, command_lines, parse_command, run_command
 
 # By what the code of a page has in it
-NEEDED_FOR = {"sb3_qam.recording.ogbench": needs_ogbench, "CnnPolicy": needs_uncompressed_images}
+NEEDED_FOR = {"import_ogbench": needs_ogbench, "CnnPolicy": needs_uncompressed_images}
 SHOWN = {"text"}
 EXECUTED = {"python", "sh", "yaml"}
 SKIP = re.compile(r'^<!-- skip: next "(?P<reason>[^"]*)" -->\n```(?P<language>\w*)', re.MULTILINE)
 PARSE = re.compile(r"^<!-- parse:(?P<reason>.*)-->\n```(?P<language>\w*)", re.MULTILINE)
+SMALLER = re.compile(
+    r"(?P<start>^<!-- smaller: (?P<sizes>[^\n]*) -->\n)(?P<block>```python\n.*?^```$)", re.MULTILINE | re.DOTALL
+)
 FENCES = re.compile(r"^[ \t]*```(?P<info>[^`\n]*)\n(?:.*\n)*?[ \t]*```[ \t]*$", re.MULTILINE)
 
 
@@ -69,6 +74,16 @@ def evaluate_yaml(example: Example) -> None:
         Path(file).write_text(example.parsed)
 
 
+def make_smaller(found: re.Match[str]) -> str:
+    """A block with the sizes that the comment before it gives, on the same lines."""
+    block = found["block"]
+    for size in found["sizes"].split(", "):
+        shown, executed = size.split("=")
+        assert re.search(rf"\b{shown}\b", block), f"There is no {shown} in {block}"
+        block = re.sub(rf"\b{shown}\b", executed, block)
+    return found["start"] + block
+
+
 def examples(page: Path) -> list[Example]:
     parsers = (
         PythonCodeBlockParser(),
@@ -76,7 +91,13 @@ def examples(page: Path) -> list[Example]:
         CodeBlockParser("yaml", evaluate_yaml),
         SkipParser(),
     )
-    document = Document.parse(str(page), *parsers)
+    text = page.read_text()
+    # Comments that belong to no block would change nothing
+    assert len(SMALLER.findall(text)) == text.count("<!-- smaller:"), name_of(page)
+    document = Document(SMALLER.sub(make_smaller, text), str(page))
+    for parser in parsers:
+        for region in parser(document):
+            document.add(region)
     document.namespace["__name__"] = "page"
     return list(document)
 

@@ -10,7 +10,7 @@ import pytest
 
 from examples import images
 from sb3_qam import QAM
-from sb3_qam.networks.image_extractors import ImpalaCNN
+from sb3_qam.networks import ImpalaCNN
 
 TINY = {"--episodes": 3, "--bc-steps": 2, "--offline-steps": 2, "--online-steps": 3, "--starts": 2, "--processes": 2}
 

@@ -4,7 +4,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_qam import QAM, preset
-from sb3_qam.common.envs import SpacesOnlyEnv
+from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.qam.presets import DOMAINS, VARIANTS
 
 

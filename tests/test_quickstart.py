@@ -2,65 +2,78 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import minari
 import numpy as np
 import pytest
 
-from examples import quickstart
+from tests.pages import ROOT
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    sizes = {"N_EPISODES": 6, "OFFLINE_STEPS": 20, "ONLINE_STEPS": 10, "EVAL_INTERVAL": 10, "N_STARTS": 2}
+def quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    # As for a script, what is beside it can be imported
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import quickstart
+
+    sizes = {"N_EPISODES": 8, "OFFLINE_STEPS": 20, "ONLINE_STEPS": 10, "EVAL_FREQ": 10, "N_STARTS": 2}
     for name, value in sizes.items():
         monkeypatch.setattr(quickstart, name, value)
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "quickstart"
+    return quickstart
 
 
-def test_the_whole_quickstart(small: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_whole_quickstart(quickstart: ModuleType, capsys: pytest.CaptureFixture[str]):
     quickstart.main()
     output = capsys.readouterr().out
     dataset = minari.load_dataset(quickstart.DATASET_ID)
-    assert dataset.total_episodes == 6
+    assert dataset.total_episodes == 8
     env = dataset.recover_environment()
     assert env.spec.id == quickstart.ENV_ID
     assert env.observation_space == dataset.observation_space
 
-    summary = json.loads((small / "results.json").read_text())
-    for name in ("bc", "QAM offline", "QAM online"):
-        assert 0 <= summary[name]["success"] <= 1
-        assert 1 <= summary[name]["length"] <= 300
+    results = json.loads(Path("quickstart/results.json").read_text())
+    for name in ("clone", "QAM offline", "QAM online"):
+        assert 0 <= results[name]["success"] <= 1
+        assert 1 <= results[name]["length"] <= 300
         assert name in output
-    assert [point["step"] for point in summary["curve"]] == [10, 20, 30]
-    assert (small / "quickstart.png").stat().st_size > 10_000
-    assert (small / "qam_umaze.zip").exists()
+    with np.load("quickstart/evaluations.npz") as evaluations:
+        assert evaluations["timesteps"].tolist() == [10, 20, 30]
+    assert Path("quickstart/quickstart.png").stat().st_size > 10_000
+    for name in ("qam_offline", "qam_online"):
+        assert Path(f"quickstart/{name}.zip").exists()
 
 
-def test_the_dataset_is_collected_once(small: Path):
-    first = quickstart.load_or_collect()
-    second = quickstart.load_or_collect()
+def test_the_dataset_is_collected_once(quickstart: ModuleType):
+    first = quickstart.collect_data()
+    second = quickstart.collect_data()
     assert first.id == second.id
     assert first.total_steps == second.total_steps
 
 
-def test_the_controller_reaches_the_goal_and_the_wanderer_takes_longer(small: Path):
-    dataset = quickstart.load_or_collect()
-    to_goal = [episode for number, episode in enumerate(dataset) if number % 2 == 0]
-    assert all(episode.terminations[-1] and episode.rewards.sum() == 1 for episode in to_goal)
-    wandering = [episode for number, episode in enumerate(dataset) if number % 2 == 1]
-    assert np.mean([len(episode) for episode in wandering]) > np.mean([len(episode) for episode in to_goal])
+def test_the_controller_reaches_the_goal_and_the_wanderer_takes_longer(
+    quickstart: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(quickstart, "N_EPISODES", 40)
+    dataset = quickstart.collect_data()
     actions = np.concatenate([episode.actions for episode in dataset])
     assert dataset.action_space.contains(actions[0])
     assert np.abs(actions).max() <= 1
+    # The wanderer is slower; which one an episode is of is drawn for each
+    speeds = np.array([np.abs(episode.observations["observation"][:, 2:]).mean() for episode in dataset])
+    wanders = speeds < speeds.mean()
+    assert 0 < wanders.sum() < len(speeds)
+    to_goal = [episode for episode, other in zip(dataset, wanders, strict=True) if not other]
+    assert all(episode.terminations[-1] and episode.rewards.sum() == 1 for episode in to_goal)
+    lengths = np.array([len(episode) for episode in dataset])
+    assert lengths[wanders].mean() > lengths[~wanders].mean()
 
 
-def test_evaluations_start_from_the_same_states(small: Path):
-    quickstart.OUTPUT.mkdir()
-    evaluate = quickstart.StartsEvaluation()
-    model = quickstart.QAM("FlowPolicy", evaluate.env, buffer_size=10)
-    first, second = evaluate(model), evaluate(model)
-    for one, other in zip(first["paths"], second["paths"], strict=True):
+def test_evaluations_start_from_the_same_states(quickstart: ModuleType):
+    starts = quickstart.make_starts()
+    model = quickstart.QAM("FlowPolicy", starts, buffer_size=10)
+    first, second = (quickstart.evaluate(model, starts)["paths"] for _ in range(2))
+    for one, other in zip(first.positions, second.positions, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
-    np.testing.assert_array_equal(first["goals"], second["goals"])
+    np.testing.assert_array_equal(first.goals, second.goals)

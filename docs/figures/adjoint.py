@@ -62,11 +62,11 @@ def main() -> None:
     policy = behavior.tilted(SLOPE)
     path = memoryless_path(policy.velocity, behavior.velocity, th.randn(n_paths, 1), th.randn(FLOW_STEPS, n_paths, 1))
     g_N = terminal_adjoint(lambda action: SLOPE * action[:, 0], path[-1], inverse_temperature=1.0)
-    adjoints = lean_adjoint(behavior.velocity, path, g_N)
+    adjoints = lean_adjoint(behavior.velocity, path[:-1], g_N)
     sigma = memoryless_sigma(flow_times(FLOW_STEPS))
 
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    scalar = scalar_adjoint(behavior.velocity, path, g_N)
+    scalar = scalar_adjoint(flow_times(FLOW_STEPS), g_N)
     draw_adjoints(axes[0], th.cat([adjoints, g_N[None]])[..., 0], th.cat([scalar, g_N[None]])[:, 0, 0])
     for each, k in zip(axes[1:], (FLOW_STEPS // 2, FLOW_STEPS * 3 // 4), strict=True):
         x, t = path[k], k / FLOW_STEPS

@@ -14,8 +14,9 @@ import torch as th
 from PIL import Image, ImageDraw, ImageFont
 from two_modes import read_arguments
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from examples import quickstart
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import quickstart
+
 from sb3_qam import QAM
 
 SIZE = 280
@@ -37,7 +38,7 @@ def load_models(quick: bool) -> tuple[QAM, QAM]:
     if quick:
         policy = QAM("FlowPolicy", gym.make(quickstart.ENV_ID, **quickstart.ENV_KWARGS), buffer_size=1)
         return policy, policy
-    path = quickstart.OUTPUT / "qam_umaze_offline.zip"
+    path = quickstart.OUTPUT / "qam_offline.zip"
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: run 'python examples/quickstart.py' in this folder first.")
     return QAM.load(path, inverse_temperature=0.0), QAM.load(path)
@@ -89,7 +90,7 @@ def main() -> None:
     for seed in range(1 if arguments.quick else 2):
         ways = [list(episode(model, seed, n_steps)) for model in (clone, policy)]
         for k in range(max(map(len, ways)) + N_LAST):
-            # Who is there waits
+            # The one that has arrived waits
             shown = [way[min(k, len(way) - 1)] for way in ways]
             headings = (
                 f"clone of the data, step {min(k, len(ways[0]) - 1) * EVERY}",

@@ -1,6 +1,6 @@
 """Random shifts of the images of a batch."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -19,10 +19,9 @@ def shift_images(images: th.Tensor, most: int) -> th.Tensor:
     :param most: The largest shift in either direction, in pixels
     :return: same shape and type
     """
-    batch_size = len(images)
 
     def shifted_positions(length: int) -> th.Tensor:
-        offsets = th.randint(-most, most + 1, (batch_size, 1), device=images.device)
+        offsets = th.randint(-most, most + 1, (len(images), 1), device=images.device)
         return (th.arange(length, device=images.device) + offsets).clamp(0, length - 1)
 
     rows, columns = (shifted_positions(length) for length in images.shape[2:])
@@ -30,28 +29,26 @@ def shift_images(images: th.Tensor, most: int) -> th.Tensor:
     return images.gather(3, columns[:, None, None, :].expand(images.shape))
 
 
-class ImageShift:
+class RandomShift:
     """
     Shifts the images of training batches, and leaves all other observations as they are. Observations and next
     observations are shifted independently.
 
     :param observation_space: Observation space of the model, images channels first
-    :param most: The largest shift in either direction, in pixels
+    :param most: The largest shift in either direction, in pixels, 0 to leave batches as they are
     :param normalize_images: Whether the policy normalizes images; where it does not, every Box of three axes is one,
         as it is to SB3's extractors
-    :raises ValueError: if there are no images
+    :raises ValueError: if images are to be shifted and there are none
     """
 
     def __init__(self, observation_space: spaces.Space, most: int, normalize_images: bool = True) -> None:
         self.most = most
-
-        def is_image(space: spaces.Space) -> bool:
-            return is_image_space(space, normalized_image=not normalize_images)
-
-        self.is_single_image = is_image(observation_space)
-        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
-        self.keys = [key for key, space in parts.items() if is_image(space)]
-        if not self.is_single_image and not self.keys:
+        # None stands for an observation that is not a Dict
+        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+        self.keys: list[Any] = [
+            key for key, space in parts.items() if is_image_space(space, normalized_image=not normalize_images)
+        ]
+        if most > 0 and not self.keys:
             raise ValueError(
                 f"random_shift={most} shifts images, and there are none in {observation_space}: leave it at 0."
             )
@@ -66,21 +63,8 @@ class ImageShift:
         :param batch: A batch
         :return: The same with its images shifted
         """
+        if self.most == 0:
+            return batch
         return batch._replace(
             observations=self._shifted(batch.observations), next_observations=self._shifted(batch.next_observations)
         )
-
-
-def make_augmentation(
-    observation_space: spaces.Space, random_shift: int, normalize_images: bool
-) -> Callable[[TransitionBatch], TransitionBatch]:
-    """
-    :param observation_space: Observation space of the model
-    :param random_shift: The largest shift in pixels, 0 for none
-    :param normalize_images: Whether the policy normalizes images
-    :return: What is done to every training batch
-    :raises ValueError: if images are to be shifted and there are none
-    """
-    if random_shift == 0:
-        return lambda batch: batch
-    return ImageShift(observation_space, random_shift, normalize_images)

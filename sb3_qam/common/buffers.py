@@ -1,7 +1,6 @@
 """Experience: the read-only offline data, online replay of h-step sequences, and batches of their union."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,8 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.storage import gather
+from sb3_qam.utils.nested import map_observations
+from sb3_qam.utils.nested import n_rows as n_rows
 
 
 class TransitionBatch(NamedTuple):
@@ -39,34 +40,15 @@ class TransitionBatch(NamedTuple):
     valid: th.Tensor
 
 
-def to_tensor(array: np.ndarray, device: th.device | str) -> th.Tensor:
+def to_tensor(array: np.ndarray | th.Tensor, device: th.device | str) -> th.Tensor:
     """
     :param array: Freshly gathered data; it is not copied again
     :param device: Where to put it
     :return: A tensor of the same type, float64 as float32
     """
-    if array.dtype == np.float64:
+    if isinstance(array, np.ndarray) and array.dtype == np.float64:
         array = array.astype(np.float32)
     return th.as_tensor(array, device=device)
-
-
-def map_observations(function: Callable[..., Any], *observations: Any) -> Any:
-    """
-    :param function: Takes one array (or tensor) of each of the observations
-    :param observations: Arrays, or dicts of arrays with the same keys
-    :return: What the function makes of them, in the same structure
-    """
-    if isinstance(observations[0], dict):
-        return {key: function(*(each[key] for each in observations)) for key in observations[0]}
-    return function(*observations)
-
-
-def n_rows(observations: Any) -> int:
-    """
-    :param observations: An array or a tensor, or a dict of such
-    :return: The number of observations
-    """
-    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
 
 
 def take_rows(observations: Observations, rows: Any) -> Observations:
@@ -78,62 +60,67 @@ def take_rows(observations: Observations, rows: Any) -> Observations:
     return map_observations(lambda part: gather(part, rows), observations)
 
 
-def make_batch(
-    observations: Observations,
-    actions: np.ndarray,
-    next_observations: Observations,
-    rewards: np.ndarray,
-    terminations: np.ndarray,
-    valid: np.ndarray,
-    gamma: float,
-    device: th.device | str,
-    env: VecNormalize | None = None,
-) -> TransitionBatch:
+class SequenceBuffer(BaseBuffer):
     """
-    Turn gathered h-step sequences into a batch.
+    A buffer whose samples are sequences of h steps.
 
-    :param observations: Observations before the first step
-    :param actions: The first actions, shape (batch, chunk_size, action_dim)
-    :param next_observations: Observations after the last step
-    :param rewards: shape (batch, h)
-    :param terminations: shape (batch, h)
-    :param valid: shape (batch,)
+    :param n_steps: Number of steps h of the returns
     :param gamma: Discount factor of one step
-    :param device: Where to put the batch
-    :param env: Normalizes observations and rewards with its statistics
-    :return: The batch
+    :param chunk_size: How many of the h actions a sample has
     """
 
-    def observation_tensors(rows: Observations) -> PyTorchObs:
-        return map_observations(lambda part: to_tensor(part, device), BaseBuffer._normalize_obs(rows, env))
+    def __init__(self, *args: Any, n_steps: int = 1, gamma: float = 0.99, chunk_size: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.n_steps, self.gamma, self.chunk_size = n_steps, gamma, chunk_size
 
-    rewards = BaseBuffer._normalize_reward(rewards, env)
-    n_steps = rewards.shape[1]
-    returns = np.asarray((rewards * gamma ** np.arange(n_steps)).sum(axis=1))
-    return TransitionBatch(
-        observations=observation_tensors(observations),
-        actions=to_tensor(actions.reshape(len(actions), -1), device),
-        next_observations=observation_tensors(next_observations),
-        rewards=to_tensor(returns, device),
-        discounts=th.full((len(actions),), gamma**n_steps, device=device),
-        masks=to_tensor(np.logical_not(terminations.any(axis=1)).astype(np.float32), device),
-        valid=to_tensor(valid.astype(np.float32), device),
-    )
+    def _make_batch(
+        self,
+        observations: Any,
+        actions: Any,
+        next_observations: Any,
+        rewards: Any,
+        terminations: Any,
+        valid: Any,
+        env: VecNormalize | None,
+    ) -> TransitionBatch:
+        """
+        Arguments are arrays or tensors, observations also dicts of these.
+
+        :param observations: Observations before the first step
+        :param actions: The first actions, shape (batch, chunk_size, action_dim)
+        :param next_observations: Observations after the last step
+        :param rewards: shape (batch, h), and ``terminations`` too
+        :param valid: shape (batch,)
+        :param env: Normalizes observations and rewards with its statistics
+        """
+
+        def tensors(parts: Any) -> Any:
+            return map_observations(lambda part: to_tensor(part, self.device), parts)
+
+        rewards = tensors(self._normalize_reward(rewards, env))
+        discounts = self.gamma ** th.arange(self.n_steps, device=self.device)
+        return TransitionBatch(
+            observations=tensors(self._normalize_obs(observations, env)),
+            actions=tensors(actions).flatten(start_dim=1),
+            next_observations=tensors(self._normalize_obs(next_observations, env)),
+            rewards=rewards @ discounts,
+            discounts=th.full((len(rewards),), self.gamma**self.n_steps, device=self.device),
+            masks=(~tensors(terminations).any(dim=1)).float(),
+            valid=tensors(valid).float(),
+        )
 
 
-class OfflineBuffer(BaseBuffer):
+class OfflineBuffer(SequenceBuffer):
     """
     The offline data: read-only, never evicted, any number of episodes end to end.
 
     A trajectory ends where its episode does; a termination inside an episode cuts the bootstrap and nothing else.
+    Keyword arguments are those of :class:`SequenceBuffer`.
 
     :param episodes: The data
     :param observation_space: Observation space of the policy
     :param action_space: Action space of the policy
     :param device: Device of the batches
-    :param n_steps: Number of steps h of the returns
-    :param gamma: Discount factor of one step
-    :param chunk_size: How many of the h actions a sample has
     :raises ValueError: if the h steps are more than any episode has
     """
 
@@ -141,93 +128,78 @@ class OfflineBuffer(BaseBuffer):
         self,
         episodes: Episodes,
         observation_space: spaces.Space,
-        action_space: spaces.Box,
+        action_space: spaces.Space,
         device: th.device | str = "auto",
-        n_steps: int = 1,
-        gamma: float = 0.99,
-        chunk_size: int = 1,
+        **kwargs: Any,
     ) -> None:
-        n_transitions, longest = len(episodes.rewards), int(episodes.lengths.max())
-        if n_steps > longest:
-            name = "chunk_size" if chunk_size > 1 else "n_steps"
+        self.n_episodes, longest = len(episodes.lengths), int(episodes.lengths.max())
+        super().__init__(len(episodes.rewards), observation_space, action_space, device, **kwargs)
+        if self.n_steps > longest:
+            name = "chunk_size" if self.chunk_size > 1 else "n_steps"
             raise ValueError(
-                f"{name}={n_steps} is longer than every episode of dataset '{episodes.name}' (at most {longest}): "
+                f"{name}={self.n_steps} is longer than every episode of dataset '{episodes.name}' (at most {longest}): "
                 f"there is nothing to train on. Reduce {name}."
             )
-        super().__init__(n_transitions, observation_space, action_space, device)
-        self.pos, self.full = n_transitions, True
-        self.n_steps = n_steps
-        self.gamma = gamma
-        self.chunk_size = chunk_size
-        self.n_episodes = len(episodes.lengths)
-        self.observations = episodes.observations
-        self.actions = episodes.actions
-        self.rewards = episodes.rewards
-        self.terminations = episodes.terminations
+        self.pos, self.full = self.buffer_size, True
+        self.name = episodes.name
+        self.observations, self.actions = episodes.observations, episodes.actions
+        self.rewards, self.terminations = episodes.rewards, episodes.terminations
         # The last transition of each episode
         self.last = np.cumsum(episodes.lengths) - 1
 
     def complete_starts(self) -> np.ndarray:
-        """
-        :return: The transitions whose h steps do not cross the end of their episode, in order
-        """
+        """:return: The transitions whose h steps do not cross the end of their episode, in order"""
         starts = np.arange(self.size())
         return starts[starts + self.n_steps - 1 <= self.last[np.searchsorted(self.last, starts)]]
 
-    def batch_of(self, rows: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:
-        """
-        :param rows: Where the sequences begin
-        :param env: Normalizes observations and rewards with its statistics
-        :return: The batch of these
-        """
-        return self._get_samples(rows, env)
-
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
         episode = np.searchsorted(self.last, batch_inds)
-        last = self.last[episode]
+        last = self.last[episode][:, None]
         steps = batch_inds[:, None] + np.arange(self.n_steps)
-        valid = steps[:, -1] <= last
+        valid = steps[:, -1:] <= last
         # An invalid sample stays inside its own trajectory
-        steps = np.minimum(steps, last[:, None])
-        return make_batch(
-            # An episode of T transitions has T + 1 observations: its own lie one row further for each one before
-            observations=take_rows(self.observations, batch_inds + episode),
-            actions=gather(self.actions, steps[:, : self.chunk_size]),
-            next_observations=take_rows(self.observations, steps[:, -1] + episode + 1),
-            rewards=gather(self.rewards, steps),
-            terminations=gather(self.terminations, steps),
+        steps = np.minimum(steps, last)
+        # An episode of T transitions has T + 1 observations: its own lie one row further for each one before
+        first, following, steps, valid = map(
+            self._index, (batch_inds + episode, steps[:, -1] + episode + 1, steps, valid[:, 0])
+        )
+        return self._make_batch(
+            observations=self._rows("observations", first),
+            actions=self._rows("actions", steps[:, : self.chunk_size]),
+            next_observations=self._rows("observations", following),
+            rewards=self._rows("rewards", steps),
+            terminations=self._rows("terminations", steps),
             valid=valid,
-            gamma=self.gamma,
-            device=self.device,
             env=env,
         )
 
+    def _index(self, rows: np.ndarray) -> Any:
+        """:return: Row numbers, where the data lies"""
+        return rows
 
-class SequenceReplayBuffer(ReplayBuffer):
+    def _rows(self, name: str, rows: Any) -> Any:
+        """:return: Rows of one part of the data, where it lies"""
+        return take_rows(getattr(self, name), rows)
+
+
+class SequenceReplayBuffer(SequenceBuffer, ReplayBuffer):
     """
     Online replay with h-step returns that agree with :class:`OfflineBuffer`: a sample whose h steps would cross the
-    end of a trajectory, or the position being written, has ``valid`` 0.
+    end of a trajectory, or the position being written, has ``valid`` 0. SB3's ``NStepReplayBuffer`` shortens such
+    returns instead. Arguments are those of ``ReplayBuffer`` and of :class:`SequenceBuffer`.
 
-    SB3's ``NStepReplayBuffer`` shortens such returns instead.
-
-    :param n_steps: Number of steps h of the returns
-    :param gamma: Discount factor of one step
-    :param chunk_size: How many of the h actions a sample has
     :raises ValueError: if there is no room for h steps of each environment, or with ``optimize_memory_usage=True``
     """
 
-    def __init__(self, *args: Any, n_steps: int = 1, gamma: float = 0.99, chunk_size: int = 1, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("optimize_memory_usage"):
             raise ValueError(f"{type(self).__name__} does not support optimize_memory_usage=True, leave it False.")
         super().__init__(*args, **kwargs)
-        if self.buffer_size < n_steps:
+        if self.buffer_size < self.n_steps:
             raise ValueError(
                 f"A replay buffer with room for {self.buffer_size} steps of each of {self.n_envs} environment(s) "
-                f"holds no sequence of {n_steps} steps: increase buffer_size."
+                f"holds no sequence of {self.n_steps} steps: increase buffer_size."
             )
-        self.n_steps = n_steps
-        self.gamma = gamma
-        self.chunk_size = chunk_size
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
         env_inds = np.random.randint(0, self.n_envs, size=len(batch_inds))
@@ -241,22 +213,18 @@ class SequenceReplayBuffer(ReplayBuffer):
         if not valid.any():
             self._warn_if_nothing_is_valid()
         dones, timeouts = self.dones[steps, of_env], self.timeouts[steps, of_env]
-        return make_batch(
+        return self._make_batch(
             observations=take_rows(self.observations, (batch_inds, env_inds)),
             actions=self.actions[steps[:, : self.chunk_size], of_env],
             next_observations=take_rows(self.next_observations, (steps[:, -1], env_inds)),
             rewards=self.rewards[steps, of_env],
             terminations=np.logical_and(dones, np.logical_not(timeouts)),
             valid=valid,
-            gamma=self.gamma,
-            device=self.device,
             env=env,
         )
 
     def _warn_if_nothing_is_valid(self) -> None:
-        """
-        A batch may be without a valid sample by chance, or because no episode has as many steps as a sequence.
-        """
+        """A batch may be without a valid sample by chance, or because no episode has as many steps as a sequence."""
         lengths = np.diff(np.flatnonzero(np.append(True, self.dones[: self.size()].ravel(order="F") > 0)))
         if len(lengths) > 0 and lengths.max() < self.n_steps:
             warnings.warn(
@@ -267,9 +235,7 @@ class SequenceReplayBuffer(ReplayBuffer):
 
 
 class DictSequenceReplayBuffer(SequenceReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
-    """
-    :class:`SequenceReplayBuffer` for Dict observations.
-    """
+    """:class:`SequenceReplayBuffer` for Dict observations."""
 
 
 def end_trajectories(buffer: ReplayBuffer | None) -> None:
@@ -309,31 +275,19 @@ def as_transition_batch(
     """
     if isinstance(samples, TransitionBatch):
         return samples
-    rewards = samples.rewards.flatten().float()
-    discounts = th.full_like(rewards, gamma) if samples.discounts is None else samples.discounts.flatten().float()
 
     def without_float64(part: th.Tensor) -> th.Tensor:
         return part.float() if part.is_floating_point() else part
 
+    rewards = samples.rewards.flatten().float()
     return TransitionBatch(
         observations=map_observations(without_float64, samples.observations),
         actions=samples.actions.float(),
         next_observations=map_observations(without_float64, samples.next_observations),
         rewards=rewards,
-        discounts=discounts,
+        discounts=th.full_like(rewards, gamma) if samples.discounts is None else samples.discounts.flatten().float(),
         masks=1 - samples.dones.flatten().float(),
         valid=th.ones_like(rewards),
-    )
-
-
-def concatenate_batches(first: TransitionBatch, second: TransitionBatch) -> TransitionBatch:
-    """
-    :param first: A batch
-    :param second: A batch of the same spaces
-    :return: Both, one after the other
-    """
-    return TransitionBatch(
-        *(map_observations(lambda *parts: th.cat(parts), *pair) for pair in zip(first, second, strict=True))
     )
 
 
@@ -385,4 +339,8 @@ def sample_union(
         parts.append(offline.sample(n_offline, env=env))
     if n_offline < batch_size:
         parts.append(as_transition_batch(online.sample(batch_size - n_offline, env=env), gamma))
-    return parts[0] if len(parts) == 1 else concatenate_batches(*parts)
+    if len(parts) == 1:
+        return parts[0]
+    return TransitionBatch(
+        *(map_observations(lambda *both: th.cat(both), *columns) for columns in zip(*parts, strict=True))
+    )

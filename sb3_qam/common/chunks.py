@@ -1,13 +1,11 @@
-"""Action chunks, executed open loop: the rest of a chunk is the state of a policy, and of a rollout."""
+"""Action chunks, executed open loop: the rest of a chunk is the state of a policy."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+
+from sb3_qam.common.buffers import map_observations, n_rows, take_rows
 
 
 class ChunkState(NamedTuple):
@@ -64,90 +62,40 @@ def check_episode_start(episode_start: Any, n_envs: int) -> np.ndarray:
     return np.asarray(episode_start, dtype=bool)
 
 
-class StatefulRollouts(OffPolicyAlgorithm):
+def predict_in_chunks(
+    predict_rows: Callable[[Any], np.ndarray],
+    observation: Any,
+    state: tuple[np.ndarray, ...] | None,
+    episode_start: np.ndarray | None,
+    chunk_shape: tuple[int, ...],
+    is_vectorized: Callable[[Any], bool],
+) -> tuple[np.ndarray, ChunkState]:
     """
-    Off-policy rollouts of a policy with a state: what its ``predict()`` returns goes into the next call, and
-    environments that were reset begin anew. The state is saved with the model.
+    Act open loop: environments that have executed their chunk, or were reset, get a new one.
 
-    A step that a callback or Ctrl-C cuts short is never stored by SB3: where training goes on after one, the
-    environments are reset first, so that no trajectory has a gap.
+    :param predict_rows: Makes whole chunks for a batch of observations
+    :param observation: The observation of one environment, or of several
+    :param state: What the last call returned
+    :param episode_start: Whether each environment has just been reset, shape (n_envs,)
+    :param chunk_shape: ``(chunk_size, *action_shape)``
+    :param is_vectorized: Whether an observation is of several environments
+    :return: The action(s) and the next state
+    :raises ValueError: if the state or ``episode_start`` is not one of as many environments
     """
-
-    _rollout_state: tuple[np.ndarray, ...] | None = None
-    _in_rollout = False
-    _step_pending = False
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        if not self._in_rollout:
-            return super().predict(observation, state, episode_start, deterministic)
-        actions, self._rollout_state = super().predict(
-            observation, self._rollout_state, self._last_episode_starts, deterministic
-        )
-        return actions, self._rollout_state
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        self._in_rollout = True
-        try:
-            self._step_pending = True
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        finally:
-            self._in_rollout = False
-
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        stored_reward, stored_dones = self._as_stored(reward, dones, infos)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, stored_reward, stored_dones, infos)
-        # An episode ends where the environment says so, whatever is stored of it
-        self._last_episode_starts = dones
-        self._step_pending = False
-
-    def _as_stored(
-        self, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """
-        :param reward: Rewards of a step, shape (n_envs,)
-        :param dones: Whether each episode ended, shape (n_envs,)
-        :param infos: What each environment said
-        :return: Rewards and ends for the replay buffer, same shapes
-        """
-        return reward, dones
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if self._step_pending:
-            self._last_obs, self._step_pending = None, False
-        if reset_num_timesteps or self._last_obs is None:
-            self._before_reset()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-
-    def _before_reset(self) -> None:
-        """
-        What ends when training is about to reset the environments.
-        """
-        self._rollout_state = None
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        super().set_env(env, force_reset)
-        if force_reset:
-            self._rollout_state = None
+    observation = map_observations(np.asarray, observation)
+    of_several = is_vectorized(observation)
+    if not of_several:
+        observation = map_observations(lambda part: part[None], observation)
+    n_envs = n_rows(observation)
+    actions, position = (
+        ChunkState.used_up(n_envs, chunk_shape) if state is None else check_chunk_state(state, n_envs, chunk_shape)
+    )
+    if episode_start is not None:
+        position[check_episode_start(episode_start, n_envs)] = chunk_shape[0]
+    needs_chunk = np.flatnonzero(position == chunk_shape[0])
+    if len(needs_chunk) > 0:
+        new_actions = predict_rows(take_rows(observation, needs_chunk))
+        actions[needs_chunk] = new_actions.reshape(len(needs_chunk), *chunk_shape)
+        position[needs_chunk] = 0
+    action = actions[np.arange(n_envs), position]
+    return action if of_several else action[0], ChunkState(actions, position + 1)

@@ -5,34 +5,41 @@ An update of QAM is some thousand small kernels, and submitting them one by one 
 
 from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from types import NoneType
+from typing import Any
 
 import torch as th
 from torch.utils import _pytree as pytree
 
 from sb3_qam.common.update_monitor import UpdateMonitor
 
+# Counters of SB3, which no update depends on; those of this package are private
+COUNTERS = ("num_timesteps", "start_time")
 # Ordinary updates before one is recorded: libraries set up what they need, and the optimizer its moments
 N_WARM_UPS = 3
 # Each has memory of its own
 MAX_GRAPHS = 8
 
 
-class Graph(Protocol):
-    """Operations that are recorded and carried out again, at the same places in memory."""
+def constants_of(*objects: object) -> Hashable:
+    """
+    What a recorded update would keep as it is: every number, text, switch and ``None`` among the public attributes of
+    the algorithm (its hyper-parameters, and what a subclass adds to them) and of whatever else the update reads.
 
-    def capture(self, function: Callable[[], None]) -> None:
-        """
-        :param function: Its operations are recorded, and not carried out
-        """
-
-    def replay(self) -> None:
-        """Carry them out."""
+    :param objects: The algorithm, and its policy for instance
+    :return: Their names and values, to compare with those of another update
+    """
+    return tuple(
+        (name, value)
+        for each in objects
+        for name, value in vars(each).items()
+        if isinstance(value, (bool, int, float, str, NoneType)) and name[0] != "_" and name not in COUNTERS
+    )
 
 
 class CudaGraph:
     """
-    A graph of a GPU.
+    Operations of a GPU that are recorded and replayed, at the same places in memory.
 
     :param device: The GPU, which need not be the one in use
     """
@@ -43,9 +50,7 @@ class CudaGraph:
             self._graph = th.cuda.CUDAGraph()
 
     def capture(self, function: Callable[[], None]) -> None:
-        """
-        :param function: Its operations are recorded, and not carried out
-        """
+        """:param function: Its operations are recorded, and not carried out"""
         with th.cuda.device(self.device), th.cuda.graph(self._graph, stream=th.cuda.Stream(self.device)):
             function()
 
@@ -67,7 +72,7 @@ class CapturedUpdate:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: CudaGraph,
         update: Callable[..., None],
         inputs: tuple[Any, ...],
         optimizer: th.optim.Optimizer,
@@ -105,7 +110,7 @@ class CapturedUpdate:
 
 class GraphedUpdates:
     """
-    Carries out updates as graphs, and records anew what has become another update: for other shapes, other
+    Carries out updates as graphs, and records again what has become another update: for other shapes, other
     hyper-parameters, or parameters and moments that lie elsewhere.
 
     :param optimizer: Makes the step of each update
@@ -118,7 +123,7 @@ class GraphedUpdates:
         self,
         optimizer: th.optim.Optimizer,
         monitor: UpdateMonitor,
-        make_graph: Callable[[th.device], Graph] = CudaGraph,
+        make_graph: Callable[[th.device], CudaGraph] = CudaGraph,
     ) -> None:
         for group in optimizer.param_groups:
             if "capturable" not in group:
@@ -132,15 +137,20 @@ class GraphedUpdates:
         self._state: tuple[Any, ...] = ()
         self._n_warm_ups: Counter[Hashable] = Counter()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a model that is sent to another process, where they are recorded again
+        return {**vars(self), "_captured": {}, "_n_warm_ups": Counter()}
+
     def __call__(self, number: int, update: Callable[..., None], constants: Hashable, *inputs: Any) -> None:
         """
         :param number: Number of the update
         :param update: The update
-        :param constants: What it depends on beside its inputs, parameters and learning rates
+        :param constants: What it depends on beside its inputs, parameters and learning rates: :func:`constants_of`
+            the algorithm, and what else chooses between updates
         :param inputs: Its tensors
         """
         state = self._state_of_optimizer()
-        if state != self._state or len(self._captured) > MAX_GRAPHS:
+        if state != self._state or len(self._n_warm_ups) > MAX_GRAPHS:
             self._captured.clear()
             self._make_capturable()
             self._n_warm_ups.clear()
@@ -158,9 +168,7 @@ class GraphedUpdates:
         self._captured[key](number, inputs)
 
     def _make_capturable(self) -> None:
-        """
-        Also an optimizer that was loaded: the number of its steps is to be counted on the device.
-        """
+        """Also an optimizer that was loaded: the number of its steps is to be counted on the device."""
         for group in self._optimizer.param_groups:
             group["capturable"] = True
             for parameter in group["params"]:
@@ -169,9 +177,7 @@ class GraphedUpdates:
                     state["step"] = state["step"].to(parameter.device)
 
     def _state_of_optimizer(self) -> tuple[Any, ...]:
-        """
-        :return: Its settings but for the learning rates, what is trained, and where parameters and moments lie
-        """
+        """:return: Its settings but for the learning rates, what is trained, and where parameters and moments lie"""
         groups = self._optimizer.param_groups
         settings = [
             str(sorted((key, value) for key, value in group.items() if key not in ("params", "lr"))) for group in groups

@@ -26,9 +26,7 @@ class Evaluation:
     successes: list[bool] | None
 
     def summary(self) -> dict[str, float | None]:
-        """
-        :return: Means, and the standard deviation of the returns
-        """
+        """:return: Means, and the standard deviation of the returns"""
         return {
             "episodes": len(self.returns),
             "mean_return": float(np.mean(self.returns)),

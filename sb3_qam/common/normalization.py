@@ -1,33 +1,30 @@
 """VecNormalize together with offline data."""
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_qam.common.buffers import OfflineBuffer
+from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.storage import release_pages
 
 # Numbers, of which float64 copies are made
 BLOCK_SIZE = 2**20
 
 
-def check_order_of_wrappers(env: VecEnv) -> None:
+def check_reward_scales(vec_normalize: VecNormalize | None, transform: RewardTransform | None) -> None:
     """
-    :param env: A VecEnv, with the wrappers of the user and those that SB3 adds around them
-    :raises ValueError: if images are transposed outside of ``VecNormalize``: what SB3's off-policy algorithms store is
-        what went into that, and its images would not fit the replay buffer
+    :param vec_normalize: Of the environment, if there is one
+    :param transform: What is made of rewards
+    :raises ValueError: if both scale rewards
     """
-    is_transposed = False
-    while isinstance(env, VecEnvWrapper):
-        if isinstance(env, VecNormalize) and is_transposed:
-            raise ValueError(
-                "VecNormalize has images with their channels last, which replay buffers hold channels first: "
-                "transpose them inside of it, VecNormalize(VecTransposeImage(env))."
-            )
-        is_transposed = is_transposed or isinstance(env, VecTransposeImage)
-        env = env.venv
+    if transform is not None and vec_normalize is not None and vec_normalize.norm_reward:
+        raise ValueError(
+            "VecNormalize scales rewards by statistics of the environment's own, which reward_transform changes: "
+            "use VecNormalize(..., norm_reward=False), or no reward_transform."
+        )
 
 
-def warm_up(vec_normalize: VecNormalize, offline: OfflineBuffer) -> None:
+def add_initial_statistics(vec_normalize: VecNormalize, offline: OfflineBuffer) -> None:
     """
     Add the statistics of the offline data to those of a ``VecNormalize`` that has seen less than they hold.
 

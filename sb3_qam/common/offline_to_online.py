@@ -1,8 +1,7 @@
 """Off-policy learning that begins with a dataset: ``pretrain()``, then SB3's own ``learn()``."""
 
 import io
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,53 +11,38 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-from stable_baselines3.her import HerReplayBuffer
 
-from sb3_qam.common.augmentation import make_augmentation
-from sb3_qam.common.buffers import (
-    DictSequenceReplayBuffer,
-    OfflineBuffer,
-    SequenceReplayBuffer,
-    TransitionBatch,
-    end_trajectories,
-    n_available,
-    sample_union,
+from sb3_qam.common.augmentation import RandomShift
+from sb3_qam.common.buffers import DictSequenceReplayBuffer, SequenceReplayBuffer, TransitionBatch
+from sb3_qam.common.checks import (
+    check_callback,
+    check_episodic_training,
+    check_hyperparameters,
+    check_replay_buffer_class,
+    check_wrappers,
 )
-from sb3_qam.common.chunks import StatefulRollouts
-from sb3_qam.common.device_buffer import DeviceOfflineBuffer
-from sb3_qam.common.envs import SpacesOnlyEnv
-from sb3_qam.common.normalization import check_order_of_wrappers, warm_up
-from sb3_qam.common.progress_bar import with_offline_progress_bar
+from sb3_qam.common.normalization import add_initial_statistics, check_reward_scales
+from sb3_qam.common.offline_data import OfflineDataAlgorithm
+from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, with_offline_progress_bar
+from sb3_qam.common.rollouts import StatefulRollouts
+from sb3_qam.common.saving import ResumableAlgorithm
 from sb3_qam.common.update_monitor import UpdateMonitor
-from sb3_qam.datasets.minari import check_dataset_spaces, training_spaces
-from sb3_qam.datasets.rewards import RewardTransform, successes_of_step
-from sb3_qam.datasets.sources import (
-    OfflineDataset,
-    OpenDataset,
-    is_storable,
-    open_datasets,
-    with_absolute_folders,
-)
-from sb3_qam.datasets.storage import STORAGES, load_episodes
-from sb3_qam.utils.atomic import atomic_write
-from sb3_qam.utils.checks import check_action_space, check_callback, check_in_range, check_positive_int
-from sb3_qam.utils.random_state import get_random_state, set_random_state
+from sb3_qam.datasets.rewards import RewardTransform
+from sb3_qam.datasets.sources import OfflineDataset, is_storable, with_absolute_folders
+from sb3_qam.utils.checks import check_action_space, check_in_range, check_one_of, check_positive_int
 
 # Gradient steps between two outputs of the logger
 OFFLINE_LOG_INTERVAL = 1000
-# What an offline phase trains: everything, or the behavior alone
-OBJECTIVES = ("full", "bc")
 
 SelfOfflineToOnline = TypeVar("SelfOfflineToOnline", bound="OfflineToOnlineAlgorithm")
 
 
-class OfflineToOnlineAlgorithm(StatefulRollouts):
+class OfflineToOnlineAlgorithm(OfflineDataAlgorithm, StatefulRollouts, ResumableAlgorithm):
     """
     The base for off-policy algorithms that learn from a fixed dataset, from an environment, or first one and then
     the other. Offline data lives beside the replay buffer; updates draw from the union of both, in sequences of
@@ -86,8 +70,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
     :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
     :raises TypeError: if ``env`` is not an environment, or ``offline_dataset`` not a dataset
     """
-
-    offline_dataset: OfflineDataset | None
 
     def __init__(
         self,
@@ -118,19 +100,12 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         self.offline_storage = offline_storage
         self.reward_transform = RewardTransform.make(reward_transform)
         self.random_shift = random_shift
-        self.offline_buffer: OfflineBuffer | None = None
-        # Outlives a dataset object, which is not saved
-        self._offline_dataset_id: str | None = None
+        # Of the last updates; it is saved, because it says who acts
+        self._objective = ONLINE.objective
         self._n_offline_steps_done = 0
         self._n_bc_steps_done = 0
-        # Whether the policy knows more than random actions do before it has any experience
-        self._has_learned = False
-        # What the updates train, of OBJECTIVES: those of the last phase, and those of the coming one
-        self._objective = "full"
-        self._phase_objective = "full"
-        self._in_offline_phase = False
-        # Set by save() and used up by the first training after load()
-        self._random_state: dict[str, Any] | None = None
+        # How many of num_timesteps are gradient steps
+        self._n_gradient_timesteps = 0
 
     # ------------------------------------------------------------------ set-up
 
@@ -141,52 +116,26 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
         check_action_space(env.action_space)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        check_order_of_wrappers(wrapped)
+        check_wrappers(wrapped)
         return wrapped
 
     def _check_hyperparameters(self) -> None:
-        """
-        :raises ValueError: naming the first argument that is out of range
-        """
-        for name in ("buffer_size", "batch_size", "n_steps", "chunk_size"):
-            check_positive_int(name, getattr(self, name))
-        for name in ("learning_starts", "offline_steps", "bc_steps", "random_shift"):
-            check_positive_int(name, getattr(self, name), minimum=0)
-        check_positive_int("gradient_steps", self.gradient_steps, minimum=-1)
-        check_in_range("gamma", self.gamma, 0, 1)
-        check_in_range("tau", self.tau, 0, 1)
-        if not callable(self.learning_rate):
-            # Not excluded: with 0 RL Zoo loads models that are to act
-            check_in_range("learning_rate", self.learning_rate, 0)
-            self.learning_rate = float(self.learning_rate)
-        if self.offline_fraction is not None:
-            check_in_range("offline_fraction", self.offline_fraction, 0, 1)
-        if self.offline_storage not in STORAGES:
-            raise ValueError(
-                f"offline_storage must be one of {', '.join(map(repr, STORAGES))}, got {self.offline_storage!r}."
-            )
-        if self.offline_storage == "cuda" and self.device.type != "cuda":
-            raise ValueError(
-                f"offline_storage='cuda' keeps the data beside the networks, and these are on '{self.device}': pass "
-                "device='cuda', or another offline_storage, also to load()."
-            )
-        if self.chunk_size > 1 and self.n_steps > 1:
-            raise ValueError(
-                f"chunk_size={self.chunk_size} and n_steps={self.n_steps} exclude each other: the return of a chunk is "
-                "that of its own steps. Leave n_steps at 1, or chunk_size."
-            )
+        """:raises ValueError: naming the first argument that is out of range"""
+        check_hyperparameters(self)
 
     def _setup_model(self) -> None:
         self._check_hyperparameters()
         if not hasattr(self, "observation_space"):
             self._take_spaces_from_dataset()
+        if not callable(self.learning_rate):
+            self.learning_rate = float(self.learning_rate)
         self.reward_transform = RewardTransform.make(self.reward_transform)
         is_dict = isinstance(self.observation_space, spaces.Dict)
         if self.sequence_length > 1 and self.replay_buffer_class in (None, ReplayBuffer, DictReplayBuffer):
             self.replay_buffer_class = DictSequenceReplayBuffer if is_dict else SequenceReplayBuffer
         buffer_class = self.replay_buffer_class or (DictReplayBuffer if is_dict else ReplayBuffer)
-        self._check_replay_buffer_class(buffer_class)
-        # Seeding concerns a new model; one that is being loaded goes on where it was
+        check_replay_buffer_class(self, buffer_class)
+        # Seeding concerns a new model; one that is being loaded resumes where it was
         n_steps, random_state = self.n_steps, self._random_state
         if issubclass(buffer_class, SequenceReplayBuffer):
             self.replay_buffer_kwargs.update(self._sequence_kwargs())
@@ -195,57 +144,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         super()._setup_model()
         self.n_steps, self._random_state = n_steps, random_state
         self._monitor = UpdateMonitor.for_device(self.device)
-        self._augmentation = make_augmentation(self.observation_space, self.random_shift, self.policy.normalize_images)
-
-    def _check_replay_buffer_class(self, buffer_class: type[ReplayBuffer]) -> None:
-        """
-        :param buffer_class: The replay buffer's class
-        :raises ValueError: if it cannot do what the other arguments ask for
-        """
-        is_dict = isinstance(self.observation_space, spaces.Dict)
-        gives_sequences = issubclass(buffer_class, SequenceReplayBuffer)
-        if self.chunk_size > 1 and not gives_sequences:
-            raise ValueError(
-                f"chunk_size={self.chunk_size} needs a replay buffer that gives sequences, and "
-                f"{buffer_class.__name__} gives single transitions: "
-                "use chunk_size=1, or leave replay_buffer_class to the algorithm."
-            )
-        if self.optimize_memory_usage and (is_dict or gives_sequences):
-            raise ValueError(f"{buffer_class.__name__} does not support optimize_memory_usage=True, leave it False.")
-        if self.optimize_memory_usage and self.replay_buffer_kwargs.get("handle_timeout_termination", True):
-            raise ValueError(
-                "optimize_memory_usage=True cannot tell truncations from terminations: pass "
-                "replay_buffer_kwargs=dict(handle_timeout_termination=False) beside it, or leave it False."
-            )
-        if issubclass(buffer_class, HerReplayBuffer) and self.reward_transform is not None:
-            raise ValueError(
-                "HerReplayBuffer takes its rewards from the environment's compute_reward(), where reward_transform has "
-                "no say: wrap the environment instead."
-            )
-        if issubclass(buffer_class, HerReplayBuffer) and self.env is None:
-            raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
-        # A class of one's own may hold Dicts in its own way
-        holds_dicts = issubclass(buffer_class, DictReplayBuffer)
-        is_known = holds_dicts or gives_sequences or buffer_class is ReplayBuffer
-        if is_known and is_dict != holds_dicts:
-            fitting = ("Dict" if is_dict else "") + ("Sequence" if gives_sequences else "") + "ReplayBuffer"
-            raise ValueError(
-                f"replay_buffer_class={buffer_class.__name__} does not hold observations of "
-                f"{self.observation_space}: use {fitting}, or leave it out."
-            )
-
-    @property
-    def sequence_length(self) -> int:
-        """
-        How many successive steps a sample covers.
-        """
-        return max(self.n_steps, self.chunk_size)
-
-    def _sequence_kwargs(self) -> dict[str, Any]:
-        """
-        :return: What the offline and the online store need to give the same kind of samples
-        """
-        return {"n_steps": self.sequence_length, "gamma": self.gamma, "chunk_size": self.chunk_size}
+        self._augmentation = RandomShift(self.observation_space, self.random_shift, self.policy.normalize_images)
 
     def _convert_train_freq(self) -> None:
         if not isinstance(self.train_freq, TrainFreq):
@@ -254,15 +153,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
             check_positive_int("train_freq", frequency)
             self.train_freq = (int(frequency), unit)  # type: ignore[arg-type]
         super()._convert_train_freq()
-        self._check_episodic_training(self.n_envs)
-
-    def _check_episodic_training(self, n_envs: int) -> None:
-        assert isinstance(self.train_freq, TrainFreq)  # for mypy
-        if self.train_freq.unit == TrainFrequencyUnit.EPISODE and n_envs > 1:
-            raise ValueError(
-                f"train_freq=({self.train_freq.frequency}, 'episode') needs a single environment, got {n_envs}: "
-                "give it in steps."
-            )
+        check_episodic_training(self.train_freq, self.n_envs)  # type: ignore[arg-type]
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -282,7 +173,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                     f"save it and use {type(self).__name__}.load(path, env=env)."
                 )
             check_for_correct_spaces(env, self.observation_space, self.action_space)
-            self._check_episodic_training(env.num_envs)
+            check_episodic_training(self.train_freq, env.num_envs)  # type: ignore[arg-type]
             self.n_envs = env.num_envs
             self.replay_buffer = type(self.replay_buffer)(
                 self.buffer_size,
@@ -294,111 +185,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 **self.replay_buffer_kwargs,
             )
         super().set_env(env, force_reset)
-
-    def _take_spaces_from_dataset(self) -> None:
-        if self.offline_dataset is None:
-            raise ValueError(
-                "Neither env nor offline_dataset was given, so the observation and action spaces are unknown: "
-                "pass one of them."
-            )
-        self.observation_space, self.action_space = training_spaces(open_datasets(self.offline_dataset)[0])
-        self.n_envs = 1
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        super().set_random_seed(seed)
-        self._random_state = None
-
-    # ------------------------------------------------------------------ data
-
-    def _check_offline_dataset(self) -> None:
-        """
-        Refuse a dataset that cannot be used when the model is made, and not only when training begins.
-        """
-        if self.offline_dataset is not None:
-            self._open_offline_data(self.offline_dataset)
-
-    def _open_offline_data(self, dataset: OfflineDataset) -> list[OpenDataset]:
-        opened = open_datasets(dataset)
-        for each in opened:
-            check_dataset_spaces(each, self.observation_space, self.action_space)
-        return opened
-
-    def make_offline_buffer(self, dataset: OfflineDataset) -> tuple[OfflineBuffer, str]:
-        """
-        Read a dataset as the model reads its own; the model stays as it is.
-
-        :param dataset: As ``offline_dataset`` of the constructor
-        :return: Its data, and the name it has in messages
-        :raises ValueError: if it is unusable or does not fit the model's spaces
-        :raises FileNotFoundError: if it is neither in the local Minari cache nor to be downloaded
-        """
-        episodes = load_episodes(self._open_offline_data(dataset), self.offline_storage, self.reward_transform)
-        buffer_class = DeviceOfflineBuffer if self.offline_storage == "cuda" else OfflineBuffer
-        offline_buffer = buffer_class(
-            episodes,
-            self.observation_space,
-            self.action_space,  # type: ignore[arg-type]
-            device=self.device,
-            **self._sequence_kwargs(),
-        )
-        return offline_buffer, episodes.name
-
-    def _load_offline_data(self, dataset: OfflineDataset) -> None:
-        """
-        Read a dataset into the offline buffer; where it is refused, the model stays as it was.
-        """
-        self.offline_buffer, self._offline_dataset_id = self.make_offline_buffer(dataset)
-        self.offline_dataset = with_absolute_folders(dataset)
-
-    def _require_offline_data(self, for_offline_phase: bool) -> None:
-        """
-        Make sure that the data the model was made for is there before training begins.
-
-        :param for_offline_phase: Online learning can do without, by ``offline_fraction=0``
-        """
-        if self.offline_buffer is not None or (self.offline_fraction == 0 and not for_offline_phase):
-            return
-        if self.offline_dataset is not None:
-            self._load_offline_data(self.offline_dataset)
-        elif self._offline_dataset_id is not None:
-            raise ValueError(
-                f"This model was trained with dataset '{self._offline_dataset_id}', which is not stored in its file. "
-                f"Give it again, {type(self).__name__}.load(path, offline_dataset=...) or pretrain(dataset), "
-                "or go on without it by offline_fraction=0.0."
-            )
-
-    @property
-    def has_training_data(self) -> bool:
-        """
-        Whether there is anything to draw batches from.
-        """
-        assert self.replay_buffer is not None  # for mypy
-        uses_offline_data = self._in_offline_phase or self.offline_fraction != 0
-        return (self.offline_buffer is not None and uses_offline_data) or n_available(self.replay_buffer) > 0
-
-    def _sample_batch(self, batch_size: int) -> TransitionBatch:
-        """
-        :param batch_size: Number of samples
-        :return: A batch of the union of offline and online data, as an update sees it
-        """
-        return self._augmentation(self.draw_batch(batch_size))
-
-    def draw_batch(self, batch_size: int) -> TransitionBatch:
-        """
-        :param batch_size: Number of samples
-        :return: A batch of the union of offline and online data, images as they were recorded
-        """
-        assert self.replay_buffer is not None  # for mypy
-        # A share of nothing concerns online batches: an offline phase has nothing else to learn from
-        uniform = self._in_offline_phase and self.offline_fraction == 0
-        return sample_union(
-            self.offline_buffer,
-            self.replay_buffer,
-            batch_size,
-            None if uniform else self.offline_fraction,
-            self.gamma,
-            env=self._vec_normalize_env,
-        )
 
     # ------------------------------------------------------------------ training phases
 
@@ -435,8 +221,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
         :raises FloatingPointError: if a loss is no longer finite
         """
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective must be one of {', '.join(map(repr, OBJECTIVES))}, got {objective!r}.")
+        check_one_of("objective", objective, OBJECTIVES)
         if gradient_steps is None and objective == "bc":
             raise ValueError("pretrain(objective='bc') needs gradient_steps=..., the number of updates.")
         if gradient_steps is None:
@@ -450,16 +235,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         check_positive_int("log_interval", log_interval)
         if dataset is not None:
             self._load_offline_data(dataset)
-        self._require_offline_data(for_offline_phase=True)
-        if self.offline_buffer is None:
-            raise ValueError(
-                "pretrain() has no data: pass a Minari dataset, pretrain(dataset, ...), "
-                f"or {type(self).__name__}(..., offline_dataset=...)."
-            )
+        self._require_offline_data("pretrain()")
+        phase = Phase(objective, gradient_steps)
         tb_log_name = tb_log_name or type(self).__name__
-        self._offline_phase(
-            gradient_steps, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar, objective
-        )
+        self._train_offline(phase, 0, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
 
     def learn(
@@ -467,7 +246,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
-        tb_log_name: str = "run",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfOfflineToOnline:
@@ -479,7 +258,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         :param total_timesteps: The number of environment steps to train on
         :param callback: callback(s) called at every step with state of the algorithm.
         :param log_interval: Number of episodes between two outputs of the logger (every 1000 steps offline)
-        :param tb_log_name: the name of the run for TensorBoard logging
+        :param tb_log_name: the name of the run for TensorBoard logging, by default the name of the algorithm
         :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
         :param progress_bar: Display a progress bar using tqdm and rich.
         :return: the trained model
@@ -493,111 +272,91 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 "learn() needs an environment: call set_env(env) first, or pretrain() to train on offline data alone."
             )
         check_in_range("total_timesteps", total_timesteps, 0)
+        tb_log_name = tb_log_name or type(self).__name__
         phases = self._offline_phases_left()
-        steps_left = sum(phases.values())
-        self._require_offline_data(for_offline_phase=steps_left > 0)
-        if steps_left > 0 and self.offline_buffer is None:
-            name = "bc_steps" if "bc" in phases else "offline_steps"
-            raise ValueError(
-                f"{name}={getattr(self, name)} needs offline data: pass offline_dataset=..., "
-                "or call pretrain(dataset) first."
+        needed_by = "bc_steps" if phases and phases[0].objective == "bc" else "offline_steps"
+        self._require_offline_data(f"{needed_by}={getattr(self, needed_by)}" if phases else None)
+        for number, phase in enumerate(phases, start=1):
+            steps_afterwards = sum(later.gradient_steps for later in phases[number:]) + total_timesteps
+            may_continue = self._train_offline(
+                phase, steps_afterwards, callback, OFFLINE_LOG_INTERVAL, tb_log_name, reset_num_timesteps, progress_bar
             )
-        for objective, gradient_steps in phases.items():
-            steps_left -= gradient_steps
-            goes_on = self._offline_phase(
-                gradient_steps,
-                steps_left + total_timesteps,
-                callback,
-                OFFLINE_LOG_INTERVAL,
-                tb_log_name,
-                reset_num_timesteps,
-                progress_bar,
-                objective,
-            )
-            if not goes_on:
+            if not may_continue:
                 return self
             reset_num_timesteps = False
-        super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         self._monitor.check()
         return self
 
-    def _offline_phases_left(self) -> dict[str, int]:
-        """
-        :return: The gradient steps that ``learn()`` takes before its first environment step, by objective, in order
-        """
-        has_begun = self._n_offline_steps_done > 0
-        phases = {
-            "bc": 0 if has_begun else self.bc_steps - self._n_bc_steps_done,
-            "full": self.offline_steps - self._n_offline_steps_done,
-        }
-        return {objective: steps for objective, steps in phases.items() if steps > 0}
+    def _offline_phases_left(self) -> list[Phase]:
+        """:return: What ``learn()`` does before its first environment step, in order"""
+        bc_steps = 0 if self._n_offline_steps_done > 0 else self.bc_steps - self._n_bc_steps_done
+        offline_steps = self.offline_steps - self._n_offline_steps_done
+        return [phase for phase in (Phase("bc", bc_steps), Phase("full", offline_steps)) if phase.is_offline]
 
-    def _offline_phase(
+    def _train_offline(
         self,
-        gradient_steps: int,
+        phase: Phase,
         steps_afterwards: int,
         callback: MaybeCallback,
         log_interval: int,
         tb_log_name: str,
         reset_num_timesteps: bool,
         progress_bar: bool,
-        objective: str = "full",
     ) -> bool:
         """
-        :param gradient_steps: Number of updates of this phase
-        :param steps_afterwards: Length of the phase that follows, for schedules, which run over both
-        :param objective: One of OBJECTIVES
-        :return: Whether training may go on: no callback stopped it
+        :param phase: The phase
+        :param steps_afterwards: Length of what follows, for schedules, which run over both
+        :return: Whether training may continue: no callback stopped it
         """
-        with self._placeholder_env_if_none(), self._offline(objective):
+        with self._during(phase):
             callback = with_offline_progress_bar(callback) if progress_bar else callback
             _, callback = self._setup_learn(
-                gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name, progress_bar=False
+                phase.gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name
             )
-            total_timesteps = self.num_timesteps + gradient_steps
+            total_timesteps = self.num_timesteps + phase.gradient_steps
             # What an environment step would leave for callbacks
             assert self.env is not None  # for mypy
             dones = np.zeros(self.env.num_envs, dtype=bool)
             infos: list[dict[str, Any]] = [{} for _ in dones]
             callback.on_training_start(locals(), globals())
 
-            goes_on = True
-            while goes_on and self.num_timesteps < total_timesteps:
+            may_continue = True
+            while may_continue and self.num_timesteps < total_timesteps:
                 self.train(gradient_steps=1, batch_size=self.batch_size)
                 self.num_timesteps += 1
-                self._n_offline_steps_done += self._objective == "full"
-                self._n_bc_steps_done += self._objective == "bc"
+                self._n_gradient_timesteps += 1
+                self._n_offline_steps_done += phase.objective == "full"
+                self._n_bc_steps_done += phase.objective == "bc"
                 self._has_learned = True
                 callback.update_locals(locals())
-                goes_on = callback.on_step()
+                may_continue = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-                is_last = not goes_on or self.num_timesteps == total_timesteps
+                is_last = not may_continue or self.num_timesteps == total_timesteps
                 if is_last or self.num_timesteps % log_interval == 0:
                     self._dump_offline_logs()
 
             callback.on_training_end()
         self._monitor.check()
-        return goes_on
+        return may_continue
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
+        rollout = super().collect_rollouts(env, *args, **kwargs)
+        # SB3 counts gradient steps toward learning_starts, where there may be no experience to learn from yet
+        while self._waits_for_experience() and rollout.continue_training:
+            if self.num_timesteps >= self._total_timesteps:
+                return rollout._replace(continue_training=False)
+            rollout = super().collect_rollouts(env, *args, **kwargs)
+        return rollout
+
+    def _waits_for_experience(self) -> bool:
+        """:return: Whether updates are to draw online data alone, of which there is less than ``learning_starts``"""
+        draws_offline = self.offline_buffer is not None and self.offline_fraction != 0
+        return not draws_offline and self.num_timesteps - self._n_gradient_timesteps <= self.learning_starts
 
     def _set_objective(self, objective: str) -> None:
-        """
-        :param objective: What the coming updates train, one of OBJECTIVES
-        """
+        """:param objective: What the coming updates train, one of OBJECTIVES"""
         self._objective = objective
-
-    def train(self, gradient_steps: int, batch_size: int) -> None:
-        """
-        :param gradient_steps: Number of updates
-        :param batch_size: Number of samples of each
-        """
-        raise NotImplementedError
 
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
         """
@@ -618,23 +377,18 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         raise NotImplementedError
 
     @contextmanager
-    def _offline(self, objective: str) -> Iterator[None]:
-        self._in_offline_phase, self._phase_objective = True, objective
+    def _during(self, phase: Phase) -> Iterator[None]:
+        """:param phase: The offline phase, which needs no environment"""
+        has_no_env = self.env is None
+        if has_no_env:
+            self.env = DummyVecEnv([lambda: SpacesOnlyEnv(self.observation_space, self.action_space)])
+        self._phase = phase
         try:
             yield
         finally:
-            self._in_offline_phase, self._phase_objective = False, "full"
-
-    @contextmanager
-    def _placeholder_env_if_none(self) -> Iterator[None]:
-        if self.env is not None:
-            yield
-            return
-        self.env = DummyVecEnv([lambda: SpacesOnlyEnv(self.observation_space, self.action_space)])
-        try:
-            yield
-        finally:
-            self.env, self._last_obs = None, None
+            self._phase = ONLINE
+            if has_no_env:
+                self.env, self._last_obs = None, None
 
     def _setup_learn(
         self,
@@ -645,61 +399,24 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         check_callback(callback)
-        self._check_reward_scales()
+        check_reward_scales(self._vec_normalize_env, self.reward_transform)
         if self.offline_buffer is not None and self._vec_normalize_env is not None:
-            warm_up(self._vec_normalize_env, self.offline_buffer)
+            add_initial_statistics(self._vec_normalize_env, self.offline_buffer)
+        self._begin_rollouts(reset_num_timesteps)
+        if reset_num_timesteps:
+            self._n_gradient_timesteps = 0
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        # A checkpoint is written before SB3 moves the schedules on
+        # A checkpoint is written before SB3 updates the schedules
         self._update_current_progress_remaining(self.num_timesteps, max(self._total_timesteps, 1))
-        # Unless the model was loaded with another seed, it goes on with the random numbers of the run that was saved
-        if self._random_state is not None and self._random_state["seed"] == self.seed:
-            set_random_state(self._random_state, self.action_space, self.device)
-        self._random_state = None
+        self._resume_random_state()
         # Last: what fails before leaves the model as it was
-        self._set_objective(self._phase_objective)
+        self._set_objective(self._phase.objective)
         return result
-
-    def _check_reward_scales(self) -> None:
-        """
-        :raises ValueError: if a transform and ``VecNormalize`` both scale rewards
-        """
-        vec_normalize = self._vec_normalize_env
-        if self.reward_transform is not None and vec_normalize is not None and vec_normalize.norm_reward:
-            raise ValueError(
-                "VecNormalize scales rewards by statistics of the environment's own, which reward_transform changes: "
-                "use VecNormalize(..., norm_reward=False), or no reward_transform."
-            )
-
-    def _before_reset(self) -> None:
-        super()._before_reset()
-        end_trajectories(self.replay_buffer)
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        # What was learned offline is better than random actions
-        return super()._sample_action(0 if self._has_learned else learning_starts, action_noise, n_envs)
-
-    def _as_stored(
-        self, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        transform, vec_normalize = self.reward_transform, self._vec_normalize_env
-        if transform is None:
-            return reward, dones
-        successes = successes_of_step(infos) if transform.needs_success else None
-        if vec_normalize is None:
-            reward = transform(reward, successes)
-        else:
-            # From where SB3 takes what it stores
-            vec_normalize.old_reward = transform(vec_normalize.old_reward, successes)
-        return reward, transform.terminations(dones, successes)
 
     # ------------------------------------------------------------------ logging
 
     def _record_updates(self) -> None:
-        """
-        Hand the means of what the updates reported since the last time to the logger.
-        """
+        """Hand the means of what the updates reported since the last time to the logger."""
         for name, mean in self._monitor.read_means().items():
             self.logger.record(f"train/{name}", mean)
 
@@ -738,44 +455,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts):
                 "load the model with n_steps=1 and chunk_size=1."
             )
 
-    def save(
-        self,
-        path: str | Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save all the attributes of the object and the model parameters in a zip-file, with the state of the random
-        generators: on a CPU, load() and continued training give what uninterrupted training would have given. Online
-        this takes the replay buffer and the environment in the same state too. Datasets and replay buffers are not
-        part of the file. A file that is there already is replaced as a whole, when the new one is complete.
-
-        :param path: path to the file where the rl agent should be saved
-        :param exclude: name of parameters that should be excluded in addition to the default ones
-        :param include: name of parameters that might be excluded but should be included anyway
-        """
-        pending = self._random_state
-        if pending is None:
-            self._random_state = {"seed": self.seed, **get_random_state(self.action_space, self.device)}
-        try:
-            if isinstance(path, (str, os.PathLike)):
-                path = Path(path)
-                # As SB3 does
-                path = path if path.suffix else path.with_suffix(".zip")
-                with atomic_write(path) as unfinished:
-                    super().save(unfinished, exclude, include)
-            else:
-                super().save(path, exclude, include)
-        finally:
-            self._random_state = pending
-
     def _excluded_save_params(self) -> list[str]:
-        of_a_phase = [
-            "offline_buffer",
-            "_monitor",
-            "_augmentation",
-            "_in_offline_phase",
-            "_phase_objective",
-        ]
         not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
-        return [*super()._excluded_save_params(), *of_a_phase, *not_storable]
+        return [
+            *super()._excluded_save_params(),
+            *("offline_buffer", "_monitor", "_augmentation", "_phase"),
+            *not_storable,
+        ]

@@ -6,6 +6,7 @@ import warnings
 import torch as th
 
 from sb3_qam.networks.cpu_kernels import HAS_BFLOAT16
+from sb3_qam.utils.checks import check_one_of
 
 # What autocast makes of float32; None: it stays
 PRECISIONS = {"float32": None, "bf16": th.bfloat16}
@@ -19,8 +20,7 @@ def check_precision(precision: str, device: th.device) -> None:
     :param device: Where to train
     :raises ValueError: if it is none of them
     """
-    if precision not in list(PRECISIONS):
-        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}.")
+    check_one_of("precision", precision, PRECISIONS)
     if precision == "bf16" and not has_bfloat16(device):
         warnings.warn(
             f"precision='bf16': {device.type!r} has no bfloat16 arithmetic, training may be slower than with "

@@ -31,12 +31,9 @@ class UpdateMonitor:
         return cls(1 if device.type == "cpu" else GPU_CHECK_INTERVAL)
 
     def _reset(self) -> None:
-        self._count = 0
-        self._unchecked = 0
+        self._count = self._unchecked = self._first_update = 0
         self._sums: th.Tensor | None = None
         self._n_finite: th.Tensor | None = None
-        self._still_finite: th.Tensor | None = None
-        self._first_update = 0
 
     def add(self, update: int, values: dict[str, th.Tensor]) -> None:
         """
@@ -53,16 +50,12 @@ class UpdateMonitor:
             self.check()
             self._reset()
         stacked = th.stack([value.detach() for value in values.values()])
-        finite = th.isfinite(stacked)
-        if self._sums is None or self._n_finite is None or self._still_finite is None:
-            self._names = list(values)
-            self._first_update = update
-            self._sums = th.zeros_like(stacked)
-            self._n_finite = th.zeros_like(stacked, dtype=th.long)
-            self._still_finite = th.ones_like(finite)
+        if self._sums is None or self._n_finite is None:
+            self._names, self._first_update = list(values), update
+            self._sums, self._n_finite = th.zeros_like(stacked), th.zeros_like(stacked, dtype=th.long)
+        # A sum that is not finite stays so: counted are the updates before the first such value
         self._sums += stacked
-        self._still_finite &= finite
-        self._n_finite += self._still_finite
+        self._n_finite += th.isfinite(self._sums)
         self._count += 1
         self._unchecked += 1
         if self._unchecked >= self.check_interval:
@@ -83,13 +76,10 @@ class UpdateMonitor:
             self._held = None
 
     def check(self) -> None:
-        """
-        :raises FloatingPointError: naming the values that are not finite and the first update that had one
-        """
+        """:raises FloatingPointError: naming the values that are not finite and the first update that had one"""
         self._unchecked = 0
-        if self._still_finite is None or bool(self._still_finite.all()):
+        if self._sums is None or self._n_finite is None or bool(th.isfinite(self._sums).all()):
             return
-        assert self._n_finite is not None  # for mypy
         n_finite = self._n_finite.tolist()
         fewest = min(n_finite)
         names = ", ".join(name for name, n in zip(self._names, n_finite, strict=True) if n == fewest)
@@ -97,7 +87,7 @@ class UpdateMonitor:
         state = (
             "The parameters are those before this update."
             if update == last
-            else f"The parameters have been spoiled since then ({last - update} more updates): go back to a checkpoint."
+            else f"The parameters have been updated {last - update} times since then: go back to a checkpoint."
         )
         self._reset()
         raise FloatingPointError(

@@ -7,8 +7,8 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_qam.datasets.episodes import map_space
 from sb3_qam.utils.checks import check_positive_int
+from sb3_qam.utils.nested import map_observations
 
 
 class StackFrames(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -57,9 +57,11 @@ class StackFrames(gym.Wrapper, gym.utils.RecordConstructorArgs):
         stacked, _ = self._frames.update(self._batch(observation), np.zeros(1, dtype=bool), [{}])
         return self._only(stacked), reward, terminated, truncated, info
 
-    def _batch(self, observation: Any) -> Any:
-        return map_space(lambda _, part, name: np.asarray(part)[None], self.env.observation_space, observation)
+    @staticmethod
+    def _batch(observation: Any) -> Any:
+        return map_observations(lambda part: np.asarray(part)[None], observation)
 
-    def _only(self, stacked: Any) -> Any:
+    @staticmethod
+    def _only(stacked: Any) -> Any:
         # A copy: the next reset writes into it
-        return map_space(lambda _, part, name: part[0].copy(), self.observation_space, stacked)
+        return map_observations(lambda part: part[0].copy(), stacked)

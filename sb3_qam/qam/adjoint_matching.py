@@ -2,17 +2,17 @@ r"""Adjoint matching (Domingo-Enrich et al., arXiv 2409.08861) as QAM uses it (L
 
 Pure functions of tensors: no policy, no environment, no logger, and noise comes in as an argument.
 
-=====================  ====================================================================================
+=====================  =========================================================================================
 paper                  here
-=====================  ====================================================================================
+=====================  =========================================================================================
 v_theta, v_beta        ``policy_velocity``, ``behavior_velocity``: functions of (x, t), the state being fixed
 N, delta = 1/N         ``flow_steps``, ``step_size``
 t_k = k delta          ``times``, shape (N, 1, 1)
 sigma_k                ``sigma``, shape (N, 1, 1)
-x_0 ... x_N            ``path``, shape (N + 1, batch, action_dim)
+x_0 ... x_N            ``path``, shape (N + 1, batch, action_dim); ``states`` are those that matching is done at
 g_0 ... g_{N-1}, g_N   ``adjoints``, shape (N, batch, action_dim), and ``g_N``
 w                      ``inverse_temperature``
-=====================  ====================================================================================
+=====================  =========================================================================================
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def memoryless_sigma(times: th.Tensor) -> th.Tensor:
     The noise level that makes the end of the SDE independent of its beginning (arXiv 2409.08861, section 4.3),
     shifted by one step so that it stays finite at t = 0: sigma_k^2 = 2 (1 - t_k + delta) / (t_k + delta).
 
-    :param times: t_k, shape (N, 1, 1)
+    :param times: t_k (or tau_k), shape (N, 1, 1)
     :return: sigma_k, shape (N, 1, 1)
     """
     step_size = 1 / len(times)
@@ -88,39 +88,60 @@ def terminal_adjoint(
     return -inverse_temperature * gradient
 
 
-def lean_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor) -> th.Tensor:
+def lean_adjoint(behavior_velocity: Velocity, states: th.Tensor, g_N: th.Tensor) -> th.Tensor:
     """
     Carry the critic's gradient back along the path through the behavior flow alone:
     g_k = g_{k+1} + delta J_k^T g_{k+1} with J_k = d/dx [2 v_beta(x, t_k + delta) - x / (t_k + delta)] at x_k.
     J_k is never formed; each step is one vector-Jacobian product.
 
     :param behavior_velocity: v_beta, its Polyak average in training
-    :param path: x_0 ... x_N, shape (N + 1, batch, action_dim)
+    :param states: x_0 ... x_{N-1}, shape (N, batch, action_dim)
     :param g_N: the terminal adjoint, shape (batch, action_dim)
     :return: g_0 ... g_{N-1}, shape (N, batch, action_dim)
     """
-    flow_steps = len(path) - 1
+    flow_steps = len(states)
     step_size = 1 / flow_steps
     adjoint, adjoints = g_N, []
     for k in reversed(range(flow_steps)):
         t_next = (k + 1) / flow_steps
-        of_velocity = vector_jacobian_product(behavior_velocity, path[k], t_next, adjoint)
+        of_velocity = vector_jacobian_product(behavior_velocity, states[k], t_next, adjoint)
         adjoint = adjoint + step_size * (2 * of_velocity - adjoint / t_next)
         adjoints.append(adjoint)
     return th.stack(adjoints[::-1])
 
 
-def scalar_adjoint(behavior_velocity: Velocity, path: th.Tensor, g_N: th.Tensor) -> th.Tensor:
+def bridge_times(flow_steps: int, device: th.device | None = None) -> th.Tensor:
     """
-    The lean adjoint without the velocity's Jacobian, which has a closed form: g_k = t_k g_N. It costs no
-    vector-Jacobian product, and is exact where the behavior flow does not depend on x.
+    :param flow_steps: Number of flow steps N
+    :param device: Where to put the result
+    :return: tau_k = k / N for k = 1 ... N, shape (N, 1, 1)
+    """
+    return flow_times(flow_steps, device) + 1 / flow_steps
 
-    :param behavior_velocity: Not used; the signature is that of :func:`lean_adjoint`
-    :param path: x_0 ... x_N, shape (N + 1, batch, action_dim)
-    :param g_N: the terminal adjoint, shape (batch, action_dim)
-    :return: g_0 ... g_{N-1}, shape (N, batch, action_dim)
+
+def bridge_states(action: th.Tensor, noise: th.Tensor) -> th.Tensor:
     """
-    return flow_times(len(path) - 1, path.device) * g_N
+    States between fresh noise and an action of the policy (SQAM, arXiv 2610.10437):
+    x_k = (1 - tau_k) eps_k + tau_k a, the last of which is the action itself.
+
+    :param action: a, where the policy's flow ends, shape (batch, action_dim)
+    :param noise: eps_k, standard normal, shape (N, batch, action_dim)
+    :return: x_1 ... x_N, shape (N, batch, action_dim)
+    """
+    times = bridge_times(len(noise), noise.device)
+    return (1 - times) * noise + times * action
+
+
+def scalar_adjoint(times: th.Tensor, g_N: th.Tensor) -> th.Tensor:
+    """
+    The adjoint of SQAM (arXiv 2610.10437), without the velocity's Jacobian: g_k = tau_k g_N. It costs no
+    vector-Jacobian product.
+
+    :param times: tau_k, shape (N, 1, 1)
+    :param g_N: the terminal adjoint, shape (batch, action_dim)
+    :return: g_k, shape (N, batch, action_dim)
+    """
+    return times * g_N
 
 
 def path_kl(policy_velocity: th.Tensor, behavior_velocity: th.Tensor, sigma: th.Tensor) -> th.Tensor:
@@ -136,6 +157,20 @@ def path_kl(policy_velocity: th.Tensor, behavior_velocity: th.Tensor, sigma: th.
     step_size = 1 / len(sigma)
     weighted = 2 * step_size / sigma**2 * (policy_velocity - behavior_velocity) ** 2
     return weighted.sum(dim=(0, 2)).mean()
+
+
+def control_cost(policy_velocity: th.Tensor, behavior_velocity: th.Tensor, sigma: th.Tensor) -> th.Tensor:
+    """
+    What back-propagation pays for leaving the behavior ("BAM" in the ablation of arXiv 2601.14234):
+    E[ sum_{k<N-1} 2 || v_theta - v_beta ||^2 / sigma_k^2 ]. The last step follows the behavior anyway.
+
+    :param policy_velocity: v_theta(x_k, t_k), shape (N, batch, action_dim)
+    :param behavior_velocity: v_beta(x_k, t_k), same shape
+    :param sigma: sigma_k, shape (N, 1, 1)
+    :return: The cost, a scalar
+    """
+    weighted = 2 * (policy_velocity - behavior_velocity) ** 2 / sigma**2
+    return weighted[:-1].sum(dim=(0, 2)).mean()
 
 
 def matching_loss(

@@ -1,17 +1,14 @@
-"""The behavior flow of a model, as another model takes it over."""
+"""The behavior flow of one model, to be loaded into another."""
 
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from sb3_qam.networks.networks import TanhGELU
-
-if TYPE_CHECKING:
-    from sb3_qam.qam.qam import QAM
+from sb3_qam.networks.layers import TanhGELU
 
 PREFIX = "behavior_flow"
 # What makes of the same parameters another function, beside the spaces, and what it is by default
@@ -57,7 +54,7 @@ class Behavior:
         )
 
 
-def read_behavior(source: "QAM | str | Path | io.BufferedIOBase", device: th.device) -> Behavior:
+def read_behavior(source: Any, device: th.device) -> Behavior:
     """
     :param source: A model, or the path or file of a saved one
     :param device: Where to put the parameters
@@ -67,7 +64,7 @@ def read_behavior(source: "QAM | str | Path | io.BufferedIOBase", device: th.dev
     """
     if isinstance(source, (str, Path, io.IOBase)):
         name = f"'{source}'"
-        data, parameters, _ = load_from_zip_file(source, device=device)
+        data, parameters, _ = load_from_zip_file(source, device=device)  # type: ignore[arg-type]
         attributes: dict[str, Any] = data or {}
         policy_parameters: dict[str, Any] = parameters.get("policy", {})  # type: ignore[assignment]
     elif hasattr(source, "policy") and hasattr(source, "policy_kwargs"):

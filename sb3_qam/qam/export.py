@@ -7,7 +7,6 @@ import os
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch as th
@@ -16,11 +15,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_qam.common.buffers import map_observations, to_tensor
-from sb3_qam.qam.action_heads import SamplingNoise
+from sb3_qam.qam.noise import SamplingNoise
+from sb3_qam.qam.policies import FlowPolicy
 from sb3_qam.utils.atomic import atomic_write
-
-if TYPE_CHECKING:
-    from sb3_qam.qam.policies import FlowPolicy
 
 # LayerNorm and GELU have operators of their own from here on
 OPSET_VERSION = 20
@@ -44,7 +41,7 @@ class Sampler(nn.Module):
     low: th.Tensor
     high: th.Tensor
 
-    def __init__(self, policy: "FlowPolicy", keys: list[str] | None) -> None:
+    def __init__(self, policy: FlowPolicy, keys: list[str] | None) -> None:
         super().__init__()
         assert isinstance(policy.action_space, spaces.Box)  # for mypy
         self.policy = policy
@@ -67,7 +64,7 @@ class Sampler(nn.Module):
         return self.low + 0.5 * (scaled.view(-1, *self.action_shape) + 1) * (self.high - self.low)
 
 
-def export_onnx(policy: "FlowPolicy", path: str | os.PathLike[str]) -> None:
+def export_onnx(policy: FlowPolicy, path: str | os.PathLike[str]) -> None:
     """
     Write the sampler as an ONNX file. Its inputs, every batch axis of any length:
 
@@ -115,7 +112,7 @@ def export_onnx(policy: "FlowPolicy", path: str | os.PathLike[str]) -> None:
             module.training = mode
 
 
-def _check_ode_method(policy: "FlowPolicy") -> None:
+def _check_ode_method(policy: FlowPolicy) -> None:
     if policy.ode_method not in TRACEABLE_METHODS:
         raise ValueError(
             f"ode_method={policy.ode_method!r} cannot be exported to ONNX, where the number of steps is fixed. Set "
@@ -123,7 +120,7 @@ def _check_ode_method(policy: "FlowPolicy") -> None:
         )
 
 
-def _example_inputs(policy: "FlowPolicy", batch_size: int, seed: int) -> dict[str, th.Tensor]:
+def _example_inputs(policy: FlowPolicy, batch_size: int, seed: int) -> dict[str, th.Tensor]:
     """
     :param policy: The policy
     :param batch_size: Number of observations
@@ -139,13 +136,10 @@ def _example_inputs(policy: "FlowPolicy", batch_size: int, seed: int) -> dict[st
     reserved = inputs.keys() & {*NOISE_NAMES, "action"}
     if reserved:
         raise ValueError(f"The observation keys {sorted(reserved)} are names of the file's own: rename them.")
-    _, head, n_candidates = policy.acting
     generator = th.Generator().manual_seed(seed)
-    shape = (n_candidates, batch_size, policy.action_dim)
+    noise = policy.draw_noise(batch_size, lambda *shape: th.randn(shape, generator=generator).to(policy.device))
     # As many kinds of noise as the head takes
-    kinds = [kind for kind in head.fixed_noise(th.zeros(shape)) if kind is not None]
-    for name, _ in zip(NOISE_NAMES, kinds, strict=False):
-        inputs[name] = th.randn(shape, generator=generator).to(policy.device)
+    inputs |= {name: kind for name, kind in zip(NOISE_NAMES, noise, strict=True) if kind is not None}
     return inputs
 
 

@@ -1,9 +1,7 @@
 """Policies of QAM: they own every network and make actions from noise."""
 
-import os
 from collections.abc import Callable
-from functools import cached_property
-from operator import attrgetter
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,33 +18,26 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_qam.common.buffers import map_observations, n_rows, take_rows
-from sb3_qam.common.chunks import ChunkState, check_chunk_state, check_episode_start
+from sb3_qam.common.buffers import n_rows
+from sb3_qam.common.chunks import predict_in_chunks
+from sb3_qam.networks.actors import EditPolicy, OneStepFlow, VelocityField
+from sb3_qam.networks.critics import CriticEnsemble
+from sb3_qam.networks.features import FeaturesNetwork
 from sb3_qam.networks.flows import check_ode_method, integrate_flow
-from sb3_qam.networks.networks import (
-    CriticEnsemble,
-    EditPolicy,
-    FeaturesNetwork,
-    OneStepFlow,
-    TanhGELU,
-    VelocityField,
-)
+from sb3_qam.networks.layers import TanhGELU
 from sb3_qam.networks.velocities import Velocity
-from sb3_qam.qam.action_heads import EditHead, FlowHead, OneStepHead, SamplingNoise
-from sb3_qam.qam.export import export_onnx
+from sb3_qam.qam.conditioned_flows import ConditionedFlows
+from sb3_qam.qam.heads import EditHead, FlowHead, OneStepHead
+from sb3_qam.qam.noise import Draw, ObservationNoise, SamplingNoise
 from sb3_qam.utils.checks import check_positive_int
 
 NetArch = list[int] | dict[str, list[int]]
 SelfNetwork = TypeVar("SelfNetwork", bound=FeaturesNetwork)
 
-# deterministic=True acts by the most typical of this many samples. One fixed noise would do for "same observation,
-# same action", but zero noise may flow between two modes, and any other may be an unlucky one. The sample that the
-# critics value most is far worse than sampling until they are well trained (docs/guide/deterministic.md).
-N_DETERMINISTIC_SAMPLES = 16
 # Optimizers that have all their steps in one kernel
 FUSED_OPTIMIZERS = (th.optim.Adam, th.optim.AdamW)
-# A sample is typical if this many others are near it
-N_NEIGHBORS = 4
+# What acts: the policy flow, the behavior flow in its place, or the behavior flow alone, without head and candidates
+ACTORS = ("policy", "behavior", "bc")
 
 
 def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
@@ -72,19 +63,6 @@ def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
     return flow_arch, critic_arch
 
 
-def most_typical(samples: th.Tensor) -> th.Tensor:
-    """
-    Where the samples lie densest: a mode of the policy, never a point between two of them.
-
-    :param samples: shape (n_samples, batch, action_dim)
-    :return: Of each observation the sample whose fourth-nearest neighbor is closest, shape (batch, action_dim)
-    """
-    of_each = samples.transpose(0, 1)
-    # The nearest one is the sample itself
-    radius = th.cdist(of_each, of_each).kthvalue(N_NEIGHBORS + 1, dim=2).values
-    return take_samples(samples, radius.argmin(dim=1))
-
-
 def take_samples(samples: th.Tensor, index: th.Tensor) -> th.Tensor:
     """
     :param samples: shape (n_samples, batch, action_dim)
@@ -95,62 +73,23 @@ def take_samples(samples: th.Tensor, index: th.Tensor) -> th.Tensor:
     return samples.gather(0, index.view(1, -1, 1).expand(1, -1, samples.shape[2]))[0]
 
 
-class GivenFlows:
-    """
-    The velocities of all flows for the same observations. A network's features are extracted when they are first asked
-    for, and once, with gradient if there is one where this object is made.
-
-    :param policy: Whose flows
-    :param observations: A batch of observations
-    """
-
-    def __init__(self, policy: "FlowPolicy", observations: PyTorchObs) -> None:
-        self._policy = policy
-        self._observations = observations
-        self._with_gradient = th.is_grad_enabled()
-
-    def _given(self, flow: VelocityField) -> Velocity:
-        with th.set_grad_enabled(self._with_gradient):
-            return flow.given(self._observations)
-
-    @cached_property
-    def behavior(self) -> Velocity:
-        """v_beta"""
-        return self._given(self._policy.behavior_flow)
-
-    @cached_property
-    def behavior_target(self) -> Velocity:
-        """v_beta, its Polyak average"""
-        return self._given(self._policy.behavior_flow_target)
-
-    @cached_property
-    def policy(self) -> Velocity:
-        """v_theta"""
-        velocity = self._given(self._policy.policy_flow)
-        if not self._policy.residual:
-            return velocity
-        behavior_velocity = self.behavior_target
-        return lambda x, t: behavior_velocity(x, t) + velocity(x, t)
-
-
 class Acting(NamedTuple):
     """
     How actions are made of noise.
 
-    :param velocity: Which of the flows acts
-    :param head: What stands behind the flow
+    :param velocity: The flow that acts
+    :param head: The action head
     :param n_candidates: Of how many actions the best is taken
     """
 
-    velocity: Callable[[GivenFlows], Velocity]
+    velocity: Callable[[ConditionedFlows], Velocity]
     head: FlowHead
     n_candidates: int
 
 
 class FlowPolicy(BasePolicy):
     """
-    Policy class of QAM: a behavior flow, a policy flow, an ensemble of critics, and what a variant of QAM puts
-    behind the flow.
+    Policy class of QAM: a behavior flow, a policy flow, an ensemble of critics, and the action head of a variant.
 
     Vectors are flattened and Dicts of vectors combined, whichever the observation space is.
 
@@ -165,9 +104,8 @@ class FlowPolicy(BasePolicy):
     :param flow_steps: Number of steps from noise to action of a fixed-step ``ode_method``
     :param ode_method: Any method of ``torchdiffeq.odeint``; ``"euler"`` is the paper's
     :param ode_options: ``rtol`` and ``atol`` of adaptive methods (1e-5 by default) and options of the solver
-    :param act_with_behavior: Act with the behavior flow instead of the policy flow. This argument and the next six
-        are set by QAM from its own
-    :param act_as_clone: Act with the behavior flow alone, whatever stands behind it
+    :param acts_as: What acts, one of ACTORS: the ``"policy"`` flow; the ``"behavior"`` flow in its place; or
+        ``"bc"``, the behavior flow alone. This argument and the next five are set by QAM from its own
     :param chunk_size: Number of actions in a chunk; the flows and the critics take a chunk for one action
     :param best_of_n: Draw that many actions and take the one that the critics value most
     :param edit_scale: Scale of the edits of QAM-E, 0 for none
@@ -189,7 +127,6 @@ class FlowPolicy(BasePolicy):
     policy_flow: VelocityField
     critic: CriticEnsemble
     critic_target: CriticEnsemble
-    deterministic_noise: th.Tensor
 
     def __init__(
         self,
@@ -203,8 +140,7 @@ class FlowPolicy(BasePolicy):
         flow_steps: int = 10,
         ode_method: str = "euler",
         ode_options: dict[str, Any] | None = None,
-        act_with_behavior: bool = False,
-        act_as_clone: bool = False,
+        acts_as: str = "policy",
         chunk_size: int = 1,
         best_of_n: int = 1,
         edit_scale: float = 0.0,
@@ -240,8 +176,7 @@ class FlowPolicy(BasePolicy):
         self.flow_steps = flow_steps
         self.ode_method = ode_method
         self.ode_options = ode_options
-        self.act_with_behavior = act_with_behavior
-        self.act_as_clone = act_as_clone
+        self.acts_as = acts_as
         self.chunk_size = chunk_size
         self.best_of_n = best_of_n
         self.edit_scale = edit_scale
@@ -265,11 +200,6 @@ class FlowPolicy(BasePolicy):
         }
         self.critic_kwargs: dict[str, Any] = {**net_kwargs, "net_arch": critic_arch, "n_critics": n_critics}
 
-        # Its own generator: the samples are the same in every run and leave the global random state alone.
-        generator = th.Generator().manual_seed(0)
-        noise = th.randn(max(N_DETERMINISTIC_SAMPLES, best_of_n), self.action_dim, generator=generator)
-        self.register_buffer("deterministic_noise", noise, persistent=False)
-
         self._build(lr_schedule)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -284,7 +214,7 @@ class FlowPolicy(BasePolicy):
         self.policy_flow = self.make_actor(VelocityField, shared_extractor)
         if self.residual:
             self._zero_policy_flow()
-        self.set_clone_mode(self.act_as_clone)
+        self.set_actor(self.acts_as)
         self.head = self.make_head(shared_extractor)
 
         self.critic_target = self.make_critic()
@@ -356,8 +286,7 @@ class FlowPolicy(BasePolicy):
                 flow_steps=self.flow_steps,
                 ode_method=self.ode_method,
                 ode_options=self.ode_options,
-                act_with_behavior=self.act_with_behavior,
-                act_as_clone=self.act_as_clone,
+                acts_as=self.acts_as,
                 chunk_size=self.chunk_size,
                 best_of_n=self.best_of_n,
                 edit_scale=self.edit_scale,
@@ -373,13 +302,22 @@ class FlowPolicy(BasePolicy):
         )
         return data
 
-    def set_clone_mode(self, mode: bool) -> None:
+    def set_actor(self, acts_as: str) -> None:
         """
-        :param mode: If true, the behavior flow acts alone, and its loss trains a shared features extractor, which
-            no other would
+        :param acts_as: What acts, one of ACTORS. With ``"bc"`` the loss of the behavior flow trains a shared features
+            extractor, which no other loss would
         """
-        self.act_as_clone = mode
-        self.behavior_flow.trains_features_extractor = mode or not self.share_features_extractor
+        self.acts_as = acts_as
+        self.behavior_flow.trains_features_extractor = acts_as == "bc" or not self.share_features_extractor
+
+    def set_hyperparameter(self, name: str, value: float) -> None:
+        """
+        :param name: ``flow_steps``, ``best_of_n``, ``edit_scale`` or ``distill_coef``
+        :param value: Its new value
+        """
+        setattr(self, name, value)
+        if hasattr(self.head, name):
+            setattr(self.head, name, value)
 
     def start_from_behavior(self) -> None:
         """
@@ -398,55 +336,46 @@ class FlowPolicy(BasePolicy):
         for parameter in self.policy_flow.mlp[-1].parameters():
             parameter.zero_()
 
-    def given(self, observations: PyTorchObs) -> GivenFlows:
+    def flows(self, observations: PyTorchObs) -> ConditionedFlows:
         """
         :param observations: A batch of observations
-        :return: The velocities of the flows for these, as functions of x, shape (..., batch, action_dim), and of t
+        :return: The velocities of all flows for these, as functions of x, shape (..., batch, action_dim), and of t
         """
-        return GivenFlows(self, observations)
+        return ConditionedFlows(
+            self.behavior_flow, self.behavior_flow_target, self.policy_flow, self.residual, observations
+        )
 
     @property
     def acting(self) -> Acting:
         """
-        Which flow acts, what stands behind it, and of how many candidates the best is taken.
+        The flow that acts, its head, and of how many candidates the best is taken.
         """
-        if self.act_as_clone:
-            return Acting(attrgetter("behavior"), FlowHead(), 1)
-        velocity = attrgetter("behavior" if self.act_with_behavior else "policy")
-        return Acting(velocity, self.head, self.best_of_n)
+        if self.acts_as == "bc":
+            return Acting(lambda flows: flows.behavior, FlowHead(), 1)
+        if self.acts_as == "behavior":
+            return Acting(lambda flows: flows.behavior, self.head, self.best_of_n)
+        return Acting(lambda flows: flows.acting_policy, self.head, self.best_of_n)
 
     @th.no_grad()
-    def flow_actions(self, flows: GivenFlows, x0: th.Tensor) -> th.Tensor:
+    def flow_actions(self, velocity: Velocity, x0: th.Tensor) -> th.Tensor:
         """
-        Follow the flow that acts from noise to its end.
+        Follow a flow from noise to its end.
 
-        :param flows: The flows, observations given
+        :param velocity: The flow
         :param x0: Standard normal noise, shape (..., batch, action_dim)
         :return: Actions in [-1, 1], same shape
         """
-        return self._follow(self.acting.velocity(flows), x0)
-
-    @th.no_grad()
-    def clone_actions(self, observations: PyTorchObs, x0: th.Tensor) -> th.Tensor:
-        """
-        Follow the behavior flow, whichever acts.
-
-        :param observations: A batch of observations
-        :param x0: Standard normal noise, shape (..., batch, action_dim)
-        :return: Actions in [-1, 1] as the data has them, same shape
-        """
-        return self._follow(self.given(observations).behavior, x0)
-
-    def _follow(self, velocity: Velocity, x0: th.Tensor) -> th.Tensor:
         return integrate_flow(velocity, x0, self.flow_steps, self.ode_method, self.ode_options).clamp(-1, 1)
 
-    def draw_noise(self, batch_size: int) -> SamplingNoise:
+    def draw_noise(self, batch_size: int, draw: Draw | None = None) -> SamplingNoise:
         """
         :param batch_size: Number of observations
+        :param draw: Draws standard normal numbers, by default from PyTorch's generator
         :return: Noise for :meth:`sample_actions`, shape (n_candidates, batch, action_dim)
         """
         acting = self.acting
-        return acting.head.draw_noise(acting.n_candidates, batch_size, self.action_dim, device=self.device)
+        draw = draw or partial(th.randn, device=self.device)
+        return acting.head.draw_noise(draw, acting.n_candidates, batch_size, self.action_dim)
 
     def candidate_actions(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
         """
@@ -454,8 +383,9 @@ class FlowPolicy(BasePolicy):
         :param noise: Noise of shape (n_samples, batch, action_dim)
         :return: An action in [-1, 1] of each noise, same shape
         """
-        flows = self.given(observations)
-        return self.acting.head(observations, lambda x0: self.flow_actions(flows, x0), noise)
+        velocity, head, _ = self.acting
+        flows = self.flows(observations)
+        return head(observations, lambda x0: self.flow_actions(velocity(flows), x0), noise)
 
     def sample_actions(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
         """
@@ -476,14 +406,8 @@ class FlowPolicy(BasePolicy):
         return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        batch_size = n_rows(observation)
-        if not deterministic:
-            return self.sample_actions(observation, self.draw_noise(batch_size))
-        _, head, n_candidates = self.acting
-        x0 = self.deterministic_noise.unsqueeze(1).expand(-1, batch_size, -1)
-        if n_candidates > 1:
-            return self.sample_actions(observation, head.fixed_noise(x0[:n_candidates]))
-        return most_typical(self.candidate_actions(observation, head.fixed_noise(x0)))
+        draw = ObservationNoise(observation) if deterministic else None
+        return self.sample_actions(observation, self.draw_noise(n_rows(observation), draw))
 
     def predict(
         self,
@@ -499,43 +423,22 @@ class FlowPolicy(BasePolicy):
         :param observation: the input observation
         :param state: what the last call returned
         :param episode_start: whether each environment has just been reset, shape (n_envs,): a new chunk begins
-        :param deterministic: Whether or not to return deterministic actions.
+        :param deterministic: Whether the noise that an action is made from is a function of the observation
+            (the same observation gives the same action) or freshly drawn
         :return: the model's action and the next state, ``None`` where actions are not chunked
         :raises ValueError: if the state is not one of as many environments
         """
         # SB3 explains the mistake of passing what env.reset() returns
         if self.chunk_size == 1 or isinstance(observation, tuple):
             return super().predict(observation, state, episode_start, deterministic)
-        observation = map_observations(np.asarray, observation)
-        is_vectorized = self.is_vectorized_observation(observation)
-        if not is_vectorized:
-            observation = map_observations(lambda part: part[None], observation)
-        n_envs = n_rows(observation)
-        shape = (self.chunk_size, *self.action_space.shape)  # type: ignore[misc]
-        actions, position = (
-            ChunkState.used_up(n_envs, shape) if state is None else check_chunk_state(state, n_envs, shape)
+        return predict_in_chunks(
+            lambda rows: super(FlowPolicy, self).predict(rows, deterministic=deterministic)[0],
+            observation,
+            state,
+            episode_start,
+            (self.chunk_size, *self.action_space.shape),  # type: ignore[misc]
+            self.is_vectorized_observation,
         )
-        if episode_start is not None:
-            position[check_episode_start(episode_start, n_envs)] = self.chunk_size
-
-        needs_chunk = np.flatnonzero(position == self.chunk_size)
-        if len(needs_chunk) > 0:
-            new_actions, _ = super().predict(take_rows(observation, needs_chunk), deterministic=deterministic)
-            actions[needs_chunk] = new_actions.reshape(len(needs_chunk), *shape)
-            position[needs_chunk] = 0
-        action = actions[np.arange(n_envs), position]
-        return action if is_vectorized else action[0], ChunkState(actions, position + 1)
-
-    def export_onnx(self, path: str | os.PathLike[str]) -> None:
-        """
-        Write the sampler as an ONNX file, for use without PyTorch; see :func:`sb3_qam.qam.export.export_onnx`.
-
-        :param path: The file, ``.onnx`` is appended where it has no suffix
-        :raises ImportError: if onnx or onnxruntime is not installed
-        :raises ValueError: if the ``ode_method``, a features extractor or a key of the observations cannot be exported,
-            or the file gives other actions than the policy
-        """
-        export_onnx(self, path)
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -1,59 +1,37 @@
 """Q-learning with Adjoint Matching: the algorithm, in reading order."""
 
 import io
-import math
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
-from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_qam.common.buffers import TransitionBatch, n_rows
-from sb3_qam.common.cuda_graph import GraphedUpdates
+from sb3_qam.common.buffers import TransitionBatch
+from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
-from sb3_qam.common.precision import autocast, check_precision
+from sb3_qam.common.optimization import JointOptimization
+from sb3_qam.common.precision import autocast
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
+from sb3_qam.networks.actors import VelocityField
+from sb3_qam.networks.critics import CriticEnsemble
+from sb3_qam.networks.features import frozen
 from sb3_qam.networks.flows import flow_matching_loss
-from sb3_qam.networks.networks import CriticEnsemble, VelocityField, frozen
-from sb3_qam.qam.action_heads import SamplingNoise
-from sb3_qam.qam.adjoint_matching import flow_times, memoryless_sigma, path_kl
+from sb3_qam.qam import diagnostics
+from sb3_qam.qam.arguments import InverseTemperature, PolicyArgument, check_arguments, check_structure
 from sb3_qam.qam.behavior import read_behavior
-from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, GivenFlows, MlpPolicy, MultiInputPolicy
-from sb3_qam.qam.policy_objectives import LEAN, POLICY_OBJECTIVES, AdjointMatching, Backpropagation, PolicyProblem
-from sb3_qam.qam.trust_region import FixedTemperature, TrustRegion
-from sb3_qam.utils.checks import check_in_range, check_positive_int
-
-SelfQAM = TypeVar("SelfQAM", bound="QAM")
-
-DEFAULT_INVERSE_TEMPERATURE = 3.0
+from sb3_qam.qam.noise import PathNoise, UpdateNoise
+from sb3_qam.qam.objectives import OBJECTIVES, Critics, LeanAdjoint
+from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
+from sb3_qam.qam.temperature import FixedTemperature, TrustRegion
 
 
-class UpdateNoise(NamedTuple):
-    """
-    Every random draw of one update; A is the action dimension (of a chunk), N the number of flow steps.
-
-    :param next_action: What next actions are made from, shape (best_of_n, batch, A)
-    :param bc_x0: Standard normal, the noise end of cloning, shape (batch, A)
-    :param bc_t: Uniform in [0, 1], flow times of cloning, shape (batch, 1)
-    :param sde_x0: Standard normal, where the SDE starts, shape (batch, A)
-    :param sde_noise: Standard normal, the SDE's noise, shape (N, batch, A)
-    :param head: What the losses of QAM-E or QAM-F take, shape (batch, A)
-    """
-
-    next_action: SamplingNoise
-    bc_x0: th.Tensor
-    bc_t: th.Tensor
-    sde_x0: th.Tensor
-    sde_noise: th.Tensor
-    head: SamplingNoise | None = None
-
-
-class QAM(OfflineToOnlineAlgorithm):
+class QAM(JointOptimization, OfflineToOnlineAlgorithm):
     r"""
     Q-learning with Adjoint Matching (QAM)
 
@@ -92,7 +70,8 @@ class QAM(OfflineToOnlineAlgorithm):
     :param target_update_interval: update the target networks every ``target_update_interval`` gradient steps, counted
         over the whole training and not within one call of ``train()``
     :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
-        scale of the returns. At 0, here or at loading, the flow that acts is the behavior's: a clone of the data.
+        scale of the returns. At 0, here or at loading, the behavior flow acts, a clone of the data, and the policy flow
+        is neither trained nor evaluated.
         By default 3, and 1 where ``kl_budget`` is given, which allows no other
     :param chunk_size: Number h of actions in a chunk. The flow acts on whole chunks, which are executed open loop
         and have the return of their own h steps (Q-chunking, https://arxiv.org/abs/2507.07969)
@@ -100,10 +79,13 @@ class QAM(OfflineToOnlineAlgorithm):
     :param edit_scale: c > 0 for QAM-E: a learned edit changes each dimension of the flow's action by at most c
     :param distill_coef: alpha > 0 for QAM-F: a one-step policy that is distilled from the flow acts in its place
     :param residual: Learn the policy flow as an addition to the behavior flow's target, beginning at 0
-    :param adjoint: What the policy flow learns from: ``"lean"``, the paper's; ``"scalar"``, without the velocity's
-        Jacobian, cheaper; ``"bptt"``, back-propagation through the SDE, for comparison
+    :param adjoint: What the policy flow learns from: ``"lean"``, the paper's; ``"scalar"``, that of SQAM
+        (https://arxiv.org/abs/2610.10437), without the velocity's Jacobian; ``"bptt"``, back-propagation through the
+        SDE, for comparison
     :param kl_budget: epsilon > 0 for TRQAM (https://arxiv.org/abs/2605.27079): the temperature is learned so that the
         policy's SDE diverges from the behavior's by that many nats per environment step
+    :param value_penalty: c >= 0, a term c E[Q(s, a_policy) - Q(s, a)] of the critics' loss, which keeps values of the
+        policy's actions from rising above those of the data. SQAM has 0.3
     :param flow_steps: Number of steps N from noise to action
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
     :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
@@ -150,11 +132,16 @@ class QAM(OfflineToOnlineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: FlowPolicy
-    policy_objective: AdjointMatching | Backpropagation
-    trust_region: FixedTemperature
+    policy_objective: LeanAdjoint
     actor: VelocityField
     critic: CriticEnsemble
     critic_target: CriticEnsemble
+    # What the policy acts by: setting it on the model reaches the policy
+    inverse_temperature = InverseTemperature()
+    flow_steps = PolicyArgument[int]()
+    best_of_n = PolicyArgument[int]()
+    edit_scale = PolicyArgument[float]()
+    distill_coef = PolicyArgument[float]()
 
     def __init__(
         self,
@@ -182,6 +169,7 @@ class QAM(OfflineToOnlineAlgorithm):
         residual: bool = False,
         adjoint: str = "lean",
         kl_budget: float | None = None,
+        value_penalty: float = 0.0,
         flow_steps: int = 10,
         pessimism: float = 0.5,
         max_grad_norm: float = 1.0,
@@ -233,8 +221,8 @@ class QAM(OfflineToOnlineAlgorithm):
             device=device,
             seed=seed,
         )
-        # None is resolved in _check_hyperparameters(), also after load(path, inverse_temperature=None)
-        self.inverse_temperature: float = inverse_temperature  # type: ignore[assignment]
+        # None is resolved in check_arguments(), also after load(path, inverse_temperature=None)
+        self.inverse_temperature = inverse_temperature  # type: ignore[assignment]
         self.target_update_interval = target_update_interval
         self.best_of_n = best_of_n
         self.edit_scale = edit_scale
@@ -242,6 +230,7 @@ class QAM(OfflineToOnlineAlgorithm):
         self.residual = residual
         self.adjoint = adjoint
         self.kl_budget = kl_budget
+        self.value_penalty = value_penalty
         self.flow_steps = flow_steps
         self.pessimism = pessimism
         self.max_grad_norm = max_grad_norm
@@ -249,6 +238,8 @@ class QAM(OfflineToOnlineAlgorithm):
         self.cuda_graph = cuda_graph
         # What the networks were made for, to compare at loading
         self._structure: dict[str, Any] | None = None
+        # Whether the policy flow was left out of the last update: it then starts from the behavior flow
+        self._policy_flow_is_behind = False
 
         if _init_setup_model:
             self._setup_model()
@@ -256,115 +247,33 @@ class QAM(OfflineToOnlineAlgorithm):
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
-        if self.inverse_temperature is None:
-            self.inverse_temperature = DEFAULT_INVERSE_TEMPERATURE if self.kl_budget is None else 1.0
-        for name in ("flow_steps", "best_of_n", "target_update_interval"):
-            check_positive_int(name, getattr(self, name))
-        check_in_range("inverse_temperature", self.inverse_temperature, 0)
-        check_in_range("pessimism", self.pessimism, 0)
-        if self.max_grad_norm != math.inf:
-            check_in_range("max_grad_norm", self.max_grad_norm, 0, low_excluded=True)
-        # Scaled actions lie in [-1, 1]: an edit of 2 reaches everything
-        check_in_range("edit_scale", self.edit_scale, 0, 2)
-        check_in_range("distill_coef", self.distill_coef, 0)
-        if self.kl_budget is not None:
-            check_in_range("kl_budget", self.kl_budget, 0, low_excluded=True)
-        for name in ("residual", "cuda_graph"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}.")
-        if self.adjoint not in list(POLICY_OBJECTIVES):
-            raise ValueError(f"adjoint must be one of {', '.join(map(repr, POLICY_OBJECTIVES))}, got {self.adjoint!r}.")
-        check_precision(self.precision, self.device)
-        self._check_combinations()
-
-    def _check_combinations(self) -> None:
-        """
-        :raises ValueError: if two variants exclude each other
-        """
-        if self.edit_scale > 0 and self.distill_coef > 0:
-            raise ValueError(
-                f"edit_scale={self.edit_scale} (QAM-E) and distill_coef={self.distill_coef} (QAM-F) exclude each "
-                "other: each puts its own network behind the flow. Leave one of them at 0."
-            )
-        if self.kl_budget is not None and self.inverse_temperature != 1:
-            raise ValueError(
-                f"kl_budget={self.kl_budget} (TRQAM) learns the temperature itself, beside inverse_temperature=1, "
-                f"got inverse_temperature={self.inverse_temperature}. Pass inverse_temperature=None, also to load(), "
-                "or kl_budget=None for a temperature of your own."
-            )
-        if self.kl_budget is not None and self.adjoint == "bptt":
-            raise ValueError(
-                f"kl_budget={self.kl_budget} (TRQAM) scales the noise of the matching loss, which adjoint='bptt' does "
-                "not have: use adjoint='lean' or 'scalar'."
-            )
-        if self.flow_steps == 1 and self.adjoint != "lean":
-            raise ValueError(
-                f"With flow_steps=1 adjoint={self.adjoint!r} never shows the critic to the policy: its first step has "
-                "weight 0. Use more flow steps, or adjoint='lean'."
-            )
-
-    def _check_structure(self) -> None:
-        """
-        :raises ValueError: if a loaded model was saved with other networks than its arguments now ask for
-        """
-        structure = {
-            "chunk_size": self.chunk_size,
-            "edit_scale": "positive" if self.edit_scale > 0 else 0,
-            "distill_coef": "positive" if self.distill_coef > 0 else 0,
-            "residual": self.residual,
-        }
-        for name, value in structure.items():
-            saved = (self._structure or structure)[name]
-            if saved != value:
-                raise ValueError(
-                    f"The model was saved with {name}={saved} and cannot be loaded with {name}={value}: its networks "
-                    "are others. Make a new model, and let load_behavior(path) start it from the saved clone."
-                )
-        self._structure = structure
+        check_arguments(self)
 
     def _setup_model(self) -> None:
-        self._check_structure()
-        # Arguments of the algorithm that the policy needs to act on its own
-        acting = {
-            "flow_steps": self.flow_steps,
-            "act_with_behavior": self.inverse_temperature == 0,
-            "act_as_clone": self._objective == "bc",
-            "chunk_size": self.chunk_size,
-            "best_of_n": self.best_of_n,
-            "edit_scale": self.edit_scale,
-            "distill_coef": self.distill_coef,
-            "residual": self.residual,
-        }
+        check_structure(self)
         policy_kwargs = self.policy_kwargs
-        if acting.keys() & policy_kwargs.keys():
-            raise ValueError(
-                f"policy_kwargs={policy_kwargs} sets what QAM sets itself ({', '.join(acting)}): "
-                "pass these, and inverse_temperature=0 to act with the behavior flow, to QAM."
-            )
-        self.policy_kwargs = {**policy_kwargs, **acting}
+        self.policy_kwargs = {**policy_kwargs, **self._acting_kwargs()}
         super()._setup_model()
         # The user's own again, as load(policy_kwargs=...) compares them
         self.policy_kwargs = policy_kwargs
         self._create_aliases()
-        self.policy_objective = POLICY_OBJECTIVES[self.adjoint]
-        self.trust_region = (
-            FixedTemperature(self.device) if self.kl_budget is None else TrustRegion(self.device, self.kl_budget)
-        )
-        if self.cuda_graph and (self.policy.ode_method != "euler" or self.policy.ode_options):
-            raise ValueError(
-                f"cuda_graph=True: ode_method={self.policy.ode_method!r} reads values back, which cannot be part of a "
-                "CUDA graph. Use ode_method='euler' without ode_options, or cuda_graph=False."
-            )
-        self._graphed_updates = (
-            GraphedUpdates(self.policy.optimizer, self._monitor)
-            if self.cuda_graph and self.device.type == "cuda"
-            else None
-        )
-        # Running mean and running var of batch normalization
-        self.batch_norm_stats, self.batch_norm_stats_target = [], []
-        for target, source in self.policy.target_pairs():
-            self.batch_norm_stats += get_parameters_by_name(source, ["running_"])
-            self.batch_norm_stats_target += get_parameters_by_name(target, ["running_"])
+        self.policy_objective = OBJECTIVES[self.adjoint]
+        # Of the algorithm, so that a file fits with and without a budget
+        self.kl_lambda, self.kl_average = th.ones((), device=self.device), th.zeros((), device=self.device)
+        self.temperature: FixedTemperature | TrustRegion = FixedTemperature()
+        if self.kl_budget is not None:
+            self.temperature = TrustRegion(self.kl_budget, self.kl_lambda, self.kl_average)
+        self._graphed_updates: GraphedUpdates | None = None
+        if self.cuda_graph and self.device.type == "cuda":
+            self._graphed_updates = GraphedUpdates(self.policy.optimizer, self._monitor)
+        self._remember_batch_norm_stats(self.policy.target_pairs())
+
+    def _acting_kwargs(self) -> dict[str, Any]:
+        """
+        :return: Arguments of the algorithm that the policy needs to act on its own
+        """
+        names = ("flow_steps", "chunk_size", "best_of_n", "edit_scale", "distill_coef", "residual")
+        return {"acts_as": self._actor(), **{name: getattr(self, name) for name in names}}
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.policy_flow
@@ -384,6 +293,8 @@ class QAM(OfflineToOnlineAlgorithm):
         self.policy.set_training_mode(True)
         # Update learning rate according to lr schedule
         self._update_learning_rate(self.policy.optimizer)
+        # A callback may have changed the temperature
+        self._set_objective(self._objective)
 
         objective = {"full": self._update, "bc": self._update_bc}[self._objective]
 
@@ -396,7 +307,8 @@ class QAM(OfflineToOnlineAlgorithm):
             if self._graphed_updates is None:
                 update(batch, noise)
             else:
-                self._graphed_updates(self._n_updates + 1, update, self._constants_of_an_update(), batch, noise)
+                constants = (self._targets_are_due(), self._objective, constants_of(self, self.policy))
+                self._graphed_updates(self._n_updates + 1, update, constants, batch, noise)
             self._n_updates += 1
 
         # The losses follow in dump_logs(): reading them here would make every update wait for a GPU
@@ -405,187 +317,149 @@ class QAM(OfflineToOnlineAlgorithm):
     def _update(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
         """
         One update of QAM.
+
+        :param batch: What to learn from
+        :param noise: Every random draw
         """
-        # Critic: regress Q_i(s, a) on the pessimistic value of what the policy does next
-        target = self._td_target(batch, noise)
-        critic_features = self.critic.features(batch.observations)
-        q_values = self.critic(critic_features, batch.actions)
+        # TD target: what the policy does next, valued by the target critics
+        target = self.td_target(batch, noise)
+
+        # Critic loss: every Q_i(s, a) is regressed on it
+        features = self.critic.features(batch.observations)
+        q_values = self.critic(features, batch.actions)
         critic_loss = (batch.valid * (q_values - target) ** 2).mean()
+        losses = {"critic_loss": critic_loss}
+        reported = {"q_mean": q_values.mean(), "q_std": q_values.std(dim=0, correction=0).mean()}
 
-        # Behavior: clone the data by conditional flow matching
-        flows = self.policy.given(batch.observations)
-        bc_loss = self._bc_loss(flows, batch, noise)
+        # Behavior loss: conditional flow matching clones the data
+        flows = self.policy.flows(batch.observations)
+        losses["bc_loss"] = flow_matching_loss(flows.behavior, batch.actions, noise.bc_x0, noise.bc_t, batch.valid)
 
-        # Policy: match the velocity that the adjoint of w Q asks for, along the policy's own memoryless SDE
-        policy_loss = self.policy_objective(self._policy_problem(flows, batch, noise))
+        critics = self._critics(batch, features)
+        if noise.path is not None:
+            objective = self.policy_objective
+            # The policy's path, from noise to an action
+            path = objective.path(flows, noise.path)
+            # Terminal adjoint: the gradient of -w Q where the path ends
+            terminal = objective.terminal(critics, path, self.inverse_temperature)
+            # Lean adjoint: that gradient, carried back along the path
+            adjoints = objective.adjoints(flows, path, terminal)
+            # Matching loss: the velocity that the adjoint asks for
+            losses["adjoint_loss"] = objective.loss(path, adjoints, self.temperature.scale_sigma)
+            if self.value_penalty > 0:
+                policy_value = self.critic(features, path.action.detach().clamp(-1, 1)).mean()
+                losses["value_penalty"] = self.value_penalty * (policy_value - q_values.mean())
+            reported |= {
+                **objective.diagnostics(path, adjoints),
+                "path_kl": path.kl() / self.chunk_size,
+                **self.temperature.diagnostics(),
+            }
 
-        # What stands behind the flow, if anything: it climbs the critics, which take no gradient from it
-        def q_value(actions: th.Tensor) -> th.Tensor:
-            with frozen(self.critic):
-                return self.critic(critic_features.detach(), actions).mean(dim=0)
-
-        def flow(x0: th.Tensor) -> th.Tensor:
-            return self.policy.flow_actions(flows, x0)
-
-        head = self.policy.head.losses(batch.observations, flow, q_value, noise.head)
-
-        reported = self._optimize(
-            {"critic_loss": critic_loss, "bc_loss": bc_loss, "adjoint_loss": policy_loss.loss, **head.losses},
-            {
-                "q_mean": q_values.mean(),
-                "q_std": q_values.std(dim=0, correction=0).mean(),
-                "path_kl": policy_loss.path_kl / self.chunk_size,
-                **policy_loss.diagnostics,
-                **head.diagnostics,
-                **self.trust_region.diagnostics(),
-            },
+        # Head losses: QAM-E and QAM-F train a network that the flow's actions go through
+        head = self.policy.head.losses(
+            batch.observations,
+            lambda x0: self.policy.flow_actions(self.policy.acting.velocity(flows), x0),
+            lambda actions: critics.online(actions).mean(dim=0),
+            noise.head,
         )
-        self.trust_region.update(reported["path_kl"])
+        self._optimize({**losses, **head.losses}, {**reported, **head.diagnostics}, self.policy.target_pairs())
+        if noise.path is not None:
+            self.temperature.update(reported["path_kl"])
 
     def _update_bc(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
         """
         One update of the behavior flow alone.
+
+        :param batch: What to learn from
+        :param noise: Every random draw
         """
-        self._optimize({"bc_loss": self._bc_loss(self.policy.given(batch.observations), batch, noise)}, {})
+        velocity = self.policy.behavior_flow.conditioned_on(batch.observations)
+        bc_loss = flow_matching_loss(velocity, batch.actions, noise.bc_x0, noise.bc_t, batch.valid)
+        behavior = (self.policy.behavior_flow_target, self.policy.behavior_flow)
+        self._optimize({"bc_loss": bc_loss}, {}, [behavior])
+
+    @th.no_grad()
+    def td_target(self, batch: TransitionBatch, noise: UpdateNoise) -> th.Tensor:
+        """
+        y = R_h + gamma^h m (mean_i Q_i(s', a') - rho std_i Q_i(s', a')) with target critics, a' from the policy.
+
+        :param batch: A batch
+        :param noise: Noise of its update
+        :return: y, shape (batch,)
+        """
+        assert noise.next_action is not None  # for mypy
+        next_actions = self.policy.sample_actions(batch.next_observations, noise.next_action)
+        next_q_values = self.critic_target(self.critic_target.features(batch.next_observations), next_actions)
+        next_value = next_q_values.mean(dim=0) - self.pessimism * next_q_values.std(dim=0, correction=0)
+        return batch.rewards + batch.discounts * batch.masks * next_value
+
+    def _critics(self, batch: TransitionBatch, features: th.Tensor) -> Critics:
+        """
+        :param batch: A batch
+        :param features: What the online critics make of its observations
+        :return: The critics as functions of actions
+        """
+
+        def online(actions: th.Tensor) -> th.Tensor:
+            with frozen(self.critic):
+                return self.critic(features.detach(), actions)
+
+        # Extracted when they are asked for
+        return Critics(online, partial(self._target_values, batch), self.pessimism)
+
+    def _target_values(self, batch: TransitionBatch, actions: th.Tensor) -> th.Tensor:
+        return self.critic_target(self.critic_target.features(batch.observations), actions)
 
     def _sample_noise(self, batch_size: int) -> UpdateNoise:
         """
         :param batch_size: Number of samples of the update
         :return: Every random draw of one update
         """
-        action_dim = self.policy.action_dim
+        shape = (batch_size, self.policy.action_dim)
+        draw, head = partial(th.randn, device=self.device), self.policy.head
+        full = self._objective == "full"
         return UpdateNoise(
-            next_action=self.policy.draw_noise(batch_size),
-            bc_x0=th.randn(batch_size, action_dim, device=self.device),
+            next_action=self.policy.draw_noise(batch_size) if full else None,
+            bc_x0=draw(*shape),
             bc_t=th.rand(batch_size, 1, device=self.device),
-            sde_x0=th.randn(batch_size, action_dim, device=self.device),
-            sde_noise=th.randn(self.flow_steps, batch_size, action_dim, device=self.device),
-            head=self.policy.head.draw_training_noise(batch_size, action_dim, device=self.device),
+            path=PathNoise(draw(*shape), draw(self.flow_steps, *shape)) if self.trains_policy_flow else None,
+            head=head.draw_noise(draw, *shape) if full and head.learns else None,
         )
 
-    @th.no_grad()
-    def _td_target(self, batch: TransitionBatch, noise: UpdateNoise) -> th.Tensor:
+    @property
+    def trains_policy_flow(self) -> bool:
         """
-        y = R_h + gamma^h m (mean_i Q_i(s', a') - rho std_i Q_i(s', a')) with target critics, a' from the policy.
-
-        :return: y, shape (batch,)
+        Whether updates train the policy flow: not at inverse temperature 0, nor while the behavior alone is trained.
         """
-        next_actions = self.policy.sample_actions(batch.next_observations, noise.next_action)
-        next_q_values = self.critic_target(self.critic_target.features(batch.next_observations), next_actions)
-        next_value = next_q_values.mean(dim=0) - self.pessimism * next_q_values.std(dim=0, correction=0)
-        return batch.rewards + batch.discounts * batch.masks * next_value
-
-    def _bc_loss(self, flows: GivenFlows, batch: TransitionBatch, noise: UpdateNoise) -> th.Tensor:
-        return flow_matching_loss(flows.behavior, batch.actions, noise.bc_x0, noise.bc_t, batch.valid)
-
-    def _policy_problem(self, flows: GivenFlows, batch: TransitionBatch, noise: UpdateNoise) -> PolicyProblem:
-        """
-        :return: What the policy flow is to solve, with target networks for all that is not being trained
-        """
-        features = self.critic_target.features(batch.observations)
-        return PolicyProblem(
-            policy_velocity=flows.policy,
-            behavior_velocity=flows.behavior_target,
-            q_value=lambda actions: self.critic_target(features, actions).mean(dim=0),
-            inverse_temperature=self.inverse_temperature,
-            scale_sigma=self.trust_region.scale_sigma,
-            x0=noise.sde_x0,
-            noise=noise.sde_noise,
-        )
-
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-        """
-        One step with the gradients of all losses, clipped together.
-
-        :param losses: The losses by name, means over the batch
-        :param diagnostics: Other scalars for the log, by name, which are such means too
-        :return: All of them
-        """
-        optimizer = self.policy.optimizer
-        optimizer.zero_grad()
-        sum(losses.values()).backward()  # type: ignore[union-attr]
-        reported = {**losses, **diagnostics}
-        grad_norm = self._clip_gradients()
-        self._monitor.add(self._n_updates + 1, {**reported, "grad_norm": grad_norm})
-
-        # Before the step, as the published implementation does: the targets lag by one update more
-        if self._targets_are_due():
-            self._update_targets()
-        optimizer.step()
-        return reported
-
-    def _targets_are_due(self) -> bool:
-        return self._n_updates % self.target_update_interval == 0
-
-    def _constants_of_an_update(self) -> tuple[Any, ...]:
-        """
-        :return: All numbers that a recorded update would keep as they are
-        """
-        names = ("_objective", "precision", "inverse_temperature", "pessimism", "tau", "max_grad_norm", "distill_coef")
-        return (self._targets_are_due(), *(getattr(self, name) for name in names))
-
-    def _update_targets(self) -> None:
-        for target, source in self.policy.target_pairs():
-            if any(parameter.grad is not None for parameter in source.parameters()):
-                polyak_update(source.parameters(), target.parameters(), self.tau)
-        # Copy running stats, see https://github.com/DLR-RM/stable-baselines3/issues/996
-        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-
-    def _clip_gradients(self) -> th.Tensor:
-        """
-        :return: The norm of the gradients of all networks together, before clipping
-        """
-        # On a CPU PyTorch would go through them one by one by default
-        foreach = True if self.device.type == "cpu" else None
-        return th.nn.utils.clip_grad_norm_(self._optimized_parameters(), self.max_grad_norm, foreach=foreach)
-
-    def _optimized_parameters(self) -> list[th.nn.Parameter]:
-        return [parameter for group in self.policy.optimizer.param_groups for parameter in group["params"]]
-
-    @th.no_grad()
-    def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
-        if self._objective == "bc":
-            return {}
-        batch, noise = self.draw_batch(n_states), self._sample_noise(n_states)
-        problem = self._policy_problem(self.policy.given(batch.observations), batch, noise)
-        # Back-propagation has no adjoint: shown is the one that matching would have
-        matching = self.policy_objective if isinstance(self.policy_objective, AdjointMatching) else LEAN
-        path, adjoints = matching.path_and_adjoints(problem)
-        times = flow_times(self.flow_steps, path.device)
-        policy_velocity = problem.policy_velocity(path[:-1], times)
-        behavior_velocity = problem.behavior_velocity(path[:-1], times)
-        kl = path_kl(policy_velocity, behavior_velocity, memoryless_sigma(times))
-        q_values = self._values_of_policy(batch.observations, noise.next_action)
-        return {
-            **{f"adjoint_norm_{k}": norm for k, norm in enumerate(adjoints.norm(dim=-1).mean(dim=1))},
-            "ensemble_disagreement": q_values.std(dim=0, correction=0).mean(),
-            "path_kl": kl / self.chunk_size,
-        }
-
-    @th.no_grad()
-    def evaluate_batch(self, batch: TransitionBatch) -> dict[str, th.Tensor]:
-        noise = self._sample_noise(n_rows(batch.observations))
-        metrics = {"bc_loss": self._bc_loss(self.policy.given(batch.observations), batch, noise)}
-        if self._objective == "full":
-            q_values = self.critic(self.critic.features(batch.observations), batch.actions)
-            metrics["td_error"] = ((q_values - self._td_target(batch, noise)) ** 2).mean()
-            metrics["data_value"] = q_values.mean()
-            metrics["policy_value"] = self._values_of_policy(batch.observations, noise.next_action).mean()
-        return metrics
-
-    def _values_of_policy(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
-        """
-        :return: Q_i(s, a) of the policy's actions, shape (n_critics, batch)
-        """
-        actions = self.policy.sample_actions(observations, noise)
-        return self.critic(self.critic.features(observations), actions)
+        return self._objective == "full" and self.inverse_temperature > 0
 
     def _set_objective(self, objective: str) -> None:
-        if self._objective == "bc" and objective == "full":
-            self.policy.start_from_behavior()
-            self.trust_region.reset()
         super()._set_objective(objective)
-        self.policy.set_clone_mode(objective == "bc")
+        if self.trains_policy_flow and self._policy_flow_is_behind:
+            self.policy.start_from_behavior()
+            self.temperature.reset()
+        self._policy_flow_is_behind = not self.trains_policy_flow
+        self.choose_actor()
+
+    def _actor(self) -> str:
+        """
+        :return: What acts, one of the policy's ACTORS
+        """
+        if self._objective == "bc":
+            return "bc"
+        return "behavior" if self.inverse_temperature == 0 or self._policy_flow_is_behind else "policy"
+
+    def choose_actor(self) -> None:
+        """
+        Let the flow act that has been trained.
+        """
+        self.policy.set_actor(self._actor())
+
+    def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
+        return diagnostics.flow_diagnostics(self, n_states)
+
+    def evaluate_batch(self, batch: TransitionBatch) -> dict[str, th.Tensor]:
+        return diagnostics.evaluate_batch(self, batch)
 
     def load_behavior(self, source: "QAM | str | Path | io.BufferedIOBase") -> None:
         """
@@ -603,24 +477,6 @@ class QAM(OfflineToOnlineAlgorithm):
         self._has_learned = True
         self._set_objective("bc")
 
-    def learn(
-        self: SelfQAM,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "QAM",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfQAM:
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
-
     def _excluded_save_params(self) -> list[str]:
         # Exclude aliases
         return [
@@ -628,13 +484,13 @@ class QAM(OfflineToOnlineAlgorithm):
             "actor",
             "_graphed_updates",
             "policy_objective",
-            "trust_region",
+            "temperature",
+            "kl_lambda",
+            "kl_average",
             "critic",
             "critic_target",
-            "batch_norm_stats",
-            "batch_norm_stats_target",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        dual_variables = [] if self.kl_budget is None else ["trust_region.kl_lambda", "trust_region.kl_average"]
+        dual_variables = [] if self.kl_budget is None else ["kl_lambda", "kl_average"]
         return ["policy", "policy.optimizer"], dual_variables

@@ -2,11 +2,15 @@
 
 import math
 import numbers
+import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
+
+# Networks compute in float32, where anything larger is infinite
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def check_positive_int(name: str, value: Any, minimum: int = 1) -> None:
@@ -27,50 +31,53 @@ def check_in_range(name: str, value: Any, low: float, high: float = math.inf, *,
     :param low: Lower bound
     :param high: Upper bound
     :param low_excluded: Whether the value must be greater than ``low``
-    :raises ValueError: if the value is not a finite number in the range
+    :raises ValueError: if the value is not a number in the range, or not finite in float32
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value > high or value < low or (low_excluded and value == low):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if (
+        not is_number
+        or not max(low, -FLOAT32_MAX) <= value <= min(high, FLOAT32_MAX)
+        or (low_excluded and value == low)
+    ):
         above = f"greater than {low}" if low_excluded else f"at least {low}"
         below = "" if math.isinf(high) else f" and at most {high}"
-        raise ValueError(f"{name} must be a finite number {above}{below}, got {value!r}.")
+        raise ValueError(f"{name} must be a finite number (in float32) {above}{below}, got {reprlib.repr(value)}.")
 
 
-def check_callback(callback: Any) -> None:
+def check_one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
     """
-    SB3 would find out at the first step.
-
-    :param callback: What ``learn()`` was given
-    :raises TypeError: if it is not what ``learn()`` takes
+    :param name: Name of the argument
+    :param value: Its value
+    :param allowed: The values it may have
+    :raises ValueError: if it has none of them
     """
-    callbacks = callback if isinstance(callback, list) else [callback]
-    for each in callbacks:
-        if each is not None and not isinstance(each, BaseCallback) and not callable(each):
-            raise TypeError(f"callback must be an SB3 callback, a list of them or a function, got {each!r}.")
+    # A list, as what has no hash is in none either
+    if value not in list(allowed):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
 def check_action_space(action_space: spaces.Space) -> None:
     """
-    Flows act on bounded continuous actions: SB3 scales them to [-1, 1].
+    SB3 scales actions to [-1, 1], and this needs bounds.
 
     :param action_space: The action space of an environment or a dataset
     :raises ValueError: if it is not a Box with finite bounds, low < high
     """
     if not isinstance(action_space, spaces.Box):
         raise ValueError(
-            f"QAM needs a continuous action space (gymnasium.spaces.Box), got {action_space}. "
+            f"sb3-qam needs a continuous action space (gymnasium.spaces.Box), got {action_space}. "
             "For discrete actions use an algorithm such as DQN or PPO."
         )
     if np.prod(action_space.shape) == 0:
-        raise ValueError(f"QAM needs at least one action dimension, got {action_space}.")
+        raise ValueError(f"sb3-qam needs at least one action dimension, got {action_space}.")
     if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
         raise ValueError(
-            f"QAM needs finite action bounds, got {action_space}. "
+            f"sb3-qam needs finite action bounds, got {action_space}. "
             "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or give the Box finite bounds."
         )
     if not (action_space.low < action_space.high).all():
         raise ValueError(
-            f"QAM needs low < high in every action dimension, got {action_space}. "
+            f"sb3-qam needs low < high in every action dimension, got {action_space}. "
             "Remove the dimensions that cannot move from the action space."
         )
 
@@ -93,9 +100,7 @@ def check_same_space(what: str, of_dataset: spaces.Space, of_environment: spaces
 
 
 def _space_difference(first: spaces.Space, second: spaces.Space) -> str | None:
-    """
-    :return: What differs between the dataset's space (first) and the environment's (second), None if nothing does
-    """
+    """:return: What differs between the dataset's space (first) and the environment's (second), None if nothing does"""
     if isinstance(first, spaces.Dict) and isinstance(second, spaces.Dict):
         if set(first.spaces) != set(second.spaces):
             return f"keys {sorted(first.spaces)} against {sorted(second.spaces)}"
@@ -115,9 +120,7 @@ def _space_difference(first: spaces.Space, second: spaces.Space) -> str | None:
 
 
 def _hint_at_frames(of_dataset: tuple[int, ...], of_environment: tuple[int, ...]) -> str:
-    """
-    :return: What to do if one axis of the environment's is as long as that of several frames; nothing if none is
-    """
+    """:return: What to do if one axis of the environment's is as long as that of several frames; nothing if none is"""
     if len(of_dataset) != len(of_environment):
         return ""
     others = [(one, other) for one, other in zip(of_dataset, of_environment, strict=True) if one != other]

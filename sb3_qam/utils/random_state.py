@@ -1,4 +1,4 @@
-"""The state of every random generator that training draws from, so that a saved run goes on exactly where it was."""
+"""The state of every random generator that training draws from, so that a saved run resumes exactly where it was."""
 
 import random
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def set_random_state(state: dict[str, Any], action_space: spaces.Space, device: 
 @contextmanager
 def preserved_rng(action_space: spaces.Space, device: th.device) -> Iterator[None]:
     """
-    Afterwards the generators go on as if nothing had been drawn inside.
+    Afterwards the generators continue as if nothing had been drawn inside.
 
     :param action_space: As above
     :param device: As above
@@ -57,7 +57,7 @@ def preserved_rng(action_space: spaces.Space, device: th.device) -> Iterator[Non
 @contextmanager
 def forked_rng(seed: int, action_space: spaces.Space, device: th.device) -> Iterator[None]:
     """
-    Inside, the generators give random numbers of one's own; afterwards they go on as if nothing had been drawn.
+    Inside, the generators have a seed of their own; afterwards they continue as if nothing had been drawn.
 
     :param seed: Seed of the numbers inside
     :param action_space: As above

@@ -3,10 +3,12 @@
 import gc
 import io
 import json
+import multiprocessing
 import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -374,3 +376,21 @@ def test_parameters_as_one_vector(model: QAM):
     other = QAM("MlpPolicy", "Pendulum-v1", seed=1, **SMALL).policy
     other.load_from_vector(vector)
     np.testing.assert_array_equal(other.parameters_to_vector(), vector)
+
+
+def act(model: QAM, observations: np.ndarray) -> np.ndarray:
+    return model.predict(observations, deterministic=True)[0]
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"chunk_size": 2}, {"edit_scale": 0.2}, {"distill_coef": 1.0, "kl_budget": 1}])
+def test_models_are_sent_to_pools_of_new_processes(kwargs: dict[str, Any], pendulum_dataset):
+    model = QAM("MlpPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, offline_steps=4, **small(**kwargs))
+    model.learn(12)
+    copied = pickle.loads(pickle.dumps(model))
+    assert same_parameters(parameters_of(copied), parameters_of(model))
+    copied.learn(3, reset_num_timesteps=False)
+    assert copied._n_updates == model._n_updates + 3
+    observations = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    if not kwargs:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            np.testing.assert_array_equal(pool.apply(act, (model, observations)), act(model, observations))

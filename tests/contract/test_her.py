@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from examples import her
 from sb3_qam import QAM
 from sb3_qam.common.evaluation import evaluate
+from tests.conftest import record, write_dataset
 from tests.contract.conftest import small
 
 
@@ -186,3 +187,17 @@ def test_a_maze_with_sparse_rewards_is_learned_without_any_data():
     assert success() < 0.4
     model.learn(her.TOTAL_TIMESTEPS)
     assert success() > 0.7
+
+
+def test_offline_steps_are_no_experience_where_online_data_alone_is_drawn():
+    env = bits(max_steps=6)
+    dataset = write_dataset(record(env, 4), env.observation_space, env.action_space)
+    model = hindsight(env, offline_dataset=dataset, offline_steps=30, offline_fraction=0.0, learning_starts=12)
+    # the policy acts at once, and updates begin when there are finished episodes to learn from
+    model.learn(12)
+    assert (model.num_timesteps, model._n_updates) == (42, 30)
+    model.learn(5, reset_num_timesteps=False)
+    assert (model.num_timesteps, model._n_updates) == (47, 35)
+    # those that the count no longer holds are not taken off it
+    model.learn(15)
+    assert (model.num_timesteps, model._n_updates) == (15, 38)

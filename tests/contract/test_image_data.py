@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from sb3_qam import QAM
 from sb3_qam.common.buffers import map_observations
-from sb3_qam.common.normalization import warm_up
+from sb3_qam.common.normalization import add_initial_statistics
 from sb3_qam.datasets import StackFrames, wrap_dataset
 from sb3_qam.networks.image_extractors import ImpalaCNN
 from tests.conftest import needs_uncompressed_images, record, write_dataset
@@ -73,10 +73,10 @@ def test_statistics_of_large_observations_need_no_copy_of_all_of_them():
     env = RandomEnv(space)
     dataset = write_dataset(record(env, 150), space, env.action_space)
     model = QAM("MlpPolicy", env, offline_dataset=dataset, **small())
-    offline, _ = model.make_offline_buffer(dataset)
+    offline = model.make_offline_buffer(dataset)
     normalized = VecNormalize(DummyVecEnv([lambda: RandomEnv(space)]))
     # of float64, several
-    assert peak_of_arrays(lambda: warm_up(normalized, offline)) < offline.observations.nbytes
+    assert peak_of_arrays(lambda: add_initial_statistics(normalized, offline)) < offline.observations.nbytes
     np.testing.assert_allclose(normalized.obs_rms.mean, offline.observations.mean(axis=0), atol=1e-2)
 
 

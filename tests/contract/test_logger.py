@@ -61,7 +61,7 @@ def test_every_run_has_its_tensorboard_folder(pendulum_dataset, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["QAM_1"]
     model.learn(10, tb_log_name="other")
     model.learn(10)
-    # going on writes on
+    # continued training appends
     model.learn(10, reset_num_timesteps=False)
     assert {path.name for path in tmp_path.iterdir()} == {"QAM_1", "other_1", "QAM_2"}
 

@@ -1,4 +1,4 @@
-"""Extractors and policies of one's own, and the modes that BatchNorm and Dropout are in."""
+"""Custom extractors and policies, and the modes that BatchNorm and Dropout are in."""
 
 import gymnasium as gym
 import numpy as np
@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 
 from sb3_qam import QAM, FlowPolicy
-from sb3_qam.networks.networks import FeaturesNetwork
+from sb3_qam.networks.features import FeaturesNetwork
 from tests.contract.conftest import SMALL, RandomEnv, same_parameters, small
 
 
@@ -121,7 +121,7 @@ EXTRACTIONS = {"critic": 1, "behavior_flow": 1, "policy_flow": 2, "critic_target
         ({"best_of_n": 3}, {"critic": 2}),
         # is a part of what makes the next action
         ({"residual": True}, {"behavior_flow_target": 2}),
-        # what stands behind the flow, in the loss and for the next action
+        # the action head, in the loss and for the next action
         ({"edit_scale": 0.2}, {"head": 2}),
         ({"edit_scale": 0.2, "best_of_n": 3}, {"head": 2, "critic": 2}),
         ({"edit_scale": 0.2, "residual": True}, {"head": 2, "behavior_flow_target": 2}),
@@ -180,7 +180,7 @@ def test_a_shared_extractor_is_one_and_the_targets_have_their_own(variant: dict)
 
 
 class Deep(FlowPolicy):
-    """A policy of one's own: other default sizes and an argument of its own."""
+    """A custom policy: other default sizes and an argument of its own."""
 
     def __init__(self, *args, temperature: float = 1.0, **kwargs) -> None:
         super().__init__(*args, **{"net_arch": [8, 8, 8], **kwargs})

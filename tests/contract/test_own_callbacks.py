@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from sb3_qam import QAM
-from sb3_qam.common.callbacks import BestModelCallback, FlowDiagnosticsCallback, OfflineEvalCallback
+from sb3_qam.callbacks import BestModelCallback, FlowDiagnosticsCallback, OfflineEvalCallback
 from tests.conftest import record, write_dataset
 from tests.contract.conftest import RandomEnv, images, parameters_of, same_parameters, small
 
@@ -161,11 +161,11 @@ def test_each_scalar_is_what_it_says(pendulum_dataset):
     dataset = held_out()
     model = two_phases(pendulum_dataset, log, chunk_size=2, inverse_temperature=2.0)
     model.pretrain(gradient_steps=3, callback=OfflineEvalCallback(dataset, eval_freq=3, batch_size=10))
-    buffer, _ = model.make_offline_buffer(dataset)
+    buffer = model.make_offline_buffer(dataset)
     # 40 steps in each of three episodes, of which the last begins no chunk of two
     rows = buffer.complete_starts()
     assert len(rows) == 3 * 39
-    batch = buffer.batch_of(rows)
+    batch = buffer._get_samples(rows)
     assert batch.valid.all()
     with th.no_grad():
         values = model.critic(model.critic.features(batch.observations), batch.actions)
@@ -219,7 +219,7 @@ def test_evaluation_normalizes_as_training_does(pendulum_dataset):
     model.set_logger(Logger(None, [log]))
     dataset = held_out()
     model.pretrain(gradient_steps=2, callback=OfflineEvalCallback(dataset, eval_freq=2))
-    batch = (buffer := model.make_offline_buffer(dataset)[0]).batch_of(buffer.complete_starts(), env)
+    batch = (buffer := model.make_offline_buffer(dataset))._get_samples(buffer.complete_starts(), env)
     with th.no_grad():
         values = model.critic(model.critic.features(batch.observations), batch.actions)
     assert log.of("eval_offline/data_value")[2] == pytest.approx(float(values.mean()), rel=1e-4)
@@ -327,12 +327,12 @@ def test_a_resumed_run_has_to_beat_what_it_had_reached(mode: str, pendulum_datas
     resumed.pretrain(gradient_steps=2, callback=callbacks, reset_num_timesteps=False)
     assert QAM.load(best).num_timesteps == 7
 
-    # a count of steps that begins anew is the same training
+    # a count of steps that starts again is the same training
     resumed.pretrain(gradient_steps=1, callback=logs_and_best(best, sign * 5.5, mode=mode))
     assert QAM.load(best).num_timesteps == 7
 
 
-def test_another_run_and_another_metric_begin_anew(pendulum_dataset, tmp_path: Path):
+def test_another_run_and_another_metric_start_again(pendulum_dataset, tmp_path: Path):
     best = tmp_path / "best.zip"
     model = two_phases(pendulum_dataset)
     model.pretrain(gradient_steps=2, callback=logs_and_best(best, 1.0, 5.0))

@@ -46,7 +46,7 @@ def test_a_row_of_a_batch_is_what_it_would_be_alone(model: QAM):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_chunks_begin_anew_where_an_episode_does_and_nowhere_else():
+def test_chunks_start_again_where_an_episode_does_and_nowhere_else():
     model = QAM("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), chunk_size=3, **SMALL)
     observations = np.zeros((2, 3), np.float32)
     _, state = model.predict(observations)
@@ -166,3 +166,42 @@ def test_predict_acts_within_any_bounds():
     # and near each of them
     spread = (actions.max(axis=0) - actions.min(axis=0)) / (high - low)
     assert (spread > 0.8).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_an_observation_that_is_not_finite_has_no_action(value: float, model: QAM):
+    observations = np.zeros((3, 3))
+    observations[1, 2] = value
+    with pytest.raises(ValueError, match=r"The observation of environment 1 is not finite: .* at \[2\]\. No action"):
+        model.predict(observations)
+    with pytest.raises(ValueError, match=r"The observation of environment 0 is not finite"):
+        model.predict(observations[1].tolist())
+    space = spaces.Dict(image=images(), arm=spaces.Box(-np.inf, np.inf, (2,)), tool=spaces.Discrete(3))
+    several = QAM("MultiInputPolicy", RandomEnv(space), **SMALL)
+    observation = {"image": np.zeros((2, 36, 36, 3), np.uint8), "arm": np.zeros((2, 2)), "tool": np.array([1, 2])}
+    assert several.predict(observation)[0].shape == (2, 2)
+    observation["arm"][1] = value
+    with pytest.raises(ValueError, match="The observation 'arm' of environment 1 is not finite"):
+        several.predict(observation)
+    with pytest.raises(ValueError, match="The observation 'arm' of environment 0 is not finite"):
+        several.predict({key: part[1] for key, part in observation.items()})
+
+
+class Broken(RandomEnv):
+    """A sensor that fails at the fifth step of an episode."""
+
+    def step(self, action: np.ndarray) -> tuple:
+        observation, *rest = super().step(action)
+        self.actions = [*getattr(self, "actions", []), action]
+        return np.full_like(observation, np.nan) if self.n_steps == 5 else observation, *rest
+
+
+@pytest.mark.parametrize("learning_starts", [0, 100])
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_a_rollout_stops_before_it_acts_on_what_is_not_finite(learning_starts: int, chunk_size: int):
+    env = Broken(spaces.Box(-1.0, 1.0, (3,)))
+    kwargs = small(learning_starts=learning_starts, gradient_steps=0)
+    model = QAM("MlpPolicy", DummyVecEnv([lambda: env]), chunk_size=chunk_size, **kwargs)
+    with pytest.raises(ValueError, match=r"The observation of environment 0 is not finite: nan at \[0\]"):
+        model.learn(30)
+    assert len(env.actions) == 5

@@ -207,3 +207,13 @@ def test_saving_memory_is_refused_where_it_would_go_wrong():
         QAM("MultiInputPolicy", env, **kwargs)
     with pytest.raises(ValueError, match="SequenceReplayBuffer does not support optimize_memory_usage=True, leave it"):
         QAM("MlpPolicy", "Pendulum-v1", n_steps=3, **kwargs)
+
+
+@pytest.mark.parametrize(("n_before", "n_after"), [(3, 1), (1, 3), (2, 4)])
+def test_noise_of_a_model_that_is_loaded_with_another_number_of_environments(n_before: int, n_after: int, tmp_path):
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.1))
+    envs = [make_vec_env("Pendulum-v1", n_envs=n) for n in (n_before, n_after)]
+    QAM("MlpPolicy", envs[0], action_noise=noise, **SMALL).learn(12).save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model", env=envs[1]).learn(24)
+    assert loaded.replay_buffer.actions.shape[1] == n_after
+    assert getattr(loaded.action_noise, "n_envs", 1) == n_after

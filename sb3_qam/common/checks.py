@@ -1,0 +1,155 @@
+"""Checks of what users give to an algorithm, each raising one clear error."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
+from stable_baselines3.her import HerReplayBuffer
+
+from sb3_qam.common.buffers import SequenceReplayBuffer
+from sb3_qam.datasets.storage import STORAGES
+from sb3_qam.utils.checks import FLOAT32_MAX, check_in_range, check_one_of, check_positive_int
+
+
+def check_hyperparameters(model: Any) -> None:
+    """
+    :param model: An offline-to-online algorithm
+    :raises ValueError: naming the first argument that is out of range, or two that exclude each other
+    """
+    for name in ("buffer_size", "batch_size", "n_steps", "chunk_size"):
+        check_positive_int(name, getattr(model, name))
+    for name in ("learning_starts", "offline_steps", "bc_steps", "random_shift"):
+        check_positive_int(name, getattr(model, name), minimum=0)
+    check_positive_int("gradient_steps", model.gradient_steps, minimum=-1)
+    check_in_range("gamma", model.gamma, 0, 1)
+    check_in_range("tau", model.tau, 0, 1)
+    if not callable(model.learning_rate):
+        # Not excluded: with 0 RL Zoo loads models that are to act
+        check_in_range("learning_rate", model.learning_rate, 0)
+    if model.offline_fraction is not None:
+        check_in_range("offline_fraction", model.offline_fraction, 0, 1)
+    check_one_of("offline_storage", model.offline_storage, STORAGES)
+    if model.offline_storage == "cuda" and model.device.type != "cuda":
+        raise ValueError(
+            f"offline_storage='cuda' keeps the data beside the networks, and these are on '{model.device}': pass "
+            "device='cuda', or another offline_storage, also to load()."
+        )
+    if model.chunk_size > 1 and model.n_steps > 1:
+        raise ValueError(
+            f"chunk_size={model.chunk_size} and n_steps={model.n_steps} exclude each other: the return of a chunk is "
+            "that of its own steps. Leave n_steps at 1, or chunk_size."
+        )
+
+
+def check_replay_buffer_class(model: Any, buffer_class: type[ReplayBuffer]) -> None:
+    """
+    :param model: An offline-to-online algorithm
+    :param buffer_class: The class of its replay buffer
+    :raises ValueError: if it cannot do what the other arguments ask for
+    """
+    is_dict = isinstance(model.observation_space, spaces.Dict)
+    gives_sequences = issubclass(buffer_class, SequenceReplayBuffer)
+    if model.chunk_size > 1 and not gives_sequences:
+        raise ValueError(
+            f"chunk_size={model.chunk_size} needs a replay buffer that gives sequences, and {buffer_class.__name__} "
+            "gives single transitions: use chunk_size=1, or leave replay_buffer_class to the algorithm."
+        )
+    if model.optimize_memory_usage and (is_dict or gives_sequences):
+        raise ValueError(f"{buffer_class.__name__} does not support optimize_memory_usage=True, leave it False.")
+    if model.optimize_memory_usage and model.replay_buffer_kwargs.get("handle_timeout_termination", True):
+        raise ValueError(
+            "optimize_memory_usage=True cannot tell truncations from terminations: pass "
+            "replay_buffer_kwargs=dict(handle_timeout_termination=False) beside it, or leave it False."
+        )
+    if issubclass(buffer_class, HerReplayBuffer) and model.reward_transform is not None:
+        raise ValueError(
+            "HerReplayBuffer takes its rewards from the environment's compute_reward(), where reward_transform has "
+            "no say: wrap the environment instead."
+        )
+    if issubclass(buffer_class, HerReplayBuffer) and model.env is None:
+        raise ValueError("HerReplayBuffer computes rewards with the environment: pass env=..., also to load().")
+    # A custom class may hold Dicts in its own way
+    holds_dicts = issubclass(buffer_class, DictReplayBuffer)
+    is_known = holds_dicts or gives_sequences or buffer_class is ReplayBuffer
+    if is_known and is_dict != holds_dicts:
+        fitting = ("Dict" if is_dict else "") + ("Sequence" if gives_sequences else "") + "ReplayBuffer"
+        raise ValueError(
+            f"replay_buffer_class={buffer_class.__name__} does not hold observations of "
+            f"{model.observation_space}: use {fitting}, or leave it out."
+        )
+
+
+def check_episodic_training(train_freq: TrainFreq, n_envs: int) -> None:
+    """
+    :param train_freq: How often to train
+    :param n_envs: Number of environments
+    :raises ValueError: if it is given in episodes, and there are several environments
+    """
+    if train_freq.unit == TrainFrequencyUnit.EPISODE and n_envs > 1:
+        raise ValueError(
+            f"train_freq=({train_freq.frequency}, 'episode') needs a single environment, got {n_envs}: "
+            "give it in steps."
+        )
+
+
+def check_callback(callback: Any) -> None:
+    """
+    SB3 would find out at the first step.
+
+    :param callback: What ``learn()`` was given
+    :raises TypeError: if it is not what ``learn()`` takes
+    """
+    for each in callback if isinstance(callback, list) else [callback]:
+        if each is not None and not isinstance(each, BaseCallback) and not callable(each):
+            raise TypeError(f"callback must be an SB3 callback, a list of them or a function, got {each!r}.")
+
+
+def check_wrappers(env: VecEnv) -> None:
+    """
+    :param env: A VecEnv, with the wrappers of the user and those that SB3 adds around them
+    :raises ValueError: if images are transposed outside of ``VecNormalize``: what SB3's off-policy algorithms store is
+        what went into that, and its images would not fit the replay buffer; or if observations in it have no axis,
+        which SB3 cannot store
+    """
+    is_transposed = False
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize) and env.observation_space.shape == ():
+            raise ValueError(
+                f"SB3 stores no observations of {env.observation_space} from VecNormalize: leave the wrapper out."
+            )
+        if isinstance(env, VecNormalize) and is_transposed:
+            raise ValueError(
+                "VecNormalize has images with their channels last, which replay buffers hold channels first: "
+                "transpose them inside of it, VecNormalize(VecTransposeImage(env))."
+            )
+        is_transposed = is_transposed or isinstance(env, VecTransposeImage)
+        env = env.venv
+
+
+def check_finite_observation(observation: Any, space: spaces.Space) -> None:
+    """
+    NaN in, NaN out: a robot would move on that action.
+
+    :param observation: One observation or a batch of them, as for ``predict()``
+    :param space: Observation space of the model
+    :raises ValueError: if a value is not finite in float32, naming its key and its environment
+    """
+    if isinstance(observation, tuple):
+        # What reset() returns, which SB3 explains
+        return
+    for key, values in observation.items() if isinstance(observation, dict) else [(None, observation)]:
+        array = np.asarray(values)
+        if array.dtype.kind != "f" or (is_finite := np.abs(array) <= FLOAT32_MAX).all():
+            continue
+        shape = space[key].shape if isinstance(space, spaces.Dict) and key in space.spaces else space.shape
+        # The first one, in the first environment that has one
+        env, *position = np.argwhere(~is_finite.reshape(-1, *(shape or ())))[0].tolist()
+        raise ValueError(
+            f"The observation{'' if key is None else f' {key!r}'} of environment {env} is not finite: "
+            f"{array[~is_finite][0]} at {position}. No action was taken. Check what produces it: a sensor, the "
+            "simulation, or the statistics of VecNormalize."
+        )

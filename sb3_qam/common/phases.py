@@ -1,0 +1,71 @@
+"""Phases of training, and what an offline one needs in place of an environment."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+# What a phase trains: everything, or the behavior alone
+OBJECTIVES = ("full", "bc")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """
+    A phase of training.
+
+    :param objective: What its updates train, one of OBJECTIVES
+    :param gradient_steps: Number of updates on offline data, 0 while learning in an environment
+    """
+
+    objective: str = "full"
+    gradient_steps: int = 0
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether its timesteps are gradient steps."""
+        return self.gradient_steps > 0
+
+
+ONLINE = Phase()
+
+
+class SpacesOnlyEnv(gym.Env):
+    """
+    Stands in for the environment while a model without one pretrains, because SB3's callbacks ask for it.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+
+class OfflineProgressBarCallback(ProgressBarCallback):
+    """
+    SB3's progress bar for an offline phase, where each call is one gradient step, however many environments the model
+    has.
+    """
+
+    def _on_step(self) -> bool:
+        self.pbar.update(1)
+        return True
+
+
+def with_offline_progress_bar(callback: MaybeCallback) -> list[BaseCallback]:
+    """
+    :param callback: Whatever ``learn()`` takes
+    :return: The same with a progress bar
+    """
+    if not isinstance(callback, list):
+        callback = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
+    return [*callback, OfflineProgressBarCallback()]

@@ -1,0 +1,82 @@
+"""Files that survive the end of their process, and from which training resumes as if it had not stopped."""
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_qam.utils.atomic import atomic_write
+from sb3_qam.utils.random_state import get_random_state, set_random_state
+
+
+@contextmanager
+def replaced(path: str | Path | io.BufferedIOBase, suffix: str) -> Iterator[str | Path | io.BufferedIOBase]:
+    """
+    :param path: A path, or an open file, which is written as it is
+    :param suffix: Appended to a path that has none, as SB3 does
+    :return: What to write to; it replaces the file at that path when it is complete
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        yield path
+        return
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path if path.suffix else path.with_suffix(suffix)) as unfinished:
+        yield unfinished
+
+
+class ResumableAlgorithm(OffPolicyAlgorithm):
+    """Saves the states of the random generators with the model, and replaces files as a whole."""
+
+    # Set by save() and used up by the first training after load()
+    _random_state: dict[str, Any] | None = None
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        self._random_state = None
+
+    def _resume_random_state(self) -> None:
+        """Unless the model was loaded with another seed, continue with the random numbers of the run that was saved."""
+        if self._random_state is not None and self._random_state["seed"] == self.seed:
+            set_random_state(self._random_state, self.action_space, self.device)
+        self._random_state = None
+
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save all the attributes of the object and the model parameters in a zip-file, with the state of the random
+        generators: on a CPU, load() and continued training give what uninterrupted training would have given. Online
+        this takes the replay buffer and the environment in the same state too. Datasets and replay buffers are not
+        part of the file. A file that is there already is replaced as a whole, when the new one is complete.
+
+        :param path: path to the file where the rl agent should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        pending = self._random_state
+        if pending is None:
+            self._random_state = {"seed": self.seed, **get_random_state(self.action_space, self.device)}
+        try:
+            with replaced(path, ".zip") as file:
+                super().save(file, exclude, include)
+        finally:
+            self._random_state = pending
+
+    def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay buffer as a pickle file. A file that is there already is replaced as a whole, when the new one
+        is complete.
+
+        :param path: Path to the file where the replay buffer should be saved.
+            if path is a str or pathlib.Path, the path is automatically created if necessary.
+        """
+        with replaced(path, ".pkl") as file:
+            super().save_replay_buffer(file)

@@ -1,0 +1,134 @@
+"""The arguments of QAM: their ranges, and which exclude each other."""
+
+import math
+from typing import Any, Generic, TypeVar
+
+from sb3_qam.common.precision import check_precision
+from sb3_qam.qam.objectives import OBJECTIVES
+from sb3_qam.utils.checks import check_in_range, check_positive_int
+
+Value = TypeVar("Value")
+
+DEFAULT_INVERSE_TEMPERATURE = 3.0
+
+
+class PolicyArgument(Generic[Value]):
+    """
+    An argument of the algorithm that its policy acts by. The algorithm owns its value, and is saved with it; setting it
+    reaches the policy.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, model: Any, owner: type | None = None) -> Value:
+        if model is None:
+            return self  # type: ignore[return-value]
+        try:
+            return model.__dict__[self.name]
+        except KeyError:
+            raise AttributeError(self.name) from None
+
+    def __set__(self, model: Any, value: Value) -> None:
+        model.__dict__[self.name] = value
+        if getattr(model, "policy", None) is not None:
+            model.policy.set_hyperparameter(self.name, value)
+
+
+class InverseTemperature(PolicyArgument[float]):
+    """The inverse temperature: at 0 the behavior flow acts."""
+
+    def __set__(self, model: Any, value: float) -> None:
+        model.__dict__[self.name] = value
+        if getattr(model, "policy", None) is not None:
+            model.choose_actor()
+
+
+def check_arguments(model: Any) -> None:
+    """
+    :param model: A QAM model before its networks are made. An inverse temperature of ``None`` becomes the default
+    :raises ValueError: naming the first argument that is out of range, or two that exclude each other
+    """
+    if model.inverse_temperature is None:
+        model.inverse_temperature = DEFAULT_INVERSE_TEMPERATURE if model.kl_budget is None else 1.0
+    for name in ("flow_steps", "best_of_n", "target_update_interval"):
+        check_positive_int(name, getattr(model, name))
+    for name in ("inverse_temperature", "pessimism", "distill_coef", "value_penalty"):
+        check_in_range(name, getattr(model, name), 0)
+    if model.max_grad_norm != math.inf:
+        check_in_range("max_grad_norm", model.max_grad_norm, 0, low_excluded=True)
+    # Scaled actions lie in [-1, 1]: an edit of 2 reaches everything
+    check_in_range("edit_scale", model.edit_scale, 0, 2)
+    if model.kl_budget is not None:
+        check_in_range("kl_budget", model.kl_budget, 0, low_excluded=True)
+    for name in ("residual", "cuda_graph"):
+        if not isinstance(getattr(model, name), bool):
+            raise ValueError(f"{name} must be True or False, got {getattr(model, name)!r}.")
+    if model.adjoint not in list(OBJECTIVES):
+        raise ValueError(f"adjoint must be one of {', '.join(map(repr, OBJECTIVES))}, got {model.adjoint!r}.")
+    check_precision(model.precision, model.device)
+    _check_combinations(model)
+
+
+def _check_combinations(model: Any) -> None:
+    if model.edit_scale > 0 and model.distill_coef > 0:
+        raise ValueError(
+            f"edit_scale={model.edit_scale} (QAM-E) and distill_coef={model.distill_coef} (QAM-F) exclude each "
+            "other: each is an action head of its own. Leave one of them at 0."
+        )
+    if model.kl_budget is not None and model.inverse_temperature != 1:
+        raise ValueError(
+            f"kl_budget={model.kl_budget} (TRQAM) learns the temperature itself, beside inverse_temperature=1, "
+            f"got inverse_temperature={model.inverse_temperature}. Pass inverse_temperature=None, also to load(), "
+            "or kl_budget=None for a temperature of your own."
+        )
+    if model.kl_budget is not None and model.adjoint == "bptt":
+        raise ValueError(
+            f"kl_budget={model.kl_budget} (TRQAM) scales the noise of the matching loss, which adjoint='bptt' does "
+            "not have: use adjoint='lean' or 'scalar'."
+        )
+    if model.value_penalty > 0 and (model.inverse_temperature == 0 or model.adjoint == "bptt"):
+        raise ValueError(
+            f"value_penalty={model.value_penalty} is taken at the actions of the policy's path, which "
+            f"inverse_temperature={model.inverse_temperature} with adjoint={model.adjoint!r} does not have: use "
+            "adjoint='lean' or 'scalar' with a positive temperature, or value_penalty=0."
+        )
+    if model.flow_steps == 1 and model.adjoint == "bptt":
+        raise ValueError(
+            "With flow_steps=1 adjoint='bptt' never shows the critic to the policy: its only step follows the "
+            "behavior flow. Use more flow steps, or adjoint='lean' or 'scalar'."
+        )
+
+
+def check_structure(model: Any) -> None:
+    """
+    :param model: A QAM model whose networks are about to be made
+    :raises ValueError: if it was saved with other networks than its arguments now ask for, or its ``policy_kwargs``
+        set what QAM sets itself, or do not go with a CUDA graph
+    """
+    structure = {
+        "chunk_size": model.chunk_size,
+        "edit_scale": "positive" if model.edit_scale > 0 else 0,
+        "distill_coef": "positive" if model.distill_coef > 0 else 0,
+        "residual": model.residual,
+    }
+    for name, value in structure.items():
+        saved = (model._structure or structure)[name]
+        if saved != value:
+            raise ValueError(
+                f"The model was saved with {name}={saved} and cannot be loaded with {name}={value}: its networks "
+                "are others. Make a new model, and let load_behavior(path) start it from the saved clone."
+            )
+    model._structure = structure
+    given = model._acting_kwargs().keys() & model.policy_kwargs.keys()
+    if given:
+        raise ValueError(
+            f"policy_kwargs={model.policy_kwargs} sets what QAM sets itself ({', '.join(sorted(given))}): pass it to "
+            "QAM, and inverse_temperature=0 to act with the behavior flow."
+        )
+    method, options = (model.policy_kwargs.get(name) for name in ("ode_method", "ode_options"))
+    if model.cuda_graph and (method not in (None, "euler") or options):
+        raise ValueError(
+            f"cuda_graph=True: ode_method={method!r} reads values back, which cannot be part of a CUDA graph. "
+            "Use ode_method='euler' without ode_options, or cuda_graph=False."
+        )
