@@ -104,6 +104,7 @@ def test_data_that_is_refused_leaves_no_files(cache: Path):
     assert not any(path.is_dir() for path in (cache / "memmap").iterdir())
 
 
+@pytest.mark.kill
 def test_a_killed_process_leaves_nothing_that_is_taken_for_finished(cache: Path):
     env = gym.make("Pendulum-v1", max_episode_steps=100)
     dataset = write_dataset(record(env, 20), env.observation_space, env.action_space, "test/killed-v0")

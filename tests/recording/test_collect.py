@@ -278,6 +278,7 @@ def collect_until_killed(dataset_id: str, n_events: int) -> None:
     collect_pendulum(dataset_id, 3)
 
 
+@pytest.mark.kill
 def test_killed_before_any_operation_on_files_a_collection_goes_on():
     """Each operation in turn; Minari opens what there is, and it is resumed to what it would have been."""
     whole = collect_pendulum("test/whole-v0", 3)
@@ -303,6 +304,7 @@ def test_killed_before_any_operation_on_files_a_collection_goes_on():
     assert n_published == {2, 3}
 
 
+@pytest.mark.kill
 def test_killed_at_random_moments_again_and_again_a_collection_goes_on():
     whole = collect_pendulum("test/whole-v0", 200)
     dataset_id, delays = "test/killed-v0", random.Random(0)
@@ -336,6 +338,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.kill
 def test_killed_at_random_moments_a_parallel_collection_goes_on(tmp_path: Path):
     whole = collect_pendulum("test/whole-v0", 400)
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -393,6 +396,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no list of processes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_parent_in_the_middle_of_an_episode(number: signal.Signals, tmp_path: Path):

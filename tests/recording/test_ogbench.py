@@ -107,6 +107,7 @@ def import_until_killed(n_events: int) -> None:
     import_ogbench(TASK, DATA)
 
 
+@pytest.mark.kill
 def test_killed_anywhere_the_same_call_imports_the_whole():
     whole = read_episodes(import_ogbench(TASK, DATA, dataset_id="mine/whole-v0"))
     for n_events in itertools.count(step=4):
