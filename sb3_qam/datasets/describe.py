@@ -121,7 +121,7 @@ def describe(source: OfflineDataset) -> DatasetDescription:
     knows_success = True
     for dataset in datasets:
         check_dataset_spaces(dataset, observation_space, action_space)
-        speaks_of_success = False
+        reports_success = False
         for place, episode in episodes_of(dataset):
             of_episode = checked(episode.rewards, (place.n_steps,), np.float64, place._replace(key="rewards"))
             rewards.append(of_episode)
@@ -130,10 +130,10 @@ def describe(source: OfflineDataset) -> DatasetDescription:
             actions.append(scaled.reshape(place.n_steps, -1).astype(np.float32))
             n_terminations += int(np.sum(episode.terminations))
             key = next((key for key in SUCCESS_KEYS if key in (episode.infos or {})), None)
-            # Some environments speak of success only when it happens
+            # Some environments report success only when it happens
             successes.append(key is not None and bool(np.any(episode.infos[key])))
-            speaks_of_success |= key is not None
-        knows_success &= speaks_of_success
+            reports_success |= key is not None
+        knows_success &= reports_success
     all_rewards, all_actions = np.concatenate(rewards), np.concatenate(actions)
     spec = datasets[0].env_spec
     return DatasetDescription(

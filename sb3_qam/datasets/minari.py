@@ -128,7 +128,7 @@ def read_episodes(
                 episode.infos, place.n_steps, f"Dataset '{place.dataset}', episode {place.episode}"
             )
             if known is not None:
-                # Some environments speak of success only when it happens
+                # Some environments report success only when it happens
                 silent.discard(place.dataset)
                 successes[rows] = known
         start = rows.stop
@@ -137,8 +137,8 @@ def read_episodes(
 
     if lengths.sum() != n_transitions:
         raise ValueError(
-            f"Dataset '{name}': the metadata speak of {n_transitions} steps in all, and there are others. Download or "
-            "collect it again."
+            f"Dataset '{name}': the metadata promise {n_transitions} steps in all, which its episodes do not "
+            "have. Download or collect it again."
         )
     if successes is not None and silent:
         raise ValueError(

@@ -91,7 +91,7 @@ def successes_of_episode(infos: Any, n_steps: int, where: str) -> np.ndarray | N
     """
     :param infos: Infos of a Minari episode; with those of the reset there is one more than there are steps
     :param where: Dataset and episode, for the error
-    :return: Whether each step succeeded, shape (n_steps,); ``None`` if they speak of no success
+    :return: Whether each step succeeded, shape (n_steps,); ``None`` if they do not report success
     :raises ValueError: if they do not say it of each step
     """
     key = next((key for key in SUCCESS_KEYS if isinstance(infos, dict) and key in infos), None)

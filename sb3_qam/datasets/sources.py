@@ -55,7 +55,7 @@ def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | Non
 
     def absolute(each: DatasetSource) -> DatasetSource:
         is_folder = isinstance(each, os.PathLike) or (isinstance(each, str) and _names_a_folder(each))
-        # Path.expanduser() fails where nobody knows the home folder
+        # Path.expanduser() fails where the home folder is unknown
         return os.path.realpath(os.path.expanduser(each)) if is_folder else each
 
     if source is None:

@@ -18,7 +18,7 @@ from sb3_qam.datasets.sources import OpenDataset
 from sb3_qam.datasets.wrapped import WrappedDataset
 
 STORAGES = ("memory", "memmap", "cuda")
-# Part of every key: files of another form are not taken for one's own
+# Part of every folder name: files of an earlier version are not opened
 FORMAT_VERSION = 2
 # For each row that is read, Linux may map as much as a huge page, 2 MB
 ROWS_PER_RELEASE = 32
@@ -58,7 +58,7 @@ def load_episodes(
                 f"Make room there, or choose another folder with the environment variable {CACHE_VARIABLE}."
             ) from error
     try:
-        return open_mapped(folder, datasets)
+        return _open_mapped(folder, datasets)
     except Exception as error:
         # NumPy raises anything, depending on where a file was cut
         raise OSError(
@@ -71,7 +71,7 @@ def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None 
     :return: Where their mapped files belong: another folder if a file of theirs, the choice of episodes, the wrappers
         or the transform are others
     :raises ValueError: if wrappers have no name, see :func:`~sb3_qam.datasets.sources.wrap_dataset`
-    :raises OSError: if nobody knows the home folder
+    :raises OSError: if there is no home folder
     """
     described: list[Any] = [FORMAT_VERSION, repr(transform)]
     for dataset in datasets:
@@ -87,35 +87,6 @@ def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None 
             f"{CACHE_VARIABLE}."
         )
     return Path(root) / "memmap" / digest
-
-
-class MappedFolder:
-    """
-    Makes arrays that are files.
-
-    :param folder: Where to write them
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.arrays: list[np.memmap] = []
-
-    def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Make an array, which is a file of this name."""
-        path = self.folder / f"{name}.npy"
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        if hasattr(os, "posix_fallocate"):
-            # A full disk is an error here, and would end the process later
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        self.arrays.append(array)
-        return array
-
-    def release(self) -> None:
-        """Write what has been filled, and take it out of memory."""
-        for array in self.arrays:
-            array.flush()
-            release_pages(array)
 
 
 def gather(array: np.ndarray, rows: Any) -> np.ndarray:
@@ -148,20 +119,35 @@ def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform
     Write the files of datasets. They appear under their name only when they are complete.
     """
     unfinished = folder.with_suffix(".unfinished")
+    arrays: list[np.memmap] = []
+
+    def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        path = unfinished / f"{name}.npy"
+        arrays.append(np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape))
+        if hasattr(os, "posix_fallocate"):
+            # A full disk is an error here, and would end the process later
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        return arrays[-1]
+
+    def release() -> None:
+        for array in arrays:
+            array.flush()
+            release_pages(array)
+
     # Of a process that was killed
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        store = MappedFolder(unfinished)
-        episodes = read_episodes(*datasets, transform=transform, allocate=store.allocate, release=store.release)
-        store.release()
+        episodes = read_episodes(*datasets, transform=transform, allocate=allocate, release=release)
+        release()
         np.save(unfinished / "lengths.npy", episodes.lengths)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def open_mapped(folder: Path, datasets: list[OpenDataset]) -> Episodes:
+def _open_mapped(folder: Path, datasets: list[OpenDataset]) -> Episodes:
     """
     :return: The episodes of datasets whose files are complete, their arrays read-only and mapped
     """

@@ -61,7 +61,7 @@ def collect(
         ``VecNormalize`` environment sees observations normalized by it, and images need no ``VecTransposeImage``.
     :param env: An id, a function that makes an environment, or, for one process, an environment
     :param dataset_id: Id of the Minari dataset
-    :param n_episodes: How many episodes it shall have
+    :param n_episodes: How many episodes it is to have
     :param n_processes: Number of processes; more than one need a script's ``if __name__ == "__main__":``, as SB3's
         ``SubprocVecEnv`` does
     :param seed: Collections with different seeds have no episodes in common
@@ -187,7 +187,7 @@ def _describe(env: gym.Env) -> dict[str, str]:
     wrappers = []
     inner = env
     while isinstance(inner, gym.Wrapper):
-        # RL Zoo puts a class of its own in the place of TimeLimit
+        # RL Zoo replaces TimeLimit by PatchedTimeLimit
         name = type(inner).__qualname__.removeprefix("Patched")
         wrappers.append(f"{name} {_plain(getattr(inner, '_saved_kwargs', {}))}")
         inner = inner.env

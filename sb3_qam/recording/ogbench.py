@@ -35,10 +35,10 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     """
     Write OGBench's data into the local Minari cache, with the rewards and terminations of one task, and with the
     task's environment, which ``recover_environment()`` then gives. Images are stored without loss. What is there
-    already is opened; it appears complete, so the same call makes an import again that was killed.
+    already is opened; it appears complete, so the same call repeats an import that was killed.
 
     OGBench rewards a state and not what leads there, so a termination can fall into the middle of a trajectory, which
-    goes on after it.
+    continues after it.
 
     :param task_id: Id of a single task, such as ``cube-single-play-singletask-task2-v0``
     :param path: OGBench's npz file; downloaded by ``ogbench`` to its own folder where it is ``None``

@@ -183,7 +183,7 @@ def _leaves(info: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
         if isinstance(value, dict):
             yield from _leaves(value, (*path, str(key)))
         elif isinstance(value, np.ndarray | np.generic | numbers.Number):
-            # Copied, because an environment may go on writing into it
+            # Copied, because an environment may write into it later
             array = np.array(value)
             if array.dtype.kind in NUMERIC_KINDS:
                 yield (*path, str(key)), array

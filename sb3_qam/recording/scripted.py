@@ -30,7 +30,7 @@ class ScriptedPolicy:
     @property
     def name(self) -> str:
         """
-        Names the policy in the dataset: a collection goes on with a policy of the same name only.
+        Names the policy in the dataset: a collection resumes with a policy of the same name only.
         """
         return type(self).__name__
 

@@ -1,5 +1,5 @@
 """
-Episodes on their way into a dataset: from any process to files of their own, and from these into the Minari cache.
+Staged episodes: any process writes each to a file, and all are published together in the Minari cache.
 
 Whatever is killed when, the cache holds the dataset as it was published last, and no finished episode is lost.
 """
@@ -170,7 +170,7 @@ class Staging:
         Publish episodes when there are twice as many as there were: each time, the dataset is copied.
 
         :param number: Number of an episode that is finished
-        :param n_episodes: How many there shall be
+        :param n_episodes: How many to have there
         """
         self.finished.add(number)
         while self._n_ready in self.finished and self._n_ready < n_episodes:
@@ -182,7 +182,7 @@ class Staging:
         """
         Bring finished episodes into the Minari cache.
 
-        :param n_episodes: How many there shall be, as far as they are finished without a gap
+        :param n_episodes: How many to have there, as far as they are finished without a gap
         :raises OSError: if there is not enough room
         """
         n_episodes = next((number for number in range(n_episodes) if number not in self.finished), n_episodes)

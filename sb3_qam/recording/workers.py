@@ -43,7 +43,7 @@ def record_in_processes(
     job: Job, make_env: Callable[[], gym.Env], numbers: Iterable[int], n_processes: int
 ) -> Recorded:
     """
-    Record episodes in several processes, each with an environment of its own.
+    Record episodes in several processes, each with its own environment.
 
     :raises ValueError: if the job cannot be sent to another process
     :raises RuntimeError: if an episode fails, or a process dies

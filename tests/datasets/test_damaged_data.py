@@ -134,10 +134,10 @@ def test_a_truncated_description():
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_a_description_that_speaks_of_other_steps(change: int):
+def test_a_description_that_promises_other_steps(change: int):
     dataset = healthy_dataset()
     dataset.storage.update_metadata({"total_steps": 3 * N_STEPS + change})
-    with pytest.raises(ValueError, match=f"'{dataset.id}': the metadata speak of {15 + change} steps in all"):
+    with pytest.raises(ValueError, match=f"'{dataset.id}': the metadata promise {15 + change} steps in all"):
         read_episodes(minari.load_dataset(dataset.id))
 
 

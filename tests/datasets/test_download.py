@@ -1,4 +1,4 @@
-"""An id that is not in the cache is fetched through Minari, here from a server that speaks the Hub's protocol."""
+"""An id that is not in the cache is fetched through Minari, here from a local server with the Hub's protocol."""
 
 import hashlib
 import http.server
@@ -100,7 +100,7 @@ def publish(root: Path, monkeypatch: pytest.MonkeyPatch, n_episodes: int = 2) ->
 
 
 def train(dataset_id: str, cache: Path, port: int | None) -> subprocess.CompletedProcess:
-    """In a process of its own, because the Hub's client reads its settings once."""
+    """In another process, because the Hub's client reads its settings once."""
     settings = {
         "MINARI_DATASETS_PATH": str(cache / "minari"),
         "HF_HOME": str(cache / "hf"),
@@ -125,7 +125,7 @@ def test_an_id_that_is_not_in_the_cache_is_downloaded_once(hub, tmp_path, monkey
     assert len(hub.RequestHandlerClass.log) == n_requests
 
 
-def test_an_id_that_nobody_has(hub, tmp_path, monkeypatch):
+def test_an_unknown_id(hub, tmp_path, monkeypatch):
     publish(hub.RequestHandlerClass.root, monkeypatch)
     result = train("swings/long-v0", tmp_path, hub.server_port)
     assert result.returncode != 0

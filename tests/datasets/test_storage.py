@@ -113,8 +113,8 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_finished(cache: Path)
         "from sb3_qam.datasets import storage, minari\n"
         "from sb3_qam.datasets.sources import open_datasets\n"
         "minari.RELEASE_INTERVAL = 100\n"
-        "release = storage.MappedFolder.release\n"
-        "storage.MappedFolder.release = lambda self: (release(self), print('half', flush=True), time.sleep(60))\n"
+        "release = storage.release_pages\n"
+        "storage.release_pages = lambda array: (release(array), print('half', flush=True), time.sleep(60))\n"
         "storage.load_episodes(open_datasets('test/killed-v0'), 'memmap')\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ)

@@ -56,7 +56,7 @@ class NestedEnv(gym.Env):
 
 
 class DistanceCost(gym.RewardWrapper):
-    """A reward wrapper with a state of its own."""
+    """A reward wrapper with a state."""
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
@@ -76,7 +76,7 @@ def only_goals(env: gym.Env) -> gym.Env:
 
 
 def time_limit(env: gym.Env) -> gym.Env:
-    # By this name: RL Zoo puts a class of its own in its place
+    # By this name: RL Zoo replaces it
     return gym.wrappers.TimeLimit(env, N_STEPS)
 
 
@@ -198,7 +198,7 @@ def test_the_mapped_files_belong_to_the_names_of_the_wrappers(tmp_path, monkeypa
 
 
 class Skips(gym.Wrapper):
-    """Begins anew now and then."""
+    """Starts over at every step."""
 
     def step(self, action):
         self.env.reset()
@@ -254,7 +254,7 @@ def test_observations_are_kept_as_they_were(pendulum_dataset):
     np.testing.assert_array_equal(got.observations, read_episodes(pendulum_dataset).observations)
 
 
-def test_a_state_that_outlives_episodes_begins_anew_with_each_pass(pendulum_dataset):
+def test_a_state_that_outlives_episodes_starts_over_with_each_pass(pendulum_dataset):
     wrapped = wrap_dataset(pendulum_dataset, NormalizeObservation)
     first, second = read_episodes(wrapped), read_episodes(wrapped)
     np.testing.assert_array_equal(first.observations, second.observations)

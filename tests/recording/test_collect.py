@@ -279,7 +279,7 @@ def collect_until_killed(dataset_id: str, n_events: int) -> None:
 
 
 @pytest.mark.kill
-def test_killed_before_any_operation_on_files_a_collection_goes_on():
+def test_killed_before_any_operation_on_files_a_collection_resumes():
     """Each operation in turn; Minari opens what there is, and it is resumed to what it would have been."""
     whole = collect_pendulum("test/whole-v0", 3)
     n_published = set()
@@ -305,7 +305,7 @@ def test_killed_before_any_operation_on_files_a_collection_goes_on():
 
 
 @pytest.mark.kill
-def test_killed_at_random_moments_again_and_again_a_collection_goes_on():
+def test_killed_at_random_moments_again_and_again_a_collection_resumes():
     whole = collect_pendulum("test/whole-v0", 200)
     dataset_id, delays = "test/killed-v0", random.Random(0)
     staging = Staging(dataset_id)
@@ -339,7 +339,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.kill
-def test_killed_at_random_moments_a_parallel_collection_goes_on(tmp_path: Path):
+def test_killed_at_random_moments_a_parallel_collection_resumes(tmp_path: Path):
     whole = collect_pendulum("test/whole-v0", 400)
     (tmp_path / "script.py").write_text(SCRIPT)
     staging = Staging("test/killed-v0")
@@ -462,7 +462,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(n_before: int, small_disk: Pa
     assert_same(whole, collect_pendulum("test/full-v0", 60))
 
 
-def test_a_collection_goes_on_with_the_same_arguments_only():
+def test_a_collection_resumes_with_the_same_arguments_only():
     collect_pendulum("test/mine-v0", 2)
     with pytest.raises(ValueError, match=r"other arguments: seed 0 there, 3 here"):
         collect_pendulum("test/mine-v0", 3, seed=3)
@@ -553,7 +553,7 @@ def test_models_with_hindsight_act_in_processes_too(algorithm: Any):
     assert_same(alone, collect(model, make_env, "test/hindsight-v1", 2, n_processes=2))
 
 
-def test_workers_go_on_while_the_parent_publishes(monkeypatch: pytest.MonkeyPatch):
+def test_workers_continue_while_the_parent_publishes(monkeypatch: pytest.MonkeyPatch):
     publish = Staging.publish
 
     def publish_slowly(self: Staging, n_episodes: int) -> None:
@@ -727,7 +727,7 @@ def test_oracles_are_refused_where_they_do_not_fit():
         ogbench_oracle("cube-single-v0", "clever")
     with pytest.raises(ValueError, match="kind is for oracles of manipulation"):
         ogbench_oracle("pointmaze-medium-v0", "plan")
-    with pytest.raises(ValueError, match=r"noise must be a finite number at least 0.0, got -1"):
+    with pytest.raises(ValueError, match=r"noise must be a finite number .*at least 0.0, got -1"):
         ogbench_oracle("cube-single-v0", noise=-1)
     with pytest.raises(ValueError, match="need a manipulation environment with mode='data_collection'"):
         collect(ogbench_oracle("cube-single-v0"), gym.make("Pendulum-v1"), "test/a-v0", 1)
