@@ -21,7 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_qam import QAM
 from sb3_qam.common.evaluation import evaluate
-from sb3_qam.recording.collect import collect
+from sb3_qam.recording import collect
 
 ENV_ID = "Pendulum-v1"
 

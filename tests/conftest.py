@@ -1,7 +1,8 @@
 import importlib.util
 import itertools
 import os
-from collections.abc import Callable, Iterable
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,15 @@ def pendulum_dataset() -> minari.MinariDataset:
     """Five short episodes of Pendulum with random actions, whose bounds are [-2, 2]."""
     env = gym.make("Pendulum-v1", max_episode_steps=40)
     return write_dataset(record(env, 5), env.observation_space, env.action_space)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own of 12 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
+    if os.name != "posix" or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("only an administrator can mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -1,6 +1,5 @@
-"""What is checked of each episode before it becomes training data. Errors name dataset, episode, key and file."""
+"""Episodes of a dataset, and what is checked of them before they become training data."""
 
-import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,39 +10,37 @@ import numpy as np
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
 
-from sb3_qam.datasets.hdf5 import hdf5_file, read_hdf5_episode
+from sb3_qam.datasets.hdf5 import MAIN_FILE, has_images, open_hdf5, read_hdf5_episode
 
 # Kinds of NumPy types that may stand for each other without a loss that matters: float64 data of a float32 space, or
 # terminations that were written as 0 and 1. A float where integers belong (an image in [0, 1]) would be cut to 0
 REAL, INTEGER = "fiub", "iub"
-WAY_OUT = "Repair the data, or leave the episode out with dataset.filter_episodes(...)."
+# An episode of n steps has n + 1 observations
+EXTRA_ROWS = {"observations": 1, "actions": 0, "rewards": 0, "terminations": 0}
 
 
 class Place(NamedTuple):
     """
-    Where a value comes from; ``str()`` is the beginning of an error.
+    Where a value comes from, for errors.
 
     :param dataset: Id of the dataset
     :param episode: Number of the episode
-    :param file: The file it lies in
+    :param file: The file or folder it lies in
+    :param n_steps: Number of steps of the episode
     :param key: What of the episode, ``observations['goal']`` for instance
     """
 
     dataset: str
     episode: int
     file: Path
+    n_steps: int = 0
     key: str = ""
 
-    def __str__(self) -> str:
-        return f"Dataset '{self.dataset}', episode {self.episode}" + (f": {self.key}" if self.key else "")
-
-    def error(self, complaint: str, way_out: str = WAY_OUT) -> ValueError:
-        """
-        :param complaint: What is wrong
-        :param way_out: What to do about it
-        :return: The error
-        """
-        return ValueError(f"{self} {complaint} (file {self.file}). {way_out}")
+    def error(self, complaint: str, way_out: str = "") -> ValueError:
+        """Say what is wrong, and what to do about it."""
+        what = f"episode {self.episode}" + (f": {self.key}" if self.key else "")
+        way_out = way_out or "Repair the data, or leave the episode out with dataset.filter_episodes(...)."
+        return ValueError(f"Dataset '{self.dataset}', {what} {complaint} (file {self.file}). {way_out}")
 
 
 def readable_episodes(dataset: MinariDataset, with_infos: bool = False) -> Iterator[tuple[Place, EpisodeData]]:
@@ -51,125 +48,82 @@ def readable_episodes(dataset: MinariDataset, with_infos: bool = False) -> Itera
     :param dataset: A dataset
     :param with_infos: Whether all infos are needed: otherwise only ``success`` is certain to be read
     :return: Its episodes, and where each lies
-    :raises ValueError: if one cannot be read: its file is damaged, or a key is missing
+    :raises ValueError: if one cannot be read, has keys of another length than the others, or holds nothing to learn
+        from
     """
-    file = None if with_infos else hdf5_file(dataset)
+    folder = Path(dataset.storage.data_path)
+    is_hdf5 = (folder / MAIN_FILE).is_file()
+    # Minari knows how to decompress images
+    by_minari = with_infos or (
+        getattr(dataset.storage, "jpeg_encoding", True) and has_images(dataset.observation_space)
+    )
+    file: h5py.File | None = None
     with ExitStack() as stack:
-        opened: h5py.File | None = None
         for number in dataset.episode_indices.tolist():
-            place = Place(dataset.id, number, file or Path(dataset.storage.data_path))
+            place = Place(dataset.id, number, folder / MAIN_FILE if is_hdf5 else folder)
             try:
-                if file is None:
-                    episode = _read_with_minari(dataset, number)
+                if is_hdf5 and file is None:
+                    file = stack.enter_context(open_hdf5(place.file, look_at_all=by_minari))
+                if file is None or by_minari:
+                    # On its own: of several Arrow episodes, Minari opens all before it gives one
+                    (episode,) = dataset.iterate_episodes([number])
+                    (metadata,) = dataset.storage.get_episode_metadata([number])
+                    n_steps = metadata["total_steps"]
                 else:
-                    opened = opened or stack.enter_context(h5py.File(file))
-                    episode = read_hdf5_episode(dataset, opened, number)
+                    episode, n_steps = read_hdf5_episode(dataset, file, number)
             except Exception as error:
                 # The libraries below raise anything where a file is damaged; they name a missing key
-                raise place.error(
-                    f"cannot be read: {error}", "Repair the file, or download or collect it again."
-                ) from error
+                way_out = "Repair the file, or download or collect it again."
+                raise place.error(f"cannot be read: {error}", way_out) from error
+            place = place._replace(n_steps=n_steps)
+            for key, extra in EXTRA_ROWS.items():
+                _check_length(getattr(episode, key), n_steps + extra, place._replace(key=key))
+            if n_steps < 1:
+                raise place._replace(key="actions").error("holds no step")
+            if n_steps == 1 and not np.any(episode.terminations):
+                raise place._replace(key="terminations").error(
+                    "holds no termination in an episode of a single step, which teaches nothing: no step follows it"
+                )
             yield place, episode
 
 
-def _read_with_minari(dataset: MinariDataset, number: int) -> EpisodeData:
-    """
-    :raises ValueError: if Minari has not read all of it
-    """
-    # On its own: of several Arrow episodes, Minari opens all before it gives one
-    episode = next(iter(dataset.iterate_episodes([number])), None)
-    (metadata,) = dataset.storage.get_episode_metadata([number])
-    n_steps = metadata["total_steps"]
-    if episode is None or (np.size(episode.rewards) < n_steps and dataset.storage.FORMAT != "hdf5"):
-        n_read = 0 if episode is None else np.size(episode.rewards)
-        raise ValueError(
-            f"Minari reads {n_read} of its {n_steps} steps from the format {dataset.storage.FORMAT!r}; hdf5 holds "
-            "episodes of any length"
-        )
-    return episode
+def _check_length(values: Any, n_rows: int, place: Place) -> None:
+    if isinstance(values, (dict, tuple)):
+        for key, part in values.items() if isinstance(values, dict) else enumerate(values):
+            _check_length(part, n_rows, place._replace(key=f"{place.key}[{key!r}]"))
+    elif np.ndim(values) == 0:
+        raise place.error(f"holds the single value {values!r}, and not one for each step")
+    elif len(values) != n_rows:
+        raise place.error(f"holds {len(values)} values, expected {n_rows} in an episode of {place.n_steps} steps")
 
 
-def n_steps_of(episode: EpisodeData, place: Place) -> int:
+def checked(values: Any, shape: tuple[int, ...], dtype: np.typing.DTypeLike, place: Place) -> np.ndarray:
     """
-    :param episode: An episode
-    :param place: Where it lies
-    :return: Its number of steps
-    :raises ValueError: if one of its keys has another length than the others, or there is nothing to learn from
-    """
-    offsets = {"observations": -1, "actions": 0, "rewards": 0, "terminations": 0}
-    parts = {name: _first_array(getattr(episode, name), name) for name in offsets}
-    for key, values in parts.values():
-        if np.ndim(values) == 0:
-            raise place._replace(key=key).error(f"holds the single value {values!r}, and not one for each step")
-    # An episode of n steps has n + 1 observations
-    lengths = {name: len(values) + offsets[name] for name, (_, values) in parts.items()}
-    n_steps = statistics.mode(lengths.values())
-    for name, (key, values) in parts.items():
-        if lengths[name] != n_steps:
-            raise place._replace(key=key).error(
-                f"holds {len(values)} values, expected {n_steps - offsets[name]} in an episode of {n_steps} steps"
-            )
-    if n_steps < 1:
-        raise place._replace(key="actions").error("holds no step")
-    if n_steps == 1 and not np.any(episode.terminations):
-        raise place._replace(key="terminations").error(
-            "holds no termination in an episode of a single step, which teaches what no episode goes on from"
-        )
-    return n_steps
-
-
-def _first_array(values: Any, key: str) -> tuple[str, Any]:
-    """
-    :param values: An array, or a (nested) dict or tuple of arrays
-    :param key: What it is called
-    :return: The first array, and what it is called
-    """
-    while isinstance(values, (dict, tuple)):
-        name = next(iter(values)) if isinstance(values, dict) else 0
-        key, values = f"{key}[{name!r}]", values[name]
-    return key, values
-
-
-def check_type(values: np.ndarray, target: np.dtype, place: Place) -> None:
-    """
-    :param values: Values of one key
-    :param target: Type of what they are copied to
+    :param values: Values of one key of an episode
+    :param shape: The shape they are to have, or to be brought to without losing or repeating any
+    :param dtype: The type they are to have
     :param place: Where they come from
-    :raises ValueError: if they are of a kind that does not fit
+    :return: The values of this shape and type
+    :raises ValueError: if they are of a kind or a shape that does not fit, or not finite
     """
-    allowed = REAL if target.kind == "f" else INTEGER
-    if values.dtype.kind not in allowed:
+    values, target = np.asarray(values), np.dtype(dtype)
+    if values.dtype.kind not in (REAL if target.kind == "f" else INTEGER):
         raise place.error(f"holds {values.dtype} values, which are not {target}")
     if target.kind in "iu" and values.size > 0 and not np.can_cast(values.dtype, target):
         limits = np.iinfo(target)
         if values.min() < limits.min or values.max() > limits.max:
             raise place.error(f"holds values from {values.min()} to {values.max()}, which do not fit into {target}")
-
-
-def check_shape(values: np.ndarray, shape: tuple[int, ...], place: Place) -> None:
-    """
-    :param values: Values of one key
-    :param shape: The shape they are to have, or to be brought to without losing or repeating any
-    :param place: Where they come from
-    :raises ValueError: if they have another
-    """
     if len(values) != shape[0] or values.size != np.prod(shape):
         raise place.error(f"holds values of shape {values.shape}, expected {shape}")
-
-
-def check_finite(values: np.ndarray, place: Place) -> None:
-    """
-    :param values: float32 values of one key, shape (steps, ...)
-    :param place: Where they come from
-    :raises ValueError: if some are not finite
-    """
     # A sum is finite only if all are, and takes a fraction of the time of looking at each
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum()):
-            return
-    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    if bad.any():
-        raise place.error(
-            f"is not finite (NaN, infinite, or too large for float32) at {bad.sum()} of {len(values)} steps, "
-            f"first at step {bad.argmax()}"
-        )
+        values = values.astype(target, copy=False).reshape(shape)
+        is_finite = target.kind != "f" or np.isfinite(values.sum())
+    if not is_finite:
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if bad.any():
+            raise place.error(
+                f"is not finite (NaN, infinite, or too large for {target}) at {bad.sum()} of {len(values)} steps, "
+                f"first at step {bad.argmax()}"
+            )
+    return values

@@ -1,18 +1,16 @@
 """What is in a dataset, before anything is trained on it."""
 
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from minari.dataset.episode_data import EpisodeData
 
-from sb3_qam.datasets.checks import Place, check_finite, check_shape, check_type, n_steps_of
+from sb3_qam.datasets.checks import checked
 from sb3_qam.datasets.minari import check_dataset_spaces, scale_actions, training_spaces
 from sb3_qam.datasets.rewards import SUCCESS_KEYS
-from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, episodes_of, open_datasets
+from sb3_qam.datasets.sources import OfflineDataset, episodes_of, open_datasets
 
 # Scaled actions beyond this are at the bounds
 SATURATED = 0.99
@@ -33,7 +31,7 @@ class DatasetDescription:
     :param successes: Whether each episode succeeded, shape (E,), or ``None`` where infos do not say so
     :param n_terminations: Number of steps with a termination
     :param reward_range: The smallest and the largest reward
-    :param n_distinct_rewards: Number of distinct rewards, at most 10 are counted
+    :param n_distinct_rewards: Number of distinct rewards
     :param saturation: Share of the steps in which each action is at its bounds, shape (action_dim,)
     :param action_counts: Histogram of each scaled action over [-1, 1], shape (action_dim, bins)
     """
@@ -51,30 +49,24 @@ class DatasetDescription:
     saturation: np.ndarray
     action_counts: np.ndarray = field(repr=False)
 
-    def rows(self) -> dict[str, str]:
-        """
-        :return: What to show, by what it is called
-        """
+    def __str__(self) -> str:
         rewards = f"{self.reward_range[0]:g} to {self.reward_range[1]:g}"
         if self.n_distinct_rewards <= 2:
             rewards += f" ({self.n_distinct_rewards} distinct values)"
-        return {
+        rows = {
             "dataset": self.name,
             "environment": self.env_id or "not known",
-            "episodes": str(len(self.lengths)),
-            "steps": str(self.lengths.sum()),
+            "episodes": len(self.lengths),
+            "steps": self.lengths.sum(),
             "episode length": _distribution(self.lengths),
             "return": _distribution(self.returns),
             "rewards": rewards,
             "success": "not recorded" if self.successes is None else f"{self.successes.mean():.1%} of the episodes",
             "terminations": f"{self.n_terminations} steps",
             "actions at their bounds": ", ".join(f"{share:.1%}" for share in self.saturation),
-            "observations": str(self.observation_space),
-            "actions": str(self.action_space),
+            "observations": self.observation_space,
+            "actions": self.action_space,
         }
-
-    def __str__(self) -> str:
-        rows = self.rows()
         width = max(map(len, rows))
         return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
 
@@ -122,84 +114,39 @@ def describe(source: OfflineDataset) -> DatasetDescription:
     """
     datasets = open_datasets(source)
     observation_space, action_space = training_spaces(datasets[0])
-    for dataset in datasets[1:]:
-        check_dataset_spaces(dataset, observation_space, action_space)
-    lengths: list[int] = []
+    rewards, actions = [], []
     returns: list[float] = []
-    successes: dict[int, list[bool | None]] = {number: [] for number in range(len(datasets))}
-    distinct_rewards: set[float] = set()
+    successes: list[bool] = []
     n_terminations = 0
-    low, high = np.inf, -np.inf
-    n_actions = int(np.prod(action_space.shape))
-    n_saturated = np.zeros(n_actions, dtype=np.int64)
-    action_counts = np.zeros((n_actions, N_BINS), dtype=np.int64)
-    for number, place, episode in _episodes(datasets):
-        n_steps = n_steps_of(episode, place)
-        rewards = _checked(episode.rewards, (n_steps,), place._replace(key="rewards"))
-        actions = _checked(episode.actions, (n_steps, *action_space.shape), place._replace(key="actions"))
-        lengths.append(n_steps)
-        returns.append(float(rewards.sum()))
-        successes[number].append(_succeeded(episode))
-        n_terminations += int(np.sum(episode.terminations))
-        low, high = min(low, rewards.min()), max(high, rewards.max())
-        if len(distinct_rewards) <= 10:
-            distinct_rewards.update(np.unique(rewards)[:11].tolist())
-        actions = scale_actions(actions, action_space).reshape(n_steps, n_actions)
-        n_saturated += (np.abs(actions) > SATURATED).sum(axis=0)
-        bins = np.clip(((actions + 1) / 2 * N_BINS).astype(int), 0, N_BINS - 1)
-        for index in range(n_actions):
-            action_counts[index] += np.bincount(bins[:, index], minlength=N_BINS)
+    knows_success = True
+    for dataset in datasets:
+        check_dataset_spaces(dataset, observation_space, action_space)
+        speaks_of_success = False
+        for place, episode in episodes_of(dataset):
+            of_episode = checked(episode.rewards, (place.n_steps,), np.float64, place._replace(key="rewards"))
+            rewards.append(of_episode)
+            returns.append(of_episode.sum())
+            scaled = scale_actions(episode.actions, action_space, place)
+            actions.append(scaled.reshape(place.n_steps, -1).astype(np.float32))
+            n_terminations += int(np.sum(episode.terminations))
+            key = next((key for key in SUCCESS_KEYS if key in (episode.infos or {})), None)
+            # Some environments speak of success only when it happens
+            successes.append(key is not None and bool(np.any(episode.infos[key])))
+            speaks_of_success |= key is not None
+        knows_success &= speaks_of_success
+    all_rewards, all_actions = np.concatenate(rewards), np.concatenate(actions)
     spec = datasets[0].env_spec
     return DatasetDescription(
         name=", ".join(dataset.id for dataset in datasets),
         env_id=None if spec is None else spec.id,
         observation_space=observation_space,
         action_space=action_space,
-        lengths=np.array(lengths),
+        lengths=np.array([len(of_episode) for of_episode in rewards]),
         returns=np.array(returns),
-        successes=_successes_of_datasets(successes.values()),
+        successes=np.array(successes) if knows_success else None,
         n_terminations=n_terminations,
-        reward_range=(float(low), float(high)),
-        n_distinct_rewards=min(len(distinct_rewards), 10),
-        saturation=n_saturated / sum(lengths),
-        action_counts=action_counts,
+        reward_range=(float(all_rewards.min()), float(all_rewards.max())),
+        n_distinct_rewards=len(np.unique(all_rewards)),
+        saturation=(np.abs(all_actions) > SATURATED).mean(axis=0),
+        action_counts=np.array([np.histogram(each.clip(-1, 1), N_BINS, (-1, 1))[0] for each in all_actions.T]),
     )
-
-
-def _episodes(datasets: list[OpenDataset]) -> Iterator[tuple[int, Place, EpisodeData]]:
-    return ((number, *found) for number, dataset in enumerate(datasets) for found in episodes_of(dataset))
-
-
-def _checked(values: Any, shape: tuple[int, ...], place: Place) -> np.ndarray:
-    """
-    :return: The values in float64
-    :raises ValueError: as when they are read for training
-    """
-    values = np.asarray(values)
-    check_type(values, np.dtype(np.float32), place)
-    check_shape(values, shape, place)
-    with np.errstate(over="ignore"):
-        check_finite(values.astype(np.float32), place)
-    return values.astype(np.float64).reshape(shape)
-
-
-def _successes_of_datasets(successes: Collection[list[bool | None]]) -> np.ndarray | None:
-    """
-    :param successes: What the infos of each dataset's episodes say
-    :return: Whether each episode succeeded; ``None`` if a dataset does not say so of any
-    """
-    known = [each for each in successes if any(success is not None for success in each)]
-    if len(known) < len(successes):
-        return None
-    # Some environments speak of success only when it happens
-    return np.array([bool(success) for each in known for success in each])
-
-
-def _succeeded(episode: EpisodeData) -> bool | None:
-    """
-    :return: Whether infos say at any step that the episode succeeded; ``None`` if they do not say
-    """
-    for key in SUCCESS_KEYS:
-        if isinstance(episode.infos, dict) and key in episode.infos:
-            return bool(np.any(episode.infos[key]))
-    return None

@@ -1,5 +1,6 @@
 """The form in which every data set reaches the offline buffer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +33,27 @@ class Episodes:
     terminations: np.ndarray
 
 
+def map_space(function: Callable[..., Any], space: spaces.Space, *values: Any, name: str = "") -> Any:
+    """
+    :param function: Takes a space that is neither Dict nor Tuple, its part of each value, and the part's name
+    :param space: Space of observations or actions
+    :param values: Values in it
+    :param name: What the values are called
+    :return: What the function makes of the parts, in the structure of the space
+    """
+
+    def part(key: Any) -> Any:
+        return map_space(function, space[key], *(each[key] for each in values), name=f"{name}[{key!r}]")  # type: ignore[index]
+
+    if isinstance(space, spaces.Dict):
+        return {key: part(key) for key in space}
+    if isinstance(space, spaces.Tuple):
+        return tuple(part(index) for index in range(len(space)))
+    return function(space, *values, name)
+
+
 def stack_values(space: spaces.Space, values: list[Any]) -> Any:
     """
-    :param space: Space of observations or actions
-    :param values: What successive steps gave or took
-    :return: Arrays with one row for each step, in the structure of the space
+    :return: Arrays with one row for each value, in the structure of the space
     """
-    if isinstance(space, spaces.Dict):
-        return {key: stack_values(part, [each[key] for each in values]) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(stack_values(part, [each[i] for each in values]) for i, part in enumerate(space.spaces))
-    return np.stack(values)
+    return map_space(lambda _, *parts: np.stack(parts[:-1]), space, *values)

@@ -1,8 +1,8 @@
 """Minari datasets as training data: check, convert."""
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -15,11 +15,10 @@ from stable_baselines3.common.preprocessing import (
 )
 from stable_baselines3.common.vec_env import VecTransposeImage
 
-from sb3_qam.datasets.checks import Place, check_finite, check_shape, check_type, n_steps_of
+from sb3_qam.datasets.checks import Place, checked
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.rewards import SUCCESS_KEYS, RewardTransform, successes_of_episode
 from sb3_qam.datasets.sources import OpenDataset, episodes_of
-from sb3_qam.datasets.wrapped import WrappedDataset
 from sb3_qam.utils.checks import check_action_space, check_same_space
 
 # Rounding of float32 actions, not worth a warning
@@ -33,7 +32,6 @@ def training_spaces(dataset: OpenDataset) -> tuple[spaces.Space, spaces.Box]:
     The spaces that a policy trained on the dataset has: those SB3 would make of the dataset's own environment,
     with images channel-first.
 
-    :param dataset: The dataset
     :return: Observation space and action space
     :raises ValueError: if SB3 or QAM does not support one of them
     """
@@ -47,70 +45,37 @@ def training_spaces(dataset: OpenDataset) -> tuple[spaces.Space, spaces.Box]:
         ) from error
     check_action_space(action_space)
     assert isinstance(action_space, spaces.Box)  # for mypy
+
+    def channels_first(space: spaces.Space) -> spaces.Space:
+        return VecTransposeImage.transpose_space(space) if _is_channels_last(space) else space  # type: ignore[arg-type]
+
     if isinstance(observation_space, spaces.Dict):
-        return spaces.Dict({key: _channels_first(space) for key, space in observation_space.items()}), action_space
-    return _channels_first(observation_space), action_space
+        return spaces.Dict({key: channels_first(space) for key, space in observation_space.items()}), action_space
+    return channels_first(observation_space), action_space
 
 
 def _is_channels_last(space: spaces.Space) -> bool:
     return is_image_space(space) and not is_image_space_channels_first(space)  # type: ignore[arg-type]
 
 
-def _channels_first(space: spaces.Space) -> spaces.Space:
-    return VecTransposeImage.transpose_space(space) if _is_channels_last(space) else space  # type: ignore[arg-type]
-
-
 def check_dataset_spaces(dataset: OpenDataset, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
-    :param dataset: The dataset
-    :param observation_space: Observation space of the environment or model
-    :param action_space: Action space of the environment or model
-    :raises ValueError: if those of the dataset differ
+    :raises ValueError: if the spaces of the dataset are not those of an environment or a model
     """
     own_observation_space, own_action_space = training_spaces(dataset)
     check_same_space("observation", own_observation_space, observation_space, dataset.id)
     check_same_space("action", own_action_space, action_space, dataset.id)
 
 
-class ArrayStore(Protocol):
-    """
-    Makes the arrays that datasets are read into.
-    """
-
-    def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """
-        :param name: Name of the array
-        :param shape: Its shape
-        :param dtype: Its type
-        :return: The array, to be filled
-        """
-
-    def release(self) -> None:
-        """
-        What has been filled so far is not needed soon.
-        """
-
-
-class Memory:
-    """Arrays in memory."""
-
-    def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """
-        :param name: What will be in it
-        :param shape: Its shape
-        :param dtype: Its type
-        :return: An array in memory, not yet filled
-        """
-        return np.empty(shape, dtype)
-
-    def release(self) -> None:
-        """
-        It stays where it is.
-        """
+def _in_memory(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.empty(shape, dtype)
 
 
 def read_episodes(
-    *datasets: OpenDataset, store: ArrayStore | None = None, transform: RewardTransform | None = None
+    *datasets: OpenDataset,
+    transform: RewardTransform | None = None,
+    allocate: Callable[[str, tuple[int, ...], np.dtype], np.ndarray] = _in_memory,
+    release: Callable[[], None] | None = None,
 ) -> Episodes:
     """
     Read whole datasets, one after the other, and check them on the way.
@@ -119,8 +84,9 @@ def read_episodes(
     action space, which no policy can take, are clipped with a warning.
 
     :param datasets: At least one, all of the same spaces
-    :param store: Makes the arrays, in memory by default
     :param transform: What to make of rewards and terminations
+    :param allocate: Makes an array of a name, shape and type, in memory by default
+    :param release: Called now and then, when what has been read so far is not needed soon
     :return: All episodes, end to end
     :raises ValueError: if QAM does not support the spaces, a file cannot be read, a key is missing, of another length
         or type than it should be, or not finite in float32; dataset, episode, key and file are named
@@ -128,50 +94,60 @@ def read_episodes(
     observation_space, action_space = training_spaces(datasets[0])
     n_transitions = sum(dataset.total_steps for dataset in datasets)
     n_episodes = sum(dataset.total_episodes for dataset in datasets)
-    store = store or Memory()
-    observations = _allocate(store, observation_space, n_transitions + n_episodes)
-    actions = store.allocate("actions", (n_transitions, get_action_dim(action_space)), np.dtype(np.float32))
-    rewards = store.allocate("rewards", (n_transitions,), np.dtype(np.float32))
-    terminations = store.allocate("terminations", (n_transitions,), np.dtype(bool))
-    lengths = np.empty(n_episodes, dtype=np.int64)
-
-    speak_of_success = dict.fromkeys((dataset.id for dataset in datasets), False)
-    start = n_outside = 0
     name = "', '".join(dataset.id for dataset in datasets)
-    all_episodes = ((dataset, *found) for dataset in datasets for found in episodes_of(dataset))
-    for number, (dataset, place, episode) in enumerate(all_episodes):
-        n_steps = n_steps_of(episode, place)
-        rows = slice(start, start + n_steps)
-        if rows.stop > n_transitions:
-            raise _other_steps(datasets, [*lengths[:number].tolist(), n_steps], n_transitions)
-        observation_rows = slice(start + number, start + number + n_steps + 1)
-        _fill(observations, observation_rows, episode.observations, dataset.observation_space, place, "observations")
-        _fill(actions, rows, _scaled(episode.actions, action_space, n_steps, place), None, place, "actions")
-        n_outside += _clip_actions(actions[rows])
-        _fill(rewards, rows, episode.rewards, None, place, "rewards")
-        _fill(terminations, rows, episode.terminations, None, place, "terminations")
-        if transform is not None:
-            successes = None
-            if transform.needs_success:
-                successes = successes_of_episode(episode.infos, n_steps, str(place))
-                speak_of_success[dataset.id] |= successes is not None
-                # Some environments speak of success only when it happens
-                successes = np.zeros(n_steps, dtype=bool) if successes is None else successes
-            rewards[rows] = transform(rewards[rows], successes)
-            terminations[rows] = transform.terminations(terminations[rows], successes)
-        lengths[number] = n_steps
-        start += n_steps
-        if start // RELEASE_INTERVAL > (start - n_steps) // RELEASE_INTERVAL:
-            store.release()
-    if start < n_transitions:
-        raise _other_steps(datasets, lengths.tolist(), n_transitions)
+    try:
+        observations = allocate_observations(allocate, observation_space, n_transitions + n_episodes)
+        actions = allocate("actions", (n_transitions, get_action_dim(action_space)), np.dtype(np.float32))
+        rewards = allocate("rewards", (n_transitions,), np.dtype(np.float32))
+        terminations = allocate("terminations", (n_transitions,), np.dtype(bool))
+    except (MemoryError, ValueError) as error:
+        raise MemoryError(
+            f"The {n_transitions} steps of dataset '{name}' do not fit into memory ({error}): use "
+            "offline_storage='memmap'."
+        ) from error
+    lengths = np.zeros(n_episodes, dtype=np.int64)
 
-    silent = [dataset_id for dataset_id, speaks in speak_of_success.items() if not speaks]
-    if transform is not None and transform.needs_success and silent:
+    successes = np.zeros(n_transitions, dtype=bool) if transform is not None and transform.needs_success else None
+    silent = {dataset.id for dataset in datasets}
+    start = n_outside = 0
+    found = ((dataset.observation_space, *each) for dataset in datasets for each in episodes_of(dataset))
+    for number, (recorded_space, place, episode) in enumerate(found):
+        lengths[number] = place.n_steps
+        rows = slice(start, start + place.n_steps)
+        if rows.stop > n_transitions:
+            break
+        observation_rows = slice(rows.start + number, rows.stop + number + 1)
+        _fill(observations, observation_rows, episode.observations, recorded_space, place._replace(key="observations"))
+        scaled = scale_actions(episode.actions, action_space, place).reshape(place.n_steps, -1)
+        n_outside += int((np.abs(scaled) > 1 + ACTION_BOUND_TOLERANCE).any(axis=1).sum())
+        actions[rows] = scaled.clip(-1, 1)
+        rewards[rows] = checked(episode.rewards, (place.n_steps,), np.float32, place._replace(key="rewards"))
+        terminations[rows] = checked(episode.terminations, (place.n_steps,), bool, place._replace(key="terminations"))
+        if successes is not None:
+            known = successes_of_episode(
+                episode.infos, place.n_steps, f"Dataset '{place.dataset}', episode {place.episode}"
+            )
+            if known is not None:
+                # Some environments speak of success only when it happens
+                silent.discard(place.dataset)
+                successes[rows] = known
+        start = rows.stop
+        if release is not None and start // RELEASE_INTERVAL > rows.start // RELEASE_INTERVAL:
+            release()
+
+    if lengths.sum() != n_transitions:
         raise ValueError(
-            f"Dataset '{silent[0]}': infos do not say of any episode whether it was a success (expected "
+            f"Dataset '{name}': the metadata speak of {n_transitions} steps in all, and there are others. Download or "
+            "collect it again."
+        )
+    if successes is not None and silent:
+        raise ValueError(
+            f"Dataset '{silent.pop()}': infos do not say of any episode whether it was a success (expected "
             f"{' or '.join(map(repr, SUCCESS_KEYS))} there): record it, or use a reward_transform without success."
         )
+    if transform is not None:
+        rewards[:] = transform(rewards, successes)
+        terminations[:] = transform.terminations(terminations, successes)
     if n_outside > 0:
         warnings.warn(
             f"Dataset '{name}': {n_outside} of {n_transitions} actions lie outside the bounds of the action space and "
@@ -181,101 +157,44 @@ def read_episodes(
     return Episodes(name, lengths, observations, actions, rewards, terminations)
 
 
-def _other_steps(datasets: Sequence[OpenDataset], lengths: list[int], n_transitions: int) -> ValueError:
+def allocate_observations(allocate: Callable[..., np.ndarray], space: spaces.Space, n_rows: int) -> Observations:
     """
-    :param datasets: Datasets whose metadata speak of more or fewer steps than there are
-    :param lengths: The lengths of the episodes read so far
-    :param n_transitions: The number of steps that the metadata speak of
-    :return: The error, naming the first episode whose own metadata do not agree with it, if there is one
+    :return: An array for observations of a policy, or a dict of arrays
     """
-    recorded = [dataset.dataset if isinstance(dataset, WrappedDataset) else dataset for dataset in datasets]
-    numbers = [(dataset, number) for dataset in recorded for number in dataset.episode_indices.tolist()]
-    which = f"Dataset '{recorded[0].id}'"
-    for (dataset, number), length in zip(numbers, lengths, strict=False):
-        (metadata,) = dataset.storage.get_episode_metadata([number])
-        if metadata.get("total_steps") != length:
-            which = f"Dataset '{dataset.id}', episode {number} of {length} steps"
-            break
-    return ValueError(
-        f"{which}: the metadata speak of {n_transitions} steps in all, and there are others (files in "
-        f"{recorded[0].storage.data_path}). Download or collect the dataset again."
-    )
 
+    def array(name: str, part: spaces.Space) -> np.ndarray:
+        dtype = np.dtype(np.float32) if part.dtype == np.float64 else np.dtype(part.dtype)
+        return allocate(name, (n_rows, *get_obs_shape(part)), dtype)
 
-def _allocate(store: ArrayStore, space: spaces.Space, n_rows: int, name: str = "observations") -> Observations:
     if isinstance(space, spaces.Dict):
         # Keys may be anything, names of files may not
-        return {
-            key: _allocate(store, space[key], n_rows, f"{name}-{number}")  # type: ignore[misc]
-            for number, key in enumerate(sorted(space))
-        }
-    dtype = np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
-    return store.allocate(name, (n_rows, *get_obs_shape(space)), dtype)
+        return {key: array(f"observations-{number}", space[key]) for number, key in enumerate(sorted(space))}
+    return array("observations", space)
 
 
-def _fill(target: Any, rows: slice, values: Any, space: spaces.Space | None, episode: Place, key: str) -> None:
+def _fill(target: Any, rows: slice, values: Any, space: spaces.Space, place: Place) -> None:
     """
-    Copy one key of one episode into its rows.
-
-    :param target: The array of all episodes, or a dict of such arrays
-    :param rows: The rows of this episode
-    :param values: Its values, in the same structure
-    :param space: Observation space of the values; images with their channels last are transposed
-    :param episode: Where the episode lies
-    :param key: Key of the values
-    :raises ValueError: if they are too few or too many, of another type, or not finite
+    Copy the observations of an episode into their rows of an array, or of a dict of arrays.
     """
-    place = episode._replace(key=key)
-    if isinstance(target, dict):
-        assert isinstance(space, spaces.Dict)  # for mypy
-        for part_key, part in target.items():
-            if part_key not in values:
-                raise place.error(f"holds no '{part_key}'")
-            _fill(part, rows, values[part_key], space[part_key], episode, f"{key}['{part_key}']")
-        return
-    values = np.asarray(values)
-    n_rows = rows.stop - rows.start
-    check_type(values, target.dtype, place)
-    if space is not None and _is_channels_last(space):
-        values = VecTransposeImage.transpose_image(values)
-    shape = (n_rows, *target.shape[1:])
-    check_shape(values, shape, place)
-    with np.errstate(over="ignore"):
-        target[rows] = values.reshape(shape)
-    if target.dtype.kind == "f":
-        check_finite(target[rows], place)
+    if isinstance(space, spaces.Dict):
+        for key, array in target.items():
+            _fill(array, rows, values[key], space[key], place._replace(key=f"{place.key}[{key!r}]"))
+    else:
+        values = np.asarray(values)
+        if _is_channels_last(space):
+            values = VecTransposeImage.transpose_image(values)
+        target[rows] = checked(values, (rows.stop - rows.start, *target.shape[1:]), target.dtype, place)
 
 
-def _scaled(actions: Any, action_space: spaces.Box, n_steps: int, episode: Place) -> np.ndarray:
-    """
-    Checked first: NumPy scales actions of another shape as well.
-    """
-    place, actions = episode._replace(key="actions"), np.asarray(actions)
-    check_type(actions, np.dtype(np.float32), place)
-    check_shape(actions, (n_steps, *action_space.shape), place)
-    return scale_actions(actions, action_space)
-
-
-def scale_actions(actions: np.ndarray, action_space: spaces.Box) -> np.ndarray:
+def scale_actions(actions: Any, action_space: spaces.Box, place: Place) -> np.ndarray:
     """
     :param actions: Actions of an episode, shape ``(steps, *action_shape)``
-    :param action_space: Their space
     :return: Actions in [-1, 1], as ``BasePolicy.scale_action`` makes them, which needs a policy
+    :raises ValueError: if they are of another shape or kind, or not finite
     """
+    shape = (place.n_steps, *action_space.shape)
+    actions = checked(actions, shape, np.float64, place._replace(key="actions"))
     if (action_space.low == -1).all() and (action_space.high == 1).all():
         return actions
-    # In float64, actions that are in [-1, 1] already stay what they are
     low, high = action_space.low.astype(np.float64), action_space.high.astype(np.float64)
     return 2.0 * ((actions - low) / (high - low)) - 1.0
-
-
-def _clip_actions(actions: np.ndarray) -> int:
-    """
-    :param actions: Scaled actions, clipped in place
-    :return: How many were further out than rounding explains
-    """
-    if actions.min() >= -1 and actions.max() <= 1:
-        return 0
-    n_outside = int((np.abs(actions) > 1 + ACTION_BOUND_TOLERANCE).any(axis=1).sum())
-    np.clip(actions, -1, 1, out=actions)
-    return n_outside

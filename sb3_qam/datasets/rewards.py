@@ -90,7 +90,6 @@ class RewardTransform:
 def successes_of_episode(infos: Any, n_steps: int, where: str) -> np.ndarray | None:
     """
     :param infos: Infos of a Minari episode; with those of the reset there is one more than there are steps
-    :param n_steps: Number of steps
     :param where: Dataset and episode, for the error
     :return: Whether each step succeeded, shape (n_steps,); ``None`` if they speak of no success
     :raises ValueError: if they do not say it of each step

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import gymnasium as gym
 import minari
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
 from minari.dataset.minari_dataset import DATASET_ID_RE
+from minari.dataset.minari_storage import MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from sb3_qam.datasets.checks import Place, readable_episodes
@@ -20,6 +20,8 @@ DatasetSource: TypeAlias = str | os.PathLike[str] | OpenDataset
 OfflineDataset: TypeAlias = DatasetSource | Sequence[DatasetSource]
 
 METADATA_FILE = "metadata.json"
+# Of the metadata, without which a dataset is damaged
+REQUIRED = {"dataset_id": str, "observation_space": str, "action_space": str, "total_episodes": int}
 # Of the ids of what import_ogbench() writes
 OGBENCH_NAMESPACE = "ogbench/"
 
@@ -41,21 +43,20 @@ def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
 
 def is_storable(source: OfflineDataset | None) -> bool:
     """
-    :param source: As above, or none
-    :return: Whether it can be saved with a model: a dataset object cannot, and none says nothing worth saving
+    :return: Whether a source can be saved with a model: a dataset object cannot, and none says nothing worth saving
     """
     return source is not None and not any(isinstance(each, OpenDataset) for each in _as_list(source))
 
 
 def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | None:
     """
-    :param source: As above, or none
-    :return: The same, with folders that are found from wherever a process is
+    :return: The same source, with folders that are found from wherever a process is
     """
 
     def absolute(each: DatasetSource) -> DatasetSource:
         is_folder = isinstance(each, os.PathLike) or (isinstance(each, str) and _names_a_folder(each))
-        return str(Path(each).expanduser().resolve()) if is_folder else each  # type: ignore[arg-type]
+        # Path.expanduser() fails where nobody knows the home folder
+        return os.path.realpath(os.path.expanduser(each)) if is_folder else each
 
     if source is None:
         return None
@@ -66,33 +67,15 @@ def _as_list(source: OfflineDataset) -> list[DatasetSource]:
     return list(source) if isinstance(source, (list, tuple)) else [source]
 
 
-def recover_environment(source: OfflineDataset | None) -> gym.Env:
-    """
-    :param source: As above
-    :return: The environment that the (first) dataset was recorded in
-    :raises ValueError: if there is no dataset, or it does not know its environment or that cannot be made
-    """
-    if source is None:
-        raise ValueError("env='recover' takes the environment of a dataset: pass offline_dataset=..., too.")
-    dataset = open_datasets(source)[0]
-    if dataset.env_spec is None:
-        raise ValueError(
-            f"Dataset '{dataset.id}' does not know its environment: pass env=..., or env=None to train without one."
-        )
-    try:
-        return dataset.recover_environment()
-    except Exception as error:
-        # The environment's own code is run here, and what its specification names may be gone
-        raise ValueError(
-            f"The environment '{dataset.env_spec.id}' of dataset '{dataset.id}' cannot be made: {error}. "
-            "Install the package it comes from, or pass env=... yourself."
-        ) from error
-
-
-def wrap_dataset(source: str | os.PathLike[str] | MinariDataset, *wrappers: EnvWrapper) -> WrappedDataset:
+def wrap_dataset(
+    source: str | os.PathLike[str] | OpenDataset, *wrappers: EnvWrapper, key: str | None = None
+) -> WrappedDataset:
     """
     :param source: Id or folder of a dataset, or a dataset object
     :param wrappers: Wrapper classes, or functions of an environment, applied in this order
+    :param key: A name for what all of the wrappers do, by which mapped files are found again: choose another one when
+        they do something else. Needed for ``offline_storage="memmap"`` and wrappers that have no name under which they
+        could be imported, such as lambdas
     :return: The dataset as the wrapped environment would have given it; it stands wherever a dataset may stand
     :raises ValueError: if a wrapper cannot be used
     :raises TypeError: if it is a list
@@ -101,32 +84,25 @@ def wrap_dataset(source: str | os.PathLike[str] | MinariDataset, *wrappers: EnvW
         raise TypeError(f"wrap_dataset() takes one dataset, got {source!r}: wrap each of them.")
     dataset = open_dataset(source)
     if isinstance(dataset, WrappedDataset):
-        return WrappedDataset(dataset.dataset, *dataset.wrappers, *wrappers)
-    return WrappedDataset(dataset, *wrappers)
+        dataset, wrappers = dataset.dataset, (*dataset.wrappers, *wrappers)
+    return WrappedDataset(dataset, *wrappers, key=key)
 
 
 def episodes_of(dataset: OpenDataset) -> Iterator[tuple[Place, EpisodeData]]:
     """
-    :param dataset: A dataset
-    :return: Its episodes, and where each lies. Of the infos only ``success`` is certain to be there
+    :return: The episodes, and where each lies. Of the infos only ``success`` is certain to be there
     :raises ValueError: if one cannot be read
     """
     return dataset.episodes() if isinstance(dataset, WrappedDataset) else readable_episodes(dataset)
 
 
 def open_dataset(source: DatasetSource) -> OpenDataset:
-    """
-    :param source: As in :func:`open_datasets`, but one
-    :return: The dataset object
-    :raises FileNotFoundError: if there is no dataset of that id to be had, or a folder holds no dataset
-    :raises ValueError: if an id is malformed, a file is damaged, or there are no transitions
-    :raises TypeError: if it is something else
-    """
+    """Open a single one, as :func:`open_datasets` does."""
     dataset: OpenDataset
     if isinstance(source, OpenDataset):
         dataset = source
     elif isinstance(source, os.PathLike) or (isinstance(source, str) and _names_a_folder(source)):
-        dataset = _open_folder(Path(source).expanduser())
+        dataset = _open_folder(Path(os.path.expanduser(source)))
     elif isinstance(source, str):
         dataset = _open_id(source)
     else:
@@ -141,7 +117,7 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
         raise ValueError(
             f"The episodes of dataset '{dataset.id}' cannot be counted: {error}. Its file is damaged."
         ) from error
-    if dataset.total_episodes == 0 or n_steps == 0:
+    if dataset.total_episodes == 0 or n_steps <= 0:
         raise ValueError(
             f"Dataset '{dataset.id}' is empty ({dataset.total_episodes} episodes, {n_steps} steps): "
             "collect episodes first, or filter less."
@@ -151,7 +127,6 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
 
 def check_dataset_id(dataset_id: str) -> None:
     """
-    :param dataset_id: Id of a dataset
     :raises ValueError: if Minari does not take it for one
     """
     match = DATASET_ID_RE.fullmatch(dataset_id)
@@ -168,9 +143,7 @@ def _names_a_folder(source: str) -> bool:
     An id in the cache comes first, should there be a folder of the same name here.
     """
     is_id = DATASET_ID_RE.fullmatch(source) is not None
-    return (
-        source != "" and Path(source).expanduser().is_dir() and not (is_id and source in minari.list_local_datasets())
-    )
+    return os.path.isdir(os.path.expanduser(source)) and not (is_id and source in minari.list_local_datasets())
 
 
 def _open_folder(folder: Path) -> MinariDataset:
@@ -193,10 +166,28 @@ def _open_id(dataset_id: str) -> MinariDataset:
 
 def _open(data_path: Path, way_out: str) -> MinariDataset:
     try:
+        read_metadata(data_path)
         return MinariDataset(data_path)
-    except (ValueError, KeyError, AssertionError) as error:
-        # What an interrupted download or copy has left; Minari asserts what its metadata should have
+    except Exception as error:
+        # What an interrupted download or copy has left, of which Minari raises anything
         raise ValueError(f"The dataset in {data_path} cannot be opened: {error!r}. {way_out}") from error
+
+
+def read_metadata(data_path: Path) -> dict[str, Any]:
+    """
+    :param data_path: The folder of a dataset's files
+    :return: Its metadata. They know the spaces: where they do not, Minari would make the environment to ask it, which
+        runs whatever code the metadata name
+    :raises ValueError: if they cannot be read, or lack what every dataset has
+    """
+    try:
+        metadata = MinariStorage.read_raw_metadata(data_path)
+        missing = [key for key, kind in REQUIRED.items() if type(metadata.get(key)) is not kind]
+    except Exception as error:
+        raise ValueError(f"{METADATA_FILE} is damaged ({type(error).__name__}: {error})") from error
+    if missing:
+        raise ValueError(f"{METADATA_FILE} does not say {', '.join(missing)}")
+    return metadata
 
 
 def _download(dataset_id: str) -> None:

@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from sb3_qam.datasets.episodes import Episodes, Observations
-from sb3_qam.datasets.minari import read_episodes
+from sb3_qam.datasets.episodes import Episodes
+from sb3_qam.datasets.minari import allocate_observations, read_episodes, training_spaces
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OpenDataset
 from sb3_qam.datasets.wrapped import WrappedDataset
 
 STORAGES = ("memory", "memmap", "cuda")
 # Part of every key: files of another form are not taken for one's own
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # For each row that is read, Linux may map as much as a huge page, 2 MB
 ROWS_PER_RELEASE = 32
 CACHE_VARIABLE = "SB3_QAM_CACHE"
-INDEX_FILE = "episodes.json"
 
 
 def load_episodes(
@@ -45,20 +44,23 @@ def load_episodes(
     if storage != "memmap":
         return read_episodes(*datasets, transform=transform)
     folder = cache_folder(datasets, transform)
+    # Complete files need no lock, which could not be had where nothing may be written
+    if not folder.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Whoever comes second waits, and finds it done
+            with FileLock(folder.with_name(f".{folder.name}.lock")):
+                if not folder.exists():
+                    _write(datasets, folder, transform)
+        except OSError as error:
+            raise OSError(
+                f"The mapped files of '{datasets[0].id}' cannot be written to {folder}: {error}. "
+                f"Make room there, or choose another folder with the environment variable {CACHE_VARIABLE}."
+            ) from error
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever comes second waits, and finds it done
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
-            if not folder.exists():
-                _write(datasets, folder, transform)
-    except OSError as error:
-        raise OSError(
-            f"The mapped files of '{datasets[0].id}' cannot be written to {folder}: {error}. "
-            f"Make room there, or choose another folder with the environment variable {CACHE_VARIABLE}."
-        ) from error
-    try:
-        return open_mapped(folder)
-    except (OSError, ValueError, KeyError) as error:
+        return open_mapped(folder, datasets)
+    except Exception as error:
+        # NumPy raises anything, depending on where a file was cut
         raise OSError(
             f"The mapped files in {folder} cannot be read: {error}. Remove that folder: they are written again."
         ) from error
@@ -66,22 +68,25 @@ def load_episodes(
 
 def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None = None) -> Path:
     """
-    :param datasets: Datasets
-    :param transform: What is made of rewards and terminations
-    :return: Where their mapped files belong: another folder if a file of theirs, the choice of episodes, or the
-        transform is another
+    :return: Where their mapped files belong: another folder if a file of theirs, the choice of episodes, the wrappers
+        or the transform are others
+    :raises ValueError: if wrappers have no name, see :func:`~sb3_qam.datasets.sources.wrap_dataset`
+    :raises OSError: if nobody knows the home folder
     """
     described: list[Any] = [FORMAT_VERSION, repr(transform)]
     for dataset in datasets:
-        recorded = dataset.dataset if isinstance(dataset, WrappedDataset) else dataset
-        files = sorted(path for path in Path(recorded.storage.data_path).rglob("*") if path.is_file())
+        files = sorted(path for path in Path(dataset.storage.data_path).rglob("*") if path.is_file())
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        described.append([dataset.id, stats, recorded.episode_indices.tolist()])
-        if isinstance(dataset, WrappedDataset):
-            described.append(dataset.fingerprint())
-    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
-    root = Path(os.environ.get(CACHE_VARIABLE, "~/.cache/sb3_qam")).expanduser()
-    return root / "memmap" / key
+        wrappers = [dataset.key, str(dataset.observation_space)] if isinstance(dataset, WrappedDataset) else []
+        described.append([dataset.id, stats, dataset.episode_indices.tolist(), wrappers])
+    digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
+    root = os.path.expanduser(os.environ.get(CACHE_VARIABLE, "~/.cache/sb3_qam"))
+    if root.startswith("~"):
+        raise OSError(
+            f"There is no home folder to keep mapped files in, {root}: choose a folder with the environment variable "
+            f"{CACHE_VARIABLE}."
+        )
+    return Path(root) / "memmap" / digest
 
 
 class MappedFolder:
@@ -96,12 +101,7 @@ class MappedFolder:
         self.arrays: list[np.memmap] = []
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """
-        :param name: Name of the file
-        :param shape: Shape of the array
-        :param dtype: Its type
-        :return: The array
-        """
+        """Make an array, which is a file of this name."""
         path = self.folder / f"{name}.npy"
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):
@@ -112,9 +112,7 @@ class MappedFolder:
         return array
 
     def release(self) -> None:
-        """
-        Write what has been filled, and take it out of memory.
-        """
+        """Write what has been filled, and take it out of memory."""
         for array in self.arrays:
             array.flush()
             release_pages(array)
@@ -138,9 +136,7 @@ def gather(array: np.ndarray, rows: Any) -> np.ndarray:
 
 def release_pages(array: np.ndarray) -> None:
     """
-    Take the pages of a mapped array out of this process; they are read again where they are needed.
-
-    :param array: An array; one that is not mapped stays as it is
+    Take the pages of an array, if it is mapped, out of this process; they are read again where they are needed.
     """
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
@@ -157,36 +153,26 @@ def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform
     unfinished.mkdir()
     try:
         store = MappedFolder(unfinished)
-        episodes = read_episodes(*datasets, store=store, transform=transform)
+        episodes = read_episodes(*datasets, transform=transform, allocate=store.allocate, release=store.release)
         store.release()
         np.save(unfinished / "lengths.npy", episodes.lengths)
-        keys = sorted(episodes.observations) if isinstance(episodes.observations, dict) else None
-        (unfinished / INDEX_FILE).write_text(json.dumps({"name": episodes.name, "observation_keys": keys}))
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def open_mapped(folder: Path) -> Episodes:
+def open_mapped(folder: Path, datasets: list[OpenDataset]) -> Episodes:
     """
-    :param folder: Where :func:`load_episodes` wrote the files
-    :return: The episodes, their arrays read-only and mapped
+    :return: The episodes of datasets whose files are complete, their arrays read-only and mapped
     """
-    index = json.loads((folder / INDEX_FILE).read_text())
 
-    def open_array(name: str) -> np.ndarray:
+    def open_array(name: str, *_: Any) -> np.ndarray:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
-    keys = index["observation_keys"]
-    observations: Observations
-    if keys is None:
-        observations = open_array("observations")
-    else:
-        observations = {key: open_array(f"observations-{number}") for number, key in enumerate(keys)}
     return Episodes(
-        name=index["name"],
+        name="', '".join(dataset.id for dataset in datasets),
         lengths=np.load(folder / "lengths.npy"),
-        observations=observations,
+        observations=allocate_observations(open_array, training_spaces(datasets[0])[0], 0),
         actions=open_array("actions"),
         rewards=open_array("rewards"),
         terminations=open_array("terminations"),

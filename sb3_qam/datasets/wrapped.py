@@ -1,22 +1,22 @@
 """Datasets behind the wrappers of their environment."""
 
 import copy
-import hashlib
-import inspect
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from minari import MinariDataset
 from minari.dataset.episode_data import EpisodeData
+from minari.dataset.minari_storage import MinariStorage
 
-from sb3_qam.datasets.checks import Place, n_steps_of, readable_episodes
-from sb3_qam.datasets.episodes import stack_values
+from sb3_qam.datasets.checks import Place, readable_episodes
+from sb3_qam.datasets.episodes import map_space, stack_values
 from sb3_qam.datasets.rewards import SUCCESS_KEYS
+from sb3_qam.utils.names import name_of
 
 EnvWrapper = Callable[[gym.Env], gym.Env]
 
@@ -27,22 +27,53 @@ class WrappedDataset:
     observations and rewards are those that a policy meets in the wrapped environment. Whatever wraps an environment
     will do, as long as it needs nothing but what is recorded, and leaves the actions alone.
 
+    What it does not know (``id``, ``total_steps``, ``env_spec``, ...), it asks the dataset.
+
     :param dataset: The dataset
     :param wrappers: Wrapper classes, or functions of an environment, applied in this order: the first one lies
         directly around the environment
+    :param key: Names what the wrappers do, see :func:`~sb3_qam.datasets.sources.wrap_dataset`
     :raises ValueError: if a wrapper cannot be used
     """
 
-    def __init__(self, dataset: MinariDataset, *wrappers: EnvWrapper) -> None:
+    def __init__(self, dataset: MinariDataset, *wrappers: EnvWrapper, key: str | None = None) -> None:
         self.dataset = dataset
         self.wrappers = wrappers
-        self._recorded_space = _in_order_of_environment(dataset)
-        _, self._env = self._replay_chain()
-        if self._env.action_space != dataset.action_space:
+        self._key = key
+        self._recorded_space = dataset.observation_space
+        serialized = MinariStorage.read_raw_metadata(dataset.storage.data_path).get("observation_space")
+        if serialized is not None:
+            self._recorded_space = _in_recorded_order(self._recorded_space, json.loads(serialized))
+        _, env = self._replay_chain()
+        #: Observation space behind the wrappers
+        self.observation_space = env.observation_space
+        if env.action_space != dataset.action_space:
             raise self._error(
-                f"changes the actions, from {dataset.action_space} to {self._env.action_space}, and only those of the "
+                f"changes the actions, from {dataset.action_space} to {env.action_space}, and only those of the "
                 "environment are recorded"
             )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":
+            # Asked for while it is copied
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    @property
+    def key(self) -> str:
+        """
+        Names what the wrappers do; mapped files belong to it.
+
+        :raises ValueError: if it was not given, and a wrapper has no name under which it could be imported
+        """
+        names = [name_of(wrapper) for wrapper in self.wrappers]
+        if self._key is None and None in names:
+            raise ValueError(
+                f"Mapped files of dataset '{self.id}' belong to its wrappers, and {self.wrappers[names.index(None)]!r} "
+                "has no name under which they are found again: use wrap_dataset(..., key='...'), with another key "
+                "whenever a wrapper does something else, or define it at the top level of a module."
+            )
+        return self._key or ", ".join(map(str, names))
 
     def _replay_chain(self) -> tuple["_ReplayEnv", gym.Env]:
         """
@@ -67,55 +98,6 @@ class WrappedDataset:
             "such as FlattenObservation or TransformReward."
         )
 
-    def fingerprint(self) -> str:
-        """
-        :return: Another one for other wrappers, as far as their own code and arguments say: what functions of other
-            modules do for them is not looked at
-        """
-        chain, env = [], self._env
-        while isinstance(env, gym.Wrapper):
-            chain.append(type(env))
-            env = env.env
-        parts = [cloudpickle.dumps(self.wrappers), repr(self.observation_space).encode()]
-        code: list[Any] = [*self.wrappers, *chain]
-        for part in code:
-            try:
-                parts.append(inspect.getsource(part).encode())
-            except (OSError, TypeError):
-                # Made in an interactive session, or no plain function or class: the pickle holds it
-                continue
-        return hashlib.sha256(b"".join(parts)).hexdigest()
-
-    @property
-    def id(self) -> str:
-        """Id of the dataset."""
-        return self.dataset.id
-
-    @property
-    def observation_space(self) -> spaces.Space:
-        """Observation space behind the wrappers."""
-        return self._env.observation_space
-
-    @property
-    def action_space(self) -> spaces.Space:
-        """Action space, which wrappers leave as it is."""
-        return self.dataset.action_space
-
-    @property
-    def total_episodes(self) -> int:
-        """Number of episodes."""
-        return self.dataset.total_episodes
-
-    @property
-    def total_steps(self) -> int:
-        """Number of steps."""
-        return self.dataset.total_steps
-
-    @property
-    def env_spec(self) -> EnvSpec | None:
-        """Of the environment without wrappers."""
-        return self.dataset.env_spec
-
     def recover_environment(self) -> gym.Env:
         """
         :return: The environment of the dataset, wrapped
@@ -129,54 +111,50 @@ class WrappedDataset:
         """
         replay, env = self._replay_chain()
         for place, episode in readable_episodes(self.dataset, with_infos=True):
-            yield place, self._replay(replay, env, episode, n_steps_of(episode, place))
+            replay.episode = episode
+            try:
+                observation, info = env.reset()
+                # Wrappers may write the next observation into the same array
+                observations, infos, steps = [copy.deepcopy(observation)], [info], []
+                for step in range(place.n_steps):
+                    observation, reward, terminated, _, info = env.step(episode.actions[step])
+                    observations.append(copy.deepcopy(observation))
+                    infos.append(info)
+                    steps.append((reward, terminated))
+                    if replay.position != step + 1:
+                        raise RuntimeError("it takes other steps than it is asked for")
+            except Exception as error:
+                raise self._error(f"failed in episode {episode.id}: {type(error).__name__}: {error}") from error
+            rewards, terminations = zip(*steps, strict=True)
+            successes = {key: [info.get(key, False) for info in infos] for key in SUCCESS_KEYS}
+            yield (
+                place,
+                EpisodeData(
+                    id=episode.id,
+                    observations=stack_values(self.observation_space, observations),
+                    actions=episode.actions,
+                    rewards=np.array(rewards, dtype=np.float64),
+                    terminations=np.array(terminations, dtype=bool),
+                    truncations=episode.truncations,
+                    infos={
+                        key: np.array(said) for key, said in successes.items() if any(key in info for info in infos)
+                    },
+                ),
+            )
 
-    def _replay(self, replay: "_ReplayEnv", env: gym.Env, episode: EpisodeData, n_steps: int) -> EpisodeData:
-        replay.episode = episode
-        try:
-            observation, info = env.reset()
-            # Wrappers may write the next observation into the same array
-            observations, infos = [copy.deepcopy(observation)], [info]
-            rewards, terminations = [], []
-            for step in range(n_steps):
-                observation, reward, terminated, _, info = env.step(episode.actions[step])
-                observations.append(copy.deepcopy(observation))
-                infos.append(info)
-                rewards.append(reward)
-                terminations.append(terminated)
-                if replay.position != step + 1:
-                    raise RuntimeError("it takes other steps than it is asked for")
-        except Exception as error:
-            raise self._error(f"failed in episode {episode.id}: {type(error).__name__}: {error}") from error
-        successes = {key: [info.get(key, False) for info in infos] for key in SUCCESS_KEYS}
-        return EpisodeData(
-            id=episode.id,
-            observations=stack_values(self.observation_space, observations),
-            actions=episode.actions,
-            rewards=np.array(rewards, dtype=np.float64),
-            terminations=np.array(terminations, dtype=bool),
-            truncations=episode.truncations,
-            infos={key: np.array(said) for key, said in successes.items() if any(key in info for info in infos)},
-        )
 
-
-def _in_order_of_environment(dataset: MinariDataset) -> spaces.Space:
+def _in_recorded_order(space: spaces.Space, serialized: dict[str, Any]) -> spaces.Space:
     """
-    Minari sorts the keys of a Dict, and an environment may have them in another order, in which they are flattened.
+    Reading a space, Gymnasium sorts the keys of a Dict. Observations are flattened in the order that the space had when
+    Minari wrote it down, which is that of the environment.
 
-    :param dataset: A dataset
-    :return: Its observation space, in the order of its environment if that can be made
+    :param space: A space
+    :param serialized: As Minari wrote it
+    :return: The space with its keys in that order
     """
-    if not isinstance(dataset.observation_space, spaces.Dict) or dataset.env_spec is None:
-        return dataset.observation_space
-    try:
-        env = dataset.recover_environment()
-    except Exception:
-        # A package that is not installed, or a class that is gone
-        return dataset.observation_space
-    env.close()
-    same = dict(dataset.observation_space.spaces) == dict(getattr(env.observation_space, "spaces", {}))
-    return env.observation_space if same else dataset.observation_space
+    if not isinstance(space, spaces.Dict):
+        return space
+    return spaces.Dict([(key, _in_recorded_order(space[key], part)) for key, part in serialized["subspaces"].items()])
 
 
 class _ReplayEnv(gym.Env):
@@ -184,21 +162,19 @@ class _ReplayEnv(gym.Env):
     Goes through recorded episodes again, whatever the actions.
     """
 
+    episode: EpisodeData
+
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, env_spec: EnvSpec | None) -> None:
         self.observation_space = observation_space
         self.action_space = action_space
         # Wrappers look there for the time limit
         self.spec = env_spec
-        self.episode: EpisodeData | None = None
         self.position = 0
 
     def _now(self) -> tuple[Any, dict[str, Any]]:
-        assert self.episode is not None  # for mypy
-        infos = self.episode.infos
-        # Infos of the reset are not always recorded
-        n_infos = len(self.episode.rewards) + 1
-        info = _at(infos, self.position, n_infos) if isinstance(infos, dict) else {}
-        return _at(self.episode.observations, self.position), info
+        observations, infos = self.episode.observations, self.episode.infos
+        observation = map_space(lambda _, part, name: part[self.position], self.observation_space, observations)
+        return observation, _info_at(infos or {}, self.position, len(self.episode.rewards) + 1)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -206,7 +182,6 @@ class _ReplayEnv(gym.Env):
         return self._now()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        assert self.episode is not None  # for mypy
         step = self.position
         if not np.array_equal(action, self.episode.actions[step]):
             raise RuntimeError(f"it changes the action {self.episode.actions[step]} to {action}")
@@ -216,20 +191,18 @@ class _ReplayEnv(gym.Env):
         return observation, float(self.episode.rewards[step]), bool(self.episode.terminations[step]), is_last, info
 
 
-def _at(values: Any, step: int, n_values: int | None = None) -> Any:
+def _info_at(infos: dict[str, Any], position: int, n_positions: int) -> dict[str, Any]:
     """
-    :param values: An array of one row per step, or a (nested) dict or tuple of such arrays
-    :param step: A step
-    :param n_values: Arrays with fewer rows than this begin later: their last row is that of the last step
-    :return: The values of the step, in the same structure
+    :return: What infos say at a position; where they do not begin with the reset, their last rows are those of the last
+        steps
     """
-    if isinstance(values, dict):
-        parts = {key: _at(value, step, n_values) for key, value in values.items()}
-        return {key: value for key, value in parts.items() if value is not None}
-    if isinstance(values, tuple):
-        return tuple(_at(value, step, n_values) for value in values)
-    if np.ndim(values) == 0:
-        # An info of the whole episode
-        return values
-    row = step if n_values is None else step - (n_values - len(values))
-    return values[row] if row >= 0 else None
+    info = {}
+    for key, value in infos.items():
+        if isinstance(value, dict):
+            info[key] = _info_at(value, position, n_positions)
+        elif np.ndim(value) == 0:
+            # Of the whole episode
+            info[key] = value
+        elif position >= n_positions - len(value):
+            info[key] = value[position - n_positions]
+    return info

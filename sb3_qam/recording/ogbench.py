@@ -1,7 +1,5 @@
 """OGBench's data for its single-task environments, as Minari datasets with the rewards of the task."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,12 +8,10 @@ import numpy as np
 from minari import MinariDataset
 from minari.data_collector import EpisodeBuffer
 
-from sb3_qam.datasets.sources import OGBENCH_NAMESPACE, check_dataset_id
+from sb3_qam.datasets.sources import OGBENCH_NAMESPACE, check_dataset_id, open_dataset
 from sb3_qam.recording.staging import Staging
 
 SINGLE_TASK = "singletask"
-# What NumPy raises, depending on where a file was cut or what it is instead
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, IndexError)
 
 
 def split_task_id(task_id: str) -> tuple[str, str]:
@@ -65,7 +61,14 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     check_dataset_id(dataset_id)
     description = f"OGBench's {file_id} with the rewards of {task_id}."
     if dataset_id in minari.list_local_datasets():
-        return _open_cached(dataset_id, task_id, description)
+        dataset = open_dataset(dataset_id)
+        there = dataset.storage.metadata.get("description")
+        if there != description:
+            raise ValueError(
+                f"Dataset '{dataset_id}' in the Minari cache is not of '{task_id}', its description is {there!r}: "
+                f"choose another dataset_id, or remove it with `minari delete {dataset_id}`."
+            )
+        return dataset
     if path is None:
         download_datasets([file_id])
         path = Path(DEFAULT_DATASET_DIR).expanduser() / f"{file_id}.npz"
@@ -81,9 +84,10 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
         ends = (np.flatnonzero(rows["terminals"]) + 1).tolist()
         staging = Staging(dataset_id)
         with staging.locked():
-            staging.begin({"description": description})
-            staging.publish_whole(
-                (_episode(rows, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)),
+            # States are not bounded, whatever the environment says of them
+            unbounded = gym.spaces.Box(-np.inf, np.inf, rows["observations"].shape[1:])
+            staging.begin(
+                {"description": description},
                 {
                     "algorithm_name": "OGBench",
                     "author": {"OGBench"},
@@ -91,39 +95,23 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
                     "code_permalink": "https://github.com/seohongpark/ogbench",
                     "description": description,
                 },
-                # States are not bounded, whatever the environment says of them
-                observation_space=env.observation_space
-                if env.observation_space.dtype == np.uint8
-                else gym.spaces.Box(-np.inf, np.inf, rows["observations"].shape[1:]),
+                observation_space=env.observation_space if env.observation_space.dtype == np.uint8 else unbounded,
                 action_space=env.action_space,
                 env_spec=env.spec,
             )
+            if staging.n_published == 0:
+                episodes = (_episode(rows, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
+                n_bytes = sum(rows[key].nbytes for key in ("observations", "actions", "rewards", "masks"))
+                staging.write(episodes, len(ends), n_bytes)
             staging.remove()
         return minari.load_dataset(dataset_id)
     finally:
         env.close()
 
 
-def _open_cached(dataset_id: str, task_id: str, description: str) -> MinariDataset:
-    """
-    :raises ValueError: if the dataset in the cache is of another task, or of other data of the same environment
-    """
-    dataset = minari.load_dataset(dataset_id)
-    there = dataset.storage.metadata.get("description")
-    if there != description:
-        raise ValueError(
-            f"Dataset '{dataset_id}' in the Minari cache is not of '{task_id}', its description is {there!r}: choose "
-            f"another dataset_id, or remove it with `minari delete {dataset_id}`."
-        )
-    return dataset
-
-
 def _read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndarray]:
     """
-    :param path: OGBench's npz file
-    :param env: Environment of the task
-    :param env_id: Its id
-    :return: The transitions, with the rewards of the task
+    :return: The transitions in an npz file, with the rewards of the task
     :raises ValueError: if the file cannot be read, or is not of this environment
     """
     from ogbench.relabel_utils import relabel_dataset
@@ -132,14 +120,18 @@ def _read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndar
     ob_dtype = np.uint8 if env.observation_space.dtype == np.uint8 else np.float32
     try:
         rows = load_dataset(path, ob_dtype=ob_dtype, add_info=True)
-    except KeyError as error:
-        raise ValueError(f"{path} is not one of OGBench's files: {error.args[0]}") from error
-    except UNREADABLE as error:
+    except Exception as error:
+        # NumPy raises anything, depending on where a file was cut or what it is instead
         raise ValueError(
-            f"{path} cannot be read as one of OGBench's npz files, it is cut off or something else ({error}): remove "
+            f"{path} cannot be read as one of OGBench's npz files, it is cut off or something else ({error!r}): remove "
             "it and download it again, which import_ogbench() does where path is left out."
         ) from error
-    _check_shapes(rows, env, path)
+    for name, space in {"observations": env.observation_space, "actions": env.action_space}.items():
+        if rows[name].shape[1:] != space.shape:
+            raise ValueError(
+                f"{path} has {name} of shape {rows[name].shape[1:]}, and the environment of the task {space.shape}: "
+                "it is the file of another environment."
+            )
     try:
         relabel_dataset(env_id, env, rows)
     except KeyError as error:
@@ -147,24 +139,9 @@ def _read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndar
     return rows
 
 
-def _check_shapes(rows: dict[str, np.ndarray], env: gym.Env, path: str | Path) -> None:
-    """
-    :raises ValueError: if the file was not recorded in this environment
-    """
-    for name, space in {"observations": env.observation_space, "actions": env.action_space}.items():
-        if rows[name].shape[1:] != space.shape:
-            raise ValueError(
-                f"{path} has {name} of shape {rows[name].shape[1:]}, and the environment of the task {space.shape}: "
-                "it is the file of another environment."
-            )
-
-
 def _episode(rows: dict[str, np.ndarray], start: int, end: int) -> EpisodeBuffer:
     """
-    :param rows: OGBench's data, relabeled
-    :param start: First transition of the trajectory
-    :param end: One past its last transition
-    :return: The trajectory
+    :return: The trajectory from one transition to another, which is not of it
     """
     truncations = np.zeros(end - start, dtype=bool)
     truncations[-1] = True

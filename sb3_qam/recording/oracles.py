@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -82,19 +83,14 @@ class _Oracle(ScriptedPolicy):
     def reset(self, observation: Any, info: dict[str, Any], env: gym.Env, rng: np.random.Generator) -> None:
         self._env: Any = env.unwrapped
         self._rng = rng
-        self._begin(observation, info)
 
-    def select_action(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
-        action = self._act(observation, info)
+    def _bounded(self, action: np.ndarray) -> np.ndarray:
+        """
+        :return: The action, or a random one, in its bounds
+        """
         if self._rng.random() < self.p_random_action:
             action = self._rng.uniform(-1.0, 1.0, action.shape)
         return np.clip(action, -1.0, 1.0)
-
-    def _begin(self, observation: Any, info: dict[str, Any]) -> None:
-        raise NotImplementedError
-
-    def _act(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the environment of the last episode
@@ -132,7 +128,8 @@ class ManipulationOracle(_Oracle):
             scene.model.site("drawer_handle_center_target").pos[1] = 0.0
             scene.model.site("window_handle_center_target").pos[0] = 0.0
 
-    def _begin(self, observation: Any, info: dict[str, Any]) -> None:
+    def reset(self, observation: Any, info: dict[str, Any], env: gym.Env, rng: np.random.Generator) -> None:
+        super().reset(observation, info, env, rng)
         self._oracles = self._make_oracles()
         self._noise_of_episode = self._rng.uniform(0.0, self.noise)
         n_cubes = getattr(self._env, "_num_cubes", 0)
@@ -143,7 +140,7 @@ class ManipulationOracle(_Oracle):
         self._oracle = self._oracles[info["privileged/target_task"]]
         self._oracle.reset(observation, info)
 
-    def _act(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
+    def select_action(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
         if self._oracle.done:
             self._env.set_new_target(return_info=False, p_stack=self._p_stack)
             info = self._env.get_reset_info()
@@ -151,37 +148,24 @@ class ManipulationOracle(_Oracle):
         action = np.asarray(self._oracle.select_action(observation, info))
         if self.kind == "markov":
             action = action + self._rng.normal(0.0, self._noise_of_episode * NOISE_SCALES)
-        return action
+        return self._bounded(action)
 
     def _make_oracles(self) -> dict[str, Any]:
         """
         :return: Oracles by the target's kind; a puzzle, which has nothing to grasp, keeps the gripper closed
         """
-        has_cubes = hasattr(self._env, "_num_cubes")
-        has_buttons = hasattr(self._env, "_num_buttons")
-        button_kwargs = {"gripper_always_closed": not has_cubes}
-        if self.kind == "plan":
-            from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle as Button
-            from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle as Cube
-            from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle as Drawer
-            from ogbench.manipspace.oracles.plan.window_plan import WindowPlanOracle as Window
+        has_cubes, has_buttons = hasattr(self._env, "_num_cubes"), hasattr(self._env, "_num_buttons")
+        kwargs = {"env": self._env, "noise": self.noise} if self.kind == "plan" else {"env": self._env}
 
-            kwargs = {"env": self._env, "noise": self.noise}
-        else:
-            from ogbench.manipspace.oracles.markov.button_markov import ButtonMarkovOracle as Button
-            from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle as Cube
-            from ogbench.manipspace.oracles.markov.drawer_markov import DrawerMarkovOracle as Drawer
-            from ogbench.manipspace.oracles.markov.window_markov import WindowMarkovOracle as Window
+        def make(target: str, **more: Any) -> Any:
+            module = import_module(f"ogbench.manipspace.oracles.{self.kind}.{target}_{self.kind}")
+            return getattr(module, f"{target.title()}{self.kind.title()}Oracle")(**kwargs, **more)
 
-            kwargs = {"env": self._env}
-        oracles: dict[str, Any] = {}
-        if has_cubes:
-            oracles["cube"] = Cube(**kwargs)
+        oracles = {"cube": make("cube")} if has_cubes else {}
         if has_buttons:
-            oracles["button"] = Button(**kwargs, **button_kwargs)
+            oracles["button"] = make("button", gripper_always_closed=not has_cubes)
         if has_cubes and has_buttons:
-            oracles["drawer"] = Drawer(**kwargs)
-            oracles["window"] = Window(**kwargs)
+            oracles |= {"drawer": make("drawer"), "window": make("window")}
         return oracles
 
 
@@ -207,20 +191,19 @@ class PointMazeOracle(_Oracle):
         start, goal = rng.choice(_free_cells(env.unwrapped), 2, replace=False).tolist()
         return {"task_info": {"init_ij": tuple(start), "goal_ij": tuple(goal)}}
 
-    def _begin(self, observation: Any, info: dict[str, Any]) -> None:
-        self._cells = _free_cells(self._env)
-
-    def _act(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
+    def select_action(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
         # Only when a step has said so: some environments find out at the beginning of the next one
         if info.get("success", False):
-            self._env.set_goal(goal_xy=self._env.add_noise(self._env.ij_to_xy(self._rng.choice(self._cells))))
+            self._env.set_goal(
+                goal_xy=self._env.add_noise(self._env.ij_to_xy(self._rng.choice(_free_cells(self._env))))
+            )
         position, goal = self._env.get_xy(), np.asarray(self._env.cur_goal_xy)
         if self._env.xy_to_ij(position) == self._env.xy_to_ij(goal):
             way = goal - position
         else:
             way = self._env.get_oracle_subgoal(position, goal)[0] - position
         direction = way / max(float(np.linalg.norm(way)), 1e-6)
-        return direction + self._rng.normal(0.0, self.noise, direction.shape)
+        return self._bounded(direction + self._rng.normal(0.0, self.noise, direction.shape))
 
 
 def _free_cells(maze: Any) -> np.ndarray:

@@ -1,6 +1,10 @@
 """One episode of a policy in an environment, as a function of a seed and of the episode's number alone."""
 
+import copy
 import numbers
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -9,15 +13,14 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from stable_baselines3.common.utils import set_random_seed
 
-from sb3_qam.datasets.episodes import stack_values
+from sb3_qam.datasets.episodes import map_space, stack_values
 from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.recording.scripted import ScriptedPolicy
+from sb3_qam.recording.staging import write_episode
 
 ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 # Booleans, integers and floating-point numbers
 NUMERIC_KINDS = "biuf"
-
-InfoPath = tuple[str, ...]
 
 
 def check_storable(name: str, space: spaces.Space) -> None:
@@ -26,14 +29,12 @@ def check_storable(name: str, space: spaces.Space) -> None:
     :param space: The space of an environment
     :raises ValueError: if its values are not arrays, or dicts and tuples of these, or a key cannot be stored
     """
-    if isinstance(space, spaces.Dict):
-        for key in space.spaces:
-            if not is_storable_key(key) or "/" in key:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
+            if not is_storable_key(str(key)) or "/" in str(key):
                 raise ValueError(
                     f"The {name} space has the key {key!r}, which no hdf5 file can hold: rename it in a wrapper."
                 )
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
             check_storable(name, part)
     elif not isinstance(space, ARRAY_SPACES):
         raise ValueError(
@@ -44,8 +45,7 @@ def check_storable(name: str, space: spaces.Space) -> None:
 
 def is_storable_key(key: str) -> bool:
     """
-    :param key: A key of an info, or several of nested ones with slashes between them
-    :return: Whether hdf5, to which it is a path, holds it where it belongs
+    :param key: A key of an info, or several of nested ones with slashes between them: a path, in an hdf5 file
     """
     try:
         key.encode()
@@ -55,19 +55,14 @@ def is_storable_key(key: str) -> bool:
 
 
 def record_episode(
-    env: gym.Env, policy: ScriptedPolicy, seed: int, number: int, record_infos: bool
-) -> tuple[EpisodeBuffer, list[str]]:
+    env: gym.Env, number: int, *, policy: ScriptedPolicy, seed: int, record_infos: bool, folder: Path
+) -> list[str]:
     """
-    Every generator that the environment or the policy may draw from is seeded, so that it does not matter which
-    episodes were recorded before, nor in which process.
+    Record an episode, and stage it. Every generator that the environment or the policy may draw from is seeded with the
+    seed of the collection and the number of the episode, so that it does not matter which were recorded before, nor in
+    which process.
 
-    :param env: The environment
-    :param policy: What acts
-    :param seed: Seed of the collection
-    :param number: Number of the episode
-    :param record_infos: Whether to record infos
-    :return: The episode, in which observations and infos have one entry more than the rest has, and the keys of the
-        infos that cannot be stored
+    :return: The keys of the infos that cannot be stored
     :raises ValueError: if an observation or an action is not of its space's shape, if one of them or a reward is not
         finite, or an action is not in its space
     """
@@ -77,75 +72,69 @@ def record_episode(
     for each in (env, env.unwrapped):
         each.action_space.seed(policy_seed)
     rng = np.random.default_rng(policy_seed)
-    observation_space, action_space = env.observation_space, env.action_space
-
     observation, info = env.reset(seed=env_seed, options=policy.reset_options(env, rng))
-    observation = as_stored(observation_space, observation, "observation")
-    check_finite(observation, f"Episode {number}, reset", "observation")
+    observation = _observed(env, observation, f"Episode {number}, reset")
     policy.reset(observation, info, env, rng)
     observations, infos = [observation], [info]
-    actions: list[Any] = []
-    rewards, terminations, truncations = [], [], []
+    steps: list[tuple[Any, float, bool, bool]] = []
     done = False
     while not done:
-        where = f"Episode {number}, step {len(actions)}"
-        action = as_stored(action_space, policy.select_action(observation, info), "action")
-        check_finite(action, where, "action")
-        action = as_member(action_space, action, where)
+        where = f"Episode {number}, step {len(steps)}"
+        action = policy.select_action(observation, info)
+        action = map_space(partial(_action_part, where=where), env.action_space, action, name="action")
         # A copy, because an environment may change what it is given
-        observation, reward, terminated, truncated, info = env.step(as_stored(action_space, action, "action"))
-        observation = as_stored(observation_space, observation, "observation")
-        check_finite(observation, where, "observation")
-        check_finite(float(reward), where, "reward")
+        observation, reward, terminated, truncated, info = env.step(copy.deepcopy(action))
+        observation = _observed(env, observation, where)
+        _check_finite(float(reward), "reward", where)
         observations.append(observation)
         infos.append(info)
-        actions.append(action)
-        rewards.append(float(reward))
-        terminations.append(bool(terminated))
-        truncations.append(bool(truncated))
+        steps.append((action, float(reward), bool(terminated), bool(truncated)))
         done = terminated or truncated
+    actions, rewards, terminations, truncations = map(list, zip(*steps, strict=True))
     stacked, left_out = stack_infos(infos) if record_infos else (None, [])
     episode = EpisodeBuffer(
         seed=env_seed,
-        observations=stack_values(observation_space, observations),
-        actions=stack_values(action_space, actions),
+        observations=stack_values(env.observation_space, observations),
+        actions=stack_values(env.action_space, actions),
         rewards=rewards,
         terminations=terminations,
         truncations=truncations,
         infos=stacked,
     )
-    return episode, left_out
+    write_episode(folder, number, episode)
+    return left_out
 
 
-def check_finite(value: Any, where: str, name: str) -> None:
+def _observed(env: gym.Env, observation: Any, where: str) -> Any:
+    return map_space(partial(_part, where=where), env.observation_space, observation, name="observation")
+
+
+def _part(space: spaces.Space, value: Any, name: str, where: str) -> Any:
     """
-    :param value: An observation, an action or a reward, as it is stored
-    :param where: Episode and step
-    :param name: What it is
-    :raises ValueError: if it is not finite: training would refuse the whole dataset
+    :return: A copy of a part of an observation or action in the space's own type, as SB3's environments give it
     """
-    if isinstance(value, dict | tuple):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            check_finite(part, where, f"{name}[{key!r}]")
-    elif not np.isfinite(value).all():
+    array = np.array(value, dtype=space.dtype)
+    if array.shape != space.shape:
+        raise ValueError(f"{where}: {name} has the shape {array.shape}, and {space} asks for {space.shape}: {value!r}.")
+    _check_finite(array, name, where)
+    # A number where the space is Discrete
+    return array[()]
+
+
+def _check_finite(value: Any, name: str, where: str) -> None:
+    # Training would refuse the whole dataset
+    if not np.isfinite(value).all():
         raise ValueError(
             f"{where}: {name} is not finite, {value!r}. Find out whether the policy or the environment makes it; what "
-            "was finished before is kept, and the same call goes on from there."
+            "was finished before is kept, and the same call resumes there."
         )
 
 
-def as_member(space: spaces.Space, action: Any, where: str) -> Any:
+def _action_part(space: spaces.Space, value: Any, name: str, where: str) -> Any:
     """
-    :param space: The action space
-    :param action: An action of its shape
-    :param where: Episode and step
-    :return: The action, with bounds that were missed by rounding alone
-    :raises ValueError: if it is not in the space, which a model's ``predict()`` sees to, and a function may not
+    :return: As above, with bounds that were missed by rounding alone. A model's ``predict()`` clips, a function may not
     """
-    if isinstance(space, spaces.Dict):
-        return {key: as_member(part, action[key], where) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(as_member(part, each, where) for part, each in zip(space.spaces, action, strict=True))
+    action = _part(space, value, name, where)
     if isinstance(space, spaces.Box):
         clipped = np.clip(action, space.low, space.high)
         # Nearly always equal, and found out much faster
@@ -156,74 +145,45 @@ def as_member(space: spaces.Space, action: Any, where: str) -> Any:
         return action
     else:
         bounds = f"values of {space}: correct it"
-    raise ValueError(f"{where}: action {action!r} lies beyond the {bounds} in the policy.")
+    raise ValueError(f"{where}: {name} {action!r} lies beyond the {bounds} in the policy.")
 
 
-def as_stored(space: spaces.Space, value: Any, name: str) -> Any:
-    """
-    :param space: The space of the value
-    :param value: An observation or an action
-    :param name: "observation" or "action"
-    :return: A copy in the space's own type, as SB3's environments give it
-    :raises ValueError: if it is not of the space's shape
-    """
-    if isinstance(space, spaces.Dict):
-        return {key: as_stored(part, value[key], name) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(as_stored(part, each, name) for part, each in zip(space.spaces, value, strict=True))
-    array = np.array(value, dtype=space.dtype)
-    if array.shape != space.shape:
-        raise ValueError(f"An {name} has the shape {array.shape}, and {space} asks for {space.shape}: {value!r}.")
-    # A number where the space is Discrete
-    return array[()]
-
-
-def stack_infos(infos: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, list[str]]:
+def stack_infos(infos: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray] | None, list[str]]:
     """
     What steps say that resets do not, and success at steps that do not mention it, is 0.
 
     :param infos: Of the reset and of each step
-    :return: Arrays with one entry for each, of what has the same shape at every step, ``None`` if there is nothing; and
-        the keys that cannot be stored: hdf5 has no such names, or another info is where they belong
+    :return: Arrays with one entry for each, of what has the same shape at every step, by their paths in an hdf5 file,
+        ``None`` if there is nothing; and the keys that hdf5 has no place for
     """
-    leaves = [_leaves(info) for info in infos]
-    stacked: dict[str, Any] = {}
+    leaves = [dict(_leaves(info)) for info in infos]
+    stacked: dict[str, np.ndarray] = {}
     left_out = []
     # In a fixed order: that of a set changes from process to process
     for path in dict.fromkeys(path for each in leaves for path in each):
-        present = [each[path] for each in leaves if path in each]
-        may_be_missing = path in {(key,) for key in SUCCESS_KEYS}
-        if len({array.shape for array in present}) > 1 or not (
-            may_be_missing or all(path in each for each in leaves[1:])
-        ):
-            continue
         # Slashes in a key nest as well, in a file
-        *groups, name = key = "/".join(path).split("/")
-        parent: Any = stacked
-        if is_storable_key("/".join(key)):
-            for group in groups:
-                parent = parent.setdefault(group, {}) if isinstance(parent, dict) else None
-        else:
-            parent = None
-        if not isinstance(parent, dict) or name in parent:
-            left_out.append("/".join(key))
+        key = "/".join(path)
+        present = [each[path] for each in leaves if path in each]
+        is_complete = key in SUCCESS_KEYS or all(path in each for each in leaves[1:])
+        if not is_complete or len({array.shape for array in present}) > 1:
             continue
-        parent[name] = np.stack([each.get(path, np.zeros_like(present[0])) for each in leaves])
+        is_taken = any(f"{key}/".startswith(f"{other}/") or other.startswith(f"{key}/") for other in stacked)
+        if is_taken or not is_storable_key(key):
+            left_out.append(key)
+        else:
+            stacked[key] = np.stack([each.get(path, np.zeros_like(present[0])) for each in leaves])
     return stacked or None, left_out
 
 
-def _leaves(info: dict[str, Any], prefix: InfoPath = ()) -> dict[InfoPath, np.ndarray]:
+def _leaves(info: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """
-    :return: The arrays and numbers, by where they are
+    :return: The arrays and numbers, and where each is
     """
-    leaves: dict[InfoPath, np.ndarray] = {}
     for key, value in info.items():
-        path = (*prefix, str(key))
         if isinstance(value, dict):
-            leaves.update(_leaves(value, path))
+            yield from _leaves(value, (*path, str(key)))
         elif isinstance(value, np.ndarray | np.generic | numbers.Number):
             # Copied, because an environment may go on writing into it
             array = np.array(value)
             if array.dtype.kind in NUMERIC_KINDS:
-                leaves[path] = array
-    return leaves
+                yield (*path, str(key)), array

@@ -5,7 +5,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import CodeType, FunctionType, MappingProxyType, MethodType
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -13,65 +13,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
 
-# Digits of a digest that tell two apart
-DIGEST_LENGTH = 12
-
-
-def identify(value: Any, seen: frozenset[int] = frozenset()) -> str:
-    """
-    Name a value in the same way in every process, which neither ``repr()`` (addresses) nor pickles (the order of sets)
-    do. Functions are told apart by their code, defaults and enclosed values, not by the globals that they use; objects
-    of other kinds, which may change while they are used, by their type alone.
-
-    :param value: A function, an argument of an environment, or whatever is in one of these
-    :param seen: Ids of the functions that it was found in
-    :return: Its name
-    """
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | range):
-        return repr(value)
-    within = seen | {id(value)}
-    if id(value) in seen:
-        return "itself"
-    if isinstance(value, np.ndarray | np.generic):
-        return f"{type(value).__name__}({value.dtype}, {np.shape(value)}, {_digest(np.asarray(value))})"
-    if isinstance(value, Mapping):
-        return (
-            "{" + ", ".join(f"{identify(key, within)}: {identify(each, within)}" for key, each in value.items()) + "}"
-        )
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(identify(each, within) for each in value) + "]"
-    if isinstance(value, set | frozenset):
-        return "{" + ", ".join(sorted(identify(each, within) for each in value)) + "}"
-    if isinstance(value, partial):
-        arguments = f"{identify(value.args, within)}, {identify(value.keywords, within)}"
-        return f"partial({identify(value.func, within)}, {arguments})"
-    if isinstance(value, MethodType):
-        return f"{identify(value.__self__, within)}.{identify(value.__func__, within)}"
-    if isinstance(value, CodeType):
-        return f"{value.co_code!r}, {identify(value.co_consts, within)}, {value.co_names!r}"
-    if isinstance(value, FunctionType):
-        enclosed = [_content(cell) for cell in value.__closure__ or ()]
-        content = [value.__code__, value.__defaults__, value.__kwdefaults__, enclosed]
-        return f"{value.__qualname__} {_digest(identify(content, within).encode())}"
-    if isinstance(value, spaces.Space):
-        return str(value)
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # Assigned later
-        return None
-
-
-def _digest(value: bytes | np.ndarray) -> str:
-    if isinstance(value, np.ndarray):
-        # Bytes of objects are addresses
-        value = b"" if value.dtype.hasobject else value.tobytes()
-    return hashlib.sha256(value).hexdigest()[:DIGEST_LENGTH]
+from sb3_qam.utils.names import name_of
 
 
 class ScriptedPolicy:
@@ -144,14 +87,18 @@ class FunctionPolicy(ScriptedPolicy):
     @property
     def name(self) -> str:
         """
-        With a digest of what it does, as far as that can be told: all lambdas have the same name.
+        Module and name of the function, or of the object's class.
+
+        :raises ValueError: if it has none: a lambda, for instance
         """
-        name = identify(self._function)
-        if isinstance(self._function, FunctionType):
-            return name
-        function = self._function.func if isinstance(self._function, partial) else self._function
-        short = getattr(function, "__qualname__", type(function).__qualname__)
-        return short if name == short else f"{short} {_digest(name.encode())}"
+        is_object = not isinstance(self._function, partial) and not hasattr(self._function, "__qualname__")
+        name = name_of(type(self._function) if is_object else self._function)
+        if name is None:
+            raise ValueError(
+                f"The policy {self._function!r} has no name by which the same call could recognize it when it resumes: "
+                "pass policy_name='...', or define it at the top level of a module."
+            )
+        return name
 
     def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
         return self._function(observation)
@@ -167,9 +114,7 @@ class PredictPolicy(ScriptedPolicy):
 
     def __init__(self, model: Any, deterministic: bool) -> None:
         self._model, self._deterministic = model, deterministic
-        self._normalization: VecNormalize | None = None
-        if isinstance(model, BaseAlgorithm):
-            self._normalization = model.get_vec_normalize_env()
+        self._normalization = model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
 
     @property
     def name(self) -> str:
@@ -186,18 +131,16 @@ class PredictPolicy(ScriptedPolicy):
             digest.update(value.cpu().numpy().tobytes())
         if self._normalization is not None:
             digest.update(pickle.dumps(getattr(self._normalization, "obs_rms", None)))
-        return f"{name} {digest.hexdigest()[:DIGEST_LENGTH]}"
+        return f"{name} {digest.hexdigest()[:12]}"
 
     def check(self, env: gym.Env) -> None:
-        for name in ("observation", "action"):
-            of_env = getattr(env, f"{name}_space")
-            of_model = getattr(self._model, f"{name}_space", of_env)
-            if not _same_shape(of_model, of_env):
-                raise ValueError(
-                    f"The model's {name} space does not fit the environment: {of_model} against {of_env}. Collect in "
-                    "the environment it was trained in; what a VecEnv made of its observations (stacked frames, for "
-                    "instance), a wrapper of gymnasium.wrappers has to make here."
-                )
+        of_model = getattr(self._model, "observation_space", env.observation_space)
+        if _sizes(of_model) != _sizes(env.observation_space):
+            raise ValueError(
+                f"The model's observation space does not fit the environment: {of_model} against "
+                f"{env.observation_space}. Collect in the environment it was trained in; what a VecEnv made of its "
+                "observations (stacked frames, for instance), a wrapper of gymnasium.wrappers has to make here."
+            )
 
     def reset(self, observation: Any, info: dict[str, Any], env: gym.Env, rng: np.random.Generator) -> None:
         self._state: Any = None
@@ -207,11 +150,8 @@ class PredictPolicy(ScriptedPolicy):
             getattr(self._model, "policy", self._model).reset_noise()
 
     def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
-        batch: Any
-        if isinstance(observation, dict):
-            batch = {key: np.asarray(value)[None] for key, value in observation.items()}
-        else:
-            batch = np.asarray(observation)[None]
+        is_dict = isinstance(observation, dict)
+        batch: Any = {k: v[None] for k, v in observation.items()} if is_dict else np.asarray(observation)[None]
         if self._normalization is not None:
             batch = self._normalization.normalize_obs(batch)
         actions, self._state = self._model.predict(batch, self._state, self._episode_start, self._deterministic)
@@ -238,21 +178,13 @@ class PredictPolicy(ScriptedPolicy):
             self._model = algorithm.load(io.BytesIO(file), device=device, **kwargs)
 
 
-def _same_shape(of_model: spaces.Space, of_env: spaces.Space) -> bool:
+def _sizes(space: spaces.Space) -> Any:
     """
-    :return: Whether they differ in bounds, types and the place of an image's channels only, none of which keeps a
-        model from acting
+    :return: The sizes of observations, or of each key, in any order: SB3 moves the channels of images
     """
-    if isinstance(of_model, spaces.Dict) and isinstance(of_env, spaces.Dict):
-        return set(of_model.spaces) == set(of_env.spaces) and all(
-            _same_shape(of_model[key], of_env[key]) for key in of_model.spaces
-        )
-    if isinstance(of_model, spaces.Box) and isinstance(of_env, spaces.Box):
-        shapes = [of_env.shape]
-        if len(of_env.shape) == 3:
-            shapes.append((of_env.shape[2], *of_env.shape[:2]))
-        return of_model.shape in shapes
-    return of_model == of_env
+    if isinstance(space, spaces.Dict):
+        return {key: _sizes(part) for key, part in space.items()}
+    return sorted(space.shape) if isinstance(space, spaces.Box) else space
 
 
 def as_scripted(policy: Any, deterministic: bool) -> ScriptedPolicy:
@@ -262,10 +194,10 @@ def as_scripted(policy: Any, deterministic: bool) -> ScriptedPolicy:
     :return: The same behind one interface
     :raises TypeError: if it is something else
     """
-    if isinstance(policy, ScriptedPolicy):
-        return policy
     if policy is None:
         return RandomPolicy()
+    if isinstance(policy, ScriptedPolicy):
+        return policy
     # Models of SB3's are not callable, but its policies are, with another meaning
     if callable(getattr(policy, "predict", None)):
         return PredictPolicy(policy, deterministic)

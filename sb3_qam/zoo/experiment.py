@@ -53,12 +53,13 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable[[gym.Env], gym.Env] | None, list[BaseCallback], Callable | None]:
+        key = str(hyperparams.get("env_wrapper"))
         hyperparams, env_wrapper, callbacks, vec_env_wrapper = super()._preprocess_hyperparams(hyperparams)
         dataset = hyperparams.get("offline_dataset")
         if env_wrapper is not None and dataset is not None:
             # Data is recorded without the wrappers of a run
             datasets = dataset if isinstance(dataset, list) else [dataset]
-            hyperparams["offline_dataset"] = [wrap_dataset(each, env_wrapper) for each in datasets]
+            hyperparams["offline_dataset"] = [wrap_dataset(each, env_wrapper, key=key) for each in datasets]
         return hyperparams, env_wrapper, callbacks, vec_env_wrapper
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:

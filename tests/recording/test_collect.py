@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -31,7 +32,7 @@ from sb3_qam import QAM
 from sb3_qam.recording.collect import collect
 from sb3_qam.recording.oracles import ogbench_oracle
 from sb3_qam.recording.scripted import ScriptedPolicy
-from sb3_qam.recording.staging import STAGING_FOLDER, Staging, write_episode
+from sb3_qam.recording.staging import Staging, write_episode
 from tests.conftest import needs_ogbench, needs_uncompressed_images, record, write_dataset
 
 gym.register_envs(gymnasium_robotics)
@@ -223,7 +224,8 @@ def test_dict_observations_success_and_training_on_what_was_collected():
         assert episode.infos["success"].dtype == bool
     assert dataset.recover_environment().spec.id == "PointMaze_Open-v3"
     small = {"batch_size": 8, "flow_steps": 2, "policy_kwargs": dict(SMALL)}
-    QAM("MultiInputPolicy", "recover", offline_dataset="test/maze-v0", reward_transform={"from_success": True}, **small)
+    env = dataset.recover_environment()
+    QAM("MultiInputPolicy", env, offline_dataset="test/maze-v0", reward_transform={"from_success": True}, **small)
     QAM("MultiInputPolicy", offline_dataset=dataset, **small).pretrain(gradient_steps=2)
 
 
@@ -249,7 +251,11 @@ def test_what_was_finished_before_ctrl_c_or_an_error_is_kept(what: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("what", "message"), [("fail", "failed in a worker process:\n.*ZeroDivisionError: in the middle"), ("kill", "-9")]
+    ("what", "message"),
+    [
+        ("fail", r"Episode \d failed in a worker process:\n.*ZeroDivisionError: in the middle"),
+        ("kill", "A worker process died: killed, .* is kept, and the same call resumes there"),
+    ],
 )
 def test_a_worker_that_fails_or_is_killed_is_an_error_and_no_loss(what: str, message: str, tmp_path: Path):
     whole = collect_pendulum("test/whole-v0", 7, Misbehave(Path("/"), what))
@@ -272,6 +278,7 @@ def collect_until_killed(dataset_id: str, n_events: int) -> None:
     collect_pendulum(dataset_id, 3)
 
 
+@pytest.mark.kill
 def test_killed_before_any_operation_on_files_a_collection_goes_on():
     """Each operation in turn; Minari opens what there is, and it is resumed to what it would have been."""
     whole = collect_pendulum("test/whole-v0", 3)
@@ -297,6 +304,7 @@ def test_killed_before_any_operation_on_files_a_collection_goes_on():
     assert n_published == {2, 3}
 
 
+@pytest.mark.kill
 def test_killed_at_random_moments_again_and_again_a_collection_goes_on():
     whole = collect_pendulum("test/whole-v0", 200)
     dataset_id, delays = "test/killed-v0", random.Random(0)
@@ -330,13 +338,14 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.kill
 def test_killed_at_random_moments_a_parallel_collection_goes_on(tmp_path: Path):
     whole = collect_pendulum("test/whole-v0", 400)
     (tmp_path / "script.py").write_text(SCRIPT)
     staging = Staging("test/killed-v0")
     delays = random.Random(0)
     n_killed = 0
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     for n_runs in itertools.count(1):
         assert n_runs <= 20
         n_before = len(list(staging.folder.glob("*/*")))
@@ -357,37 +366,122 @@ def test_killed_at_random_moments_a_parallel_collection_goes_on(tmp_path: Path):
     assert not staging.folder.exists()
 
 
+ENDLESS = """
+import os, sys, time
+from pathlib import Path
+import gymnasium as gym
+from gymnasium import spaces
+from sb3_qam.recording import collect
+
+class Endless(gym.Env):
+    observation_space = action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        (Path(sys.argv[1]) / str(os.getpid())).touch()
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        time.sleep(0.1)
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+if __name__ == "__main__":
+    collect(None, Endless, "test/endless-v0", 4, n_processes=2)
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.kill
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no list of processes")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_parent_in_the_middle_of_an_episode(number: signal.Signals, tmp_path: Path):
+    (tmp_path / "script.py").write_text(ENDLESS)
+    (tmp_path / "pids").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, tmp_path / "script.py", tmp_path / "pids"], env=environment)
+    end = time.monotonic() + 120
+    while len(list((tmp_path / "pids").iterdir())) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    parent.send_signal(number)
+    assert parent.wait(30) != 0
+    while any(is_running(int(path.name)) for path in (tmp_path / "pids").iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_two_collectors_of_one_dataset_do_not_mix():
     with Staging("test/locked-v0").locked(), pytest.raises(RuntimeError, match=f"written by process {os.getpid()}"):
         collect_pendulum("test/locked-v0")
     assert collect_pendulum("test/locked-v0").total_episodes == 5
 
 
+class Touch:
+    """Leaves a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return self.path.touch, ()
+
+
+def test_staged_episodes_are_data_and_no_programs(tmp_path: Path):
+    staging = Staging("test/data-v0")
+    staging.begin(collect_pendulum("test/data-v0", 2).storage.metadata["sb3_qam_collect"])
+    program = Touch(tmp_path / "ran")
+    np.savez(staging.episodes_folder / "2.npz", structure=np.array(program, dtype=object))
+    (staging.episodes_folder / "3.pickle").write_bytes(pickle.dumps(program))
+    with pytest.raises(ValueError, match=r"episode .*2\.npz cannot be read \(Object arrays .*: remove it"):
+        collect_pendulum("test/data-v0", 4)
+    assert not (tmp_path / "ran").exists()
+    assert minari.load_dataset("test/data-v0").total_episodes == 2
+
+
+@pytest.mark.parametrize("n_before", [0, 40])
+def test_a_full_disk_is_one_line_and_loses_nothing(n_before: int, small_disk: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = collect_pendulum("test/whole-v0", 60)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(small_disk))
+    if n_before:
+        collect_pendulum("test/full-v0", n_before)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 500_000))
+    with pytest.raises(
+        OSError, match=r"Publishing dataset 'test/full-v0' needs [\d.]+ MB, and 0\.\d MB are free"
+    ) as error:
+        collect_pendulum("test/full-v0", 60)
+    assert "\n" not in str(error.value)
+    if n_before:
+        assert_same(whole, minari.load_dataset("test/full-v0"), n_before)
+    filler.unlink()
+    assert_same(whole, collect_pendulum("test/full-v0", 60))
+
+
 def test_a_collection_goes_on_with_the_same_arguments_only():
     collect_pendulum("test/mine-v0", 2)
     with pytest.raises(ValueError, match=r"other arguments: seed 0 there, 3 here"):
         collect_pendulum("test/mine-v0", 3, seed=3)
-    with pytest.raises(ValueError, match=r"policy 'RandomPolicy' there, 'to_the_goal \w+' here"):
+    with pytest.raises(ValueError, match=r"policy 'RandomPolicy' there, 'tests.*\.to_the_goal' here"):
         collect_pendulum("test/mine-v0", 3, to_the_goal)
-    with pytest.raises(ValueError, match=r"env 'Pendulum-v1, {}, max_episode_steps=12' there, 'Pend.*=9' here"):
+    with pytest.raises(ValueError, match="max_episode_steps '12' there, '9' here"):
         collect_pendulum("test/mine-v0", 3, max_episode_steps=9)
-    # Episodes that were not published yet count as well
+    # Staged episodes of other arguments are left alone
     staging = Staging("test/staged-v0")
     staging.begin({"seed": 8})
     write_episode(staging.episodes_folder, 3, EpisodeBuffer())
-    with pytest.raises(ValueError, match=rf"(?s)seed 8 there, 0 here.*the folder .*{STAGING_FOLDER}"):
-        collect_pendulum("test/staged-v0")
+    assert collect_pendulum("test/staged-v0").total_steps == 5 * STEPS
     env = gym.make("Pendulum-v1", max_episode_steps=5)
     write_dataset(record(env, 1), env.observation_space, env.action_space, "test/foreign-v0")
     with pytest.raises(ValueError, match=r"was not made by collect.*minari delete test/foreign-v0"):
         collect_pendulum("test/foreign-v0")
 
 
-def toward(sign: float, offset: Any = 0.0) -> Any:
-    return lambda observation: np.full(1, sign + np.sum(offset))
-
-
-def test_other_functions_environments_and_wrappers_are_other_collections():
+def test_other_environments_and_wrappers_are_other_collections():
     def refused(what: str, first: dict[str, Any], second: dict[str, Any]) -> None:
         dataset_id = f"test/other{next(numbers)}-v0"
         defaults = {"policy": None, "env": Pictures}
@@ -397,52 +491,49 @@ def test_other_functions_environments_and_wrappers_are_other_collections():
             collect(dataset_id=dataset_id, n_episodes=3, **defaults | second)
 
     numbers = itertools.count()
-    refused("env 'Pictures, max_episode_steps=3' there, ", {"max_episode_steps": 3}, {"max_episode_steps": 2})
-    refused("env 'Broken, ", {"env": Broken("nothing")}, {"env": Pictures})
-    refused(r"env .partial\(Broken, ", {"env": partial(Broken, "no")}, {"env": partial(Broken, "nothing")})
+    refused("wrappers 'TimeLimit .*3.*' there, ", {"max_episode_steps": 3}, {"max_episode_steps": 2})
+    refused("env 'Broken' there, 'Pictures' here", {"env": partial(Broken, "nothing")}, {"env": Pictures})
     refused(r"wrappers '' there, 'Autoreset", {"env": Pictures()}, {"env": gym.wrappers.Autoreset(Pictures())})
+    pendulum = {"env": "Pendulum-v1", "max_episode_steps": 3}
+    refused(
+        "env 'Pendulum-v1 {\"g\": 9.0}' there, ",
+        {**pendulum, "env_kwargs": {"g": 9.0}},
+        {**pendulum, "env_kwargs": {"g": 5.0}},
+    )
 
     def rewarded(function: Any) -> gym.Env:
         return gym.wrappers.TransformReward(Pictures(), function)
 
-    refused(
-        r"wrappers 'TransformReward\(func=.*<lambda> \w+\)' there, ",
-        {"env": rewarded(lambda r: r)},
-        {"env": rewarded(lambda r: -r)},
-    )
-    pendulum = {"env": "Pendulum-v1", "max_episode_steps": 3}
-    for first, second in [
-        (lambda observation: np.ones(1), lambda observation: -np.ones(1)),
-        (lambda observation: np.ones(1), lambda observation: np.zeros(1)),
-        (toward(1.0), toward(-1.0)),
-        (toward(1.0, np.zeros(3)), toward(1.0, np.ones(3) / 3)),
-        (partial(toward(1.0)), partial(toward(-1.0))),
-    ]:
-        refused("policy '.*<lambda> \\w+' there, ", {"policy": first, **pendulum}, {"policy": second, **pendulum})
+    refused("wrappers 'TransformReward .*sign", {"env": rewarded(np.sign)}, {"env": rewarded(plus_one)})
 
 
-AROUND = """
-from sb3_qam.recording.scripted import as_scripted
-def around(*words):
-    def walk(observation, up={"to", *words}):
-        return walk if observation in {"a", "b", "c", "d"} else object
-    return walk
-name = as_scripted(around("x", "y", object), False).name
-"""
+def plus_one(reward: float) -> float:
+    return reward + 1
 
 
-def test_the_names_of_functions_do_not_depend_on_the_process():
-    """Neither on addresses nor on the order of sets, and functions may contain themselves."""
-    here: dict[str, Any] = {}
-    exec(AROUND, here)
-    there = subprocess.run(
-        [sys.executable, "-c", AROUND + "print(name)"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONHASHSEED": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert there.stdout.strip() == here["name"]
+def push(observation: np.ndarray, force: float = 1.0) -> np.ndarray:
+    return np.full(1, force)
+
+
+def test_a_policy_goes_by_its_name_or_by_one_that_is_given():
+    dataset = collect_pendulum("test/named-v0", 1, push)
+    assert dataset.storage.metadata["algorithm_name"] == "tests.recording.test_collect.push"
+    collect_pendulum("test/partial-v0", 1, partial(push, force=0.5))
+    with pytest.raises(ValueError, match=r"policy '.*push .*0\.5.*' there, '.*push .*-1\.0.*' here"):
+        collect_pendulum("test/partial-v0", 2, partial(push, force=-1.0))
+
+    def pull(observation: np.ndarray) -> np.ndarray:
+        return -push(observation)
+
+    for nameless in (pull, lambda observation: push(observation), partial(pull)):
+        with pytest.raises(
+            ValueError, match=r"has no name by which .* pass policy_name='...', or define it at the top"
+        ):
+            collect_pendulum("test/pull-v0", 1, nameless)
+    collect_pendulum("test/pull-v0", 1, pull, policy_name="pull")
+    assert collect_pendulum("test/pull-v0", 2, lambda _: -np.ones(1), policy_name="pull").total_episodes == 2
+    with pytest.raises(ValueError, match="policy 'pull' there, 'stay' here"):
+        collect_pendulum("test/pull-v0", 3, pull, policy_name="stay")
 
 
 @pytest.mark.parametrize("algorithm", [SAC, QAM])
@@ -465,12 +556,12 @@ def test_models_with_hindsight_act_in_processes_too(algorithm: Any):
 def test_workers_go_on_while_the_parent_publishes(monkeypatch: pytest.MonkeyPatch):
     publish = Staging.publish
 
-    def publish_slowly(self: Staging, n_episodes: int, *args: Any, **kwargs: Any) -> None:
+    def publish_slowly(self: Staging, n_episodes: int) -> None:
         end = time.monotonic() + 60
-        while n_episodes < 8 and not (self.episodes_folder / "7.pickle").exists():
+        while n_episodes < 8 and not (self.episodes_folder / "7.npz").exists():
             assert time.monotonic() < end
             time.sleep(0.01)
-        publish(self, n_episodes, *args, **kwargs)
+        publish(self, n_episodes)
 
     monkeypatch.setattr(Staging, "publish", publish_slowly)
     assert collect_pendulum("test/slow-v0", 8, n_processes=2).total_episodes == 8
@@ -503,7 +594,7 @@ def test_what_cannot_be_collected_is_refused():
     ):
         collect(SAC("MlpPolicy", "Pendulum-v1"), "MountainCarContinuous-v0", "test/a-v0", 1)
     with pytest.raises(ValueError, match=r"action has the shape \(2,\), and Box.* asks for \(1,\)"):
-        collect_pendulum("test/b-v0", policy=lambda observation: np.zeros(2))
+        collect_pendulum("test/b-v0", policy=lambda observation: np.zeros(2), policy_name="wide")
     assert not minari.list_local_datasets()
     # What failed at once does not stand in the way
     assert collect_pendulum("test/b-v0").total_episodes == 5
@@ -565,15 +656,16 @@ def test_what_is_not_finite_is_an_error_and_not_recorded():
         assert minari.load_dataset(f"test/{what}-v0").total_episodes == 2
         assert len(list(Staging(f"test/{what}-v0").folder.glob("*/*"))) == 0
     with pytest.raises(ValueError, match=r"^Episode 0, step 0: action is not finite, array\(\[nan\]"):
-        collect_pendulum("test/action-v0", policy=lambda observation: np.full(1, np.nan))
+        collect_pendulum("test/action-v0", policy=lambda observation: np.full(1, np.nan), policy_name="nan")
 
 
 def test_actions_beyond_the_bounds_are_an_error_and_rounding_is_none():
     with pytest.raises(ValueError, match=r"^Episode 0, step 0: action array\(\[3.\].* bounds \[-2.\] and \[2.\]: clip"):
-        collect_pendulum("test/beyond-v0", policy=lambda observation: np.full(1, 3.0))
+        collect_pendulum("test/beyond-v0", policy=lambda observation: np.full(1, 3.0), policy_name="3")
     with pytest.raises(ValueError, match=r"action .*5.* lies beyond the values of Discrete\(3\)"):
-        collect(lambda observation: 5, Pictures, "test/beyond-v0", 1)
-    rounded = collect_pendulum("test/rounded-v0", 1, lambda observation: np.full(1, np.nextafter(np.float32(2), 3)))
+        collect(lambda observation: 5, Pictures, "test/beyond-v0", 1, policy_name="5")
+    almost = np.full(1, np.nextafter(np.float32(2), 3))
+    rounded = collect_pendulum("test/rounded-v0", 1, lambda observation: almost, policy_name="almost 2")
     assert rounded[0].actions.tolist() == [[2.0]] * STEPS
 
 

@@ -1,5 +1,8 @@
 """A dataset behind wrappers gives what the wrapped environment gives."""
 
+import copy
+from functools import partial
+
 import gymnasium as gym
 import gymnasium_robotics
 import numpy as np
@@ -152,7 +155,7 @@ def test_the_recovered_environment_is_wrapped_as_well():
     env = maze()
     dataset = write_dataset(record(env, 2), env.observation_space, env.action_space, env=env.spec)
     wrapped = wrap_dataset(dataset.storage.data_path, FlattenObservation)
-    model = QAM("FlowPolicy", "recover", offline_dataset=wrapped, batch_size=8, learning_starts=0)
+    model = QAM("FlowPolicy", wrapped.recover_environment(), offline_dataset=wrapped, batch_size=8, learning_starts=0)
     assert model.observation_space.shape == (8,)
     model.learn(5)
     # One more wrapper goes around those that are there
@@ -161,21 +164,37 @@ def test_the_recovered_environment_is_wrapped_as_well():
     assert open_dataset(twice) is twice
 
 
-def test_the_mapped_files_belong_to_what_the_wrappers_do(tmp_path, monkeypatch):
+def scaled(env: gym.Env, factor: float) -> gym.Env:
+    return TransformReward(env, lambda reward: factor * reward)
+
+
+def test_the_mapped_files_belong_to_the_names_of_the_wrappers(tmp_path, monkeypatch):
     monkeypatch.setenv("SB3_QAM_CACHE", str(tmp_path))
     dataset = write_dataset(record_nested(NestedEnv()), NestedEnv.observation_space, NestedEnv.action_space)
     rewards = {}
-    for factor in (1.0, 2.0, 1.0):
 
-        def scaled(env, factor=factor):
-            return TransformReward(env, lambda reward: factor * reward)
-
-        wrapped = wrap_dataset(dataset, FlattenObservation, scaled)
+    def train(*wrappers, key=None):
+        wrapped = wrap_dataset(dataset, FlattenObservation, *wrappers, key=key)
         model = QAM("FlowPolicy", offline_dataset=wrapped, offline_storage="memmap", batch_size=8)
-        model.pretrain(gradient_steps=1)
-        rewards[factor] = model.offline_buffer.rewards
+        return model.pretrain(gradient_steps=1).offline_buffer.rewards
+
+    for factor in (1.0, 2.0, 1.0):
+        rewards[factor] = train(partial(scaled, factor=factor))
     np.testing.assert_array_equal(2 * rewards[1.0], rewards[2.0])
     assert sum(path.is_dir() for path in (tmp_path / "memmap").iterdir()) == 2
+
+    def triple(env):
+        return scaled(env, 3.0)
+
+    for nameless in (triple, lambda env: scaled(env, 3.0)):
+        with pytest.raises(
+            ValueError, match=r"has no name under which they are found again: use wrap_dataset\(..., key="
+        ):
+            train(nameless)
+    np.testing.assert_array_equal(3 * rewards[1.0], train(triple, key="triple"))
+    np.testing.assert_array_equal(4 * rewards[1.0], train(lambda env: scaled(env, 4.0), key="four times"))
+    np.testing.assert_array_equal(3 * rewards[1.0], train(triple, key="triple"))
+    assert sum(path.is_dir() for path in (tmp_path / "memmap").iterdir()) == 4
 
 
 class Skips(gym.Wrapper):
@@ -273,16 +292,27 @@ class UnsortedEnv(gym.Env):
         return self.reset()[0], 0.0, False, False, {}
 
 
-def test_keys_are_flattened_in_the_order_of_the_environment():
-    gym.register("Unsorted-v0", "tests.test_wrapped:UnsortedEnv", max_episode_steps=3)
-    try:
-        env = gym.make("Unsorted-v0")
-        assert list(env.observation_space) == ["z", "a"]
-        write_dataset(record(env, 1), env.observation_space, env.action_space, "test/unsorted-v0", env=env.spec)
-        wrapped = wrap_dataset("test/unsorted-v0", FlattenObservation)
-        np.testing.assert_array_equal(read_episodes(wrapped).observations[0], FlattenObservation(env).reset()[0])
-    finally:
-        gym.registry.pop("Unsorted-v0")
+def test_keys_are_flattened_in_the_order_of_the_environment_and_none_is_made(monkeypatch):
+    env = gym.wrappers.TimeLimit(UnsortedEnv(), 3)
+    assert list(env.observation_space) == ["z", "a"]
+    spec = gym.envs.registration.EnvSpec("Unsorted-v0", entry_point="tests.datasets.test_wrapped:UnsortedEnv")
+    write_dataset(record(env, 1), env.observation_space, env.action_space, "test/unsorted-v0", env=spec)
+    expected = FlattenObservation(env).reset()[0]
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("an environment is made")
+
+    monkeypatch.setattr(UnsortedEnv, "__init__", refuse)
+    monkeypatch.setattr(gym, "make", refuse)
+    wrapped = wrap_dataset("test/unsorted-v0", FlattenObservation)
+    np.testing.assert_array_equal(read_episodes(wrapped).observations[0], expected)
+
+
+def test_a_copy_of_a_wrapped_dataset_is_one(pendulum_dataset):
+    wrapped = copy.deepcopy(wrap_dataset(pendulum_dataset, FlattenObservation))
+    assert (wrapped.id, wrapped.total_episodes) == (pendulum_dataset.id, 5)
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = wrapped.no_such_thing
 
 
 def test_lists_are_wrapped_one_by_one(pendulum_dataset):

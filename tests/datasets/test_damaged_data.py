@@ -65,6 +65,7 @@ def cut_to(n_steps: int) -> Callable[[h5py.Group], None]:
             "terminations": 0,
         }.items():
             replace(key, lambda values, n=n_steps + extra: values[:n])(episode)
+        episode.attrs["total_steps"] = n_steps
 
     return damage
 
@@ -144,7 +145,9 @@ def test_an_episode_that_is_shorter_than_its_description():
     dataset = healthy_dataset()
     with h5py.File(dataset.storage.data_path / "main_data.hdf5", "a") as opened:
         cut_to(3)(opened["episode_1"])
-    with pytest.raises(ValueError, match=f"'{dataset.id}', episode 1 of 3 steps: .*{dataset.storage.data_path}"):
+        opened["episode_1"].attrs["total_steps"] = 5
+    complaint = rf"'{dataset.id}', episode 1: .* holds 4 values, expected 6 in an .*{dataset.storage.data_path}"
+    with pytest.raises(ValueError, match=complaint):
         read_episodes(dataset)
 
 

@@ -104,6 +104,7 @@ def test_data_that_is_refused_leaves_no_files(cache: Path):
     assert not any(path.is_dir() for path in (cache / "memmap").iterdir())
 
 
+@pytest.mark.kill
 def test_a_killed_process_leaves_nothing_that_is_taken_for_finished(cache: Path):
     env = gym.make("Pendulum-v1", max_episode_steps=100)
     dataset = write_dataset(record(env, 20), env.observation_space, env.action_space, "test/killed-v0")
@@ -151,7 +152,14 @@ def test_a_folder_that_cannot_be_written(cache: Path, pendulum_dataset):
         load_episodes([pendulum_dataset], "memmap")
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:40])])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.unlink(),
+        lambda file: file.write_bytes(file.read_bytes()[:40]),
+        lambda file: file.write_bytes(b""),
+    ],
+)
 def test_files_that_are_damaged_say_what_to_remove(cache: Path, pendulum_dataset, damage):
     load_episodes([pendulum_dataset], "memmap")
     folder = cache_folder([pendulum_dataset])
@@ -165,3 +173,24 @@ def test_files_that_are_damaged_say_what_to_remove(cache: Path, pendulum_dataset
 def test_unknown_storages_are_refused(pendulum_dataset):
     with pytest.raises(ValueError, match="offline_storage must be one of 'memory', 'memmap', 'cuda', got 'disk'"):
         QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_storage="disk")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other permissions")
+def test_complete_files_are_used_where_nothing_can_be_written(cache: Path, pendulum_dataset, monkeypatch):
+    load_episodes([pendulum_dataset], "memmap")
+
+    def read_only(*args, **kwargs):
+        # What an administrator, who may write anywhere, sees of a disk that is mounted read-only
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(os, "mkdir", read_only)
+    assert_same_episodes(load_episodes([pendulum_dataset]), load_episodes([pendulum_dataset], "memmap"))
+
+
+def test_without_a_home_folder_the_variable_is_named(pendulum_dataset, monkeypatch):
+    monkeypatch.delenv("SB3_QAM_CACHE")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(OSError, match=r"no home folder .*SB3_QAM_CACHE"):
+        load_episodes([pendulum_dataset], "memmap")

@@ -1,0 +1,38 @@
+"""Names that say in every process, and tomorrow, which function or class is meant."""
+
+import json
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+
+def name_of(value: Any) -> str | None:
+    """
+    :param value: A function or a class, or a ``functools.partial`` of one
+    :return: Its module and name, and the arguments of a partial; ``None`` if it has no name under which it could be
+        imported (a lambda, or what was made within a function), or an argument is not plain
+    """
+    if isinstance(value, partial):
+        name, arguments = name_of(value.func), plain([value.args, value.keywords])
+        return None if name is None or arguments is None else f"{name} {arguments}"
+    name = f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', '<object>')}"
+    return None if "<" in name else name
+
+
+def plain(arguments: Any) -> str | None:
+    """
+    :param arguments: Numbers, strings, arrays, functions, classes, or lists and dicts of these
+    :return: The arguments as JSON, functions and classes by their names; ``None`` if there is something else
+    """
+
+    def other(value: Any) -> Any:
+        name = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else name_of(value)
+        if name is None:
+            raise TypeError(f"{value!r} has no name")
+        return name
+
+    try:
+        return json.dumps(arguments, sort_keys=True, default=other)
+    except (TypeError, ValueError):
+        return None
