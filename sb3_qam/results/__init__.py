@@ -1,1 +1,1 @@
-"""What runs of RL Zoo have come to: read, compared, drawn."""
+"""What runs of RL Zoo have reached: read, compared, drawn."""

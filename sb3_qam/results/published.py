@@ -1,17 +1,16 @@
-"""Published success rates of OGBench's tasks, to be shown beside one's own."""
+"""Published success rates of OGBench's tasks, which are shown beside those of runs."""
 
 import csv
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sb3_qam.qam.variants import VARIANTS
 from sb3_qam.results.scores import Task
 
 FILE = Path(__file__).with_name("published.csv")
 OFFLINE_STEPS, ONLINE_STEPS = 1_000_000, 500_000
 SOURCE = "arXiv 2601.14234: mean over 12 seeds with 50 episodes each"
-# By names of the zoo's algorithms
-METHODS = {"qam": "QAM", "qam_edit": "QAM-E", "qam_f": "QAM-F", "bam": "BAM"}
 
 
 @dataclass(frozen=True)
@@ -49,4 +48,12 @@ def published_of(task: Task) -> list[PublishedScore]:
     :param task: A task
     :return: What has been published, if it can be compared with what is shown
     """
-    return published_scores().get(task.name, []) if task.metric.name == "success" else []
+    return published_scores().get(task.name, []) if task.metric_name == "success" else []
+
+
+def title_of(algorithm: str) -> str | None:
+    """
+    :param algorithm: Name of an algorithm on the command line
+    :return: Its name in the papers, if it is one of ours
+    """
+    return VARIANTS[algorithm].title if algorithm in VARIANTS else None

@@ -47,7 +47,7 @@ def maze_dataset() -> minari.MinariDataset:
 def start(folder: Path, *args: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "sb3_qam.cli", *args]
     # Tests may run from a checkout that is not installed
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -67,7 +67,7 @@ def invoke(*args: str) -> list[str]:
     return result.output.strip().splitlines()
 
 
-def test_train_enjoy_go_on_and_evaluate_from_an_empty_folder(maze_dataset, tmp_path: Path):
+def test_train_enjoy_resume_and_evaluate_from_an_empty_folder(maze_dataset, tmp_path: Path):
     task = ["--algo", "qam", "--env", MAZE]
     evaluation = ["--eval-freq", "150", "--eval-episodes", "1"]
     output = run(tmp_path, "train", *task, "-n", "200", *evaluation, *HYPERPARAMS)
@@ -92,7 +92,7 @@ def test_train_enjoy_go_on_and_evaluate_from_an_empty_folder(maze_dataset, tmp_p
     assert result["success"] in (0.0, 0.5, 1.0)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(maze_dataset, tmp_path: Path):
+def test_ctrl_c_saves_and_says_how_to_resume(maze_dataset, tmp_path: Path):
     args = ["--algo", "qam_f", "--env", MAZE, "-n", "100000", "--eval-freq", "-1", "--log-interval", "1"]
     process = start(tmp_path, "train", *args, *HYPERPARAMS)
     assert process.stdout is not None
