@@ -74,7 +74,7 @@ class Run:
             return False
         try:
             settings = json.loads(marker.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{marker} is damaged ({error}): remove it, and the run is repeated.") from error
         if settings != asdict(self):
             raise ValueError(
@@ -104,7 +104,7 @@ class Run:
         try:
             started = json.loads((self.folder(root) / STARTED).read_text())
             is_own = (started["task"], started["algorithm"], started["seed"]) == (self.task, self.algorithm, self.seed)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return {}
         return started if is_own else {}
 
@@ -206,7 +206,8 @@ def _by_name(key: str, entries: Any) -> dict[str, dict[str, Any]]:
     """
     :raises ValueError: if they are neither names nor hyper-parameters by name, or a name leads out of the suite
     """
-    by_name = dict.fromkeys(map(str, entries)) if isinstance(entries, list) else entries
+    is_list = isinstance(entries, list) and all(isinstance(each, str) for each in entries)
+    by_name = dict.fromkeys(entries) if is_list else entries
     if not isinstance(by_name, dict) or not all(isinstance(each, (dict, type(None))) for each in by_name.values()):
         raise ValueError(f"{key} of a suite must be a list of names, or a dict of hyper-parameters by name: {entries}")
     for name in by_name:

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-# Far more than any settings have, and far less than aliases of aliases of aliases make
-MAX_VALUES = 100_000
+# In characters: far more than any settings have, and far less than aliases of aliases of aliases make
+MAX_SIZE = 1_000_000
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -24,18 +24,21 @@ class PlainLoader(yaml.SafeLoader):
 
 def _check_size(node: yaml.Node, sizes: dict[int, float]) -> float:
     """
-    :param sizes: Takes the number of values below each node, aliases written out
+    :param sizes: Takes the number of values and their characters below each node, aliases written out
     :return: That of this node
     :raises yaml.YAMLError: if there are too many
     """
     if id(node) not in sizes:
         # Until it is known: a node below itself never ends
         sizes[id(node)] = math.inf
-        children = node.value if isinstance(node, yaml.CollectionNode) else []
-        flat = (part for child in children for part in (child if isinstance(child, tuple) else [child]))
-        sizes[id(node)] = 1 + sum(_check_size(child, sizes) for child in flat)
-    if sizes[id(node)] > MAX_VALUES:
-        raise yaml.YAMLError(f"it has more than {MAX_VALUES:,} values, its aliases written out")
+        if isinstance(node, yaml.ScalarNode):
+            size = len(node.value)
+        else:
+            parts = (part for child in node.value for part in (child if isinstance(child, tuple) else [child]))
+            size = sum(_check_size(part, sizes) for part in parts)
+        sizes[id(node)] = 1 + size
+    if sizes[id(node)] > MAX_SIZE:
+        raise yaml.YAMLError(f"it has more than {MAX_SIZE:,} characters, its aliases written out")
     return sizes[id(node)]
 
 

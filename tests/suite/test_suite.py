@@ -52,13 +52,16 @@ def results(run: Run, root: Path) -> dict[str, np.ndarray]:
         return {**evaluations, **{name: value.numpy() for name, value in parameters.items()}}
 
 
-def start(path: Path, root: Path, seeds: str, *options: str, jobs: str = "2") -> "subprocess.Popen[str]":
+def start(
+    path: Path, root: Path, seeds: str, *options: str, jobs: str = "2", python_path: str = "", errors: int | None = None
+) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "sb3_qam.cli", "benchmark", str(path), "--seeds", seeds, *options]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": python_path or str(Path(__file__).parents[2])}
     return subprocess.Popen(
         [*command, "--folder", str(root), "--jobs", jobs],
         env=environment,
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
         start_new_session=True,
     )
