@@ -101,10 +101,11 @@ def collect(
         typer.echo(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps")
 
 
-def _load(model: Path, algo: str, env: str, statistics: Path | None) -> BaseAlgorithm:
+def find_algorithm(name: str) -> type[BaseAlgorithm]:
     """
-    :return: The model, with its ``VecNormalize`` where there is one
-    :raises ValueError: if there is no algorithm of that name
+    :param name: Name of an algorithm of SB3, sb3-contrib or this package
+    :return: Its class
+    :raises ValueError: if there is none of that name
     """
     known: dict[str, type[BaseAlgorithm]] = {
         key.lower(): value
@@ -112,10 +113,17 @@ def _load(model: Path, algo: str, env: str, statistics: Path | None) -> BaseAlgo
         for key, value in vars(package).items()
         if isinstance(value, type) and issubclass(value, BaseAlgorithm)
     }
-    known |= {name: variant.algorithm for name, variant in VARIANTS.items()}
-    if algo.lower() not in known:
-        raise ValueError(f"There is no algorithm '{algo}', only {', '.join(sorted(known))}.")
-    policy = known[algo.lower()].load(model, device="cpu")
+    known |= {key: variant.algorithm for key, variant in VARIANTS.items()}
+    if name.lower() not in known:
+        raise ValueError(f"There is no algorithm '{name}', only {', '.join(sorted(known))}.")
+    return known[name.lower()]
+
+
+def _load(model: Path, algo: str, env: str, statistics: Path | None) -> BaseAlgorithm:
+    """
+    :return: The model, with its ``VecNormalize`` where there is one
+    """
+    policy = find_algorithm(algo).load(model, device="cpu")
     settings = settings_folder(model.parent)
     if statistics is None and settings is not None and (settings / "vecnormalize.pkl").is_file():
         statistics = settings / "vecnormalize.pkl"

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import gymnasium as gym
 import typer
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_qam import QAM
+from sb3_qam.cli.data import find_algorithm
 from sb3_qam.cli.errors import on_one_line
 from sb3_qam.common.evaluation import evaluate as evaluate_model
 from sb3_qam.datasets.sources import open_datasets
@@ -31,6 +33,7 @@ def evaluate(
     baseline: Annotated[
         str | None, typer.Option(help="bc: also evaluate the model's behavior flow, a clone of its data.")
     ] = None,
+    algo: Annotated[str, typer.Option(help="Its algorithm, of SB3, sb3-contrib or this package.")] = "qam",
     device: Annotated[str, typer.Option(help="PyTorch device (cpu, cuda, ...).")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
@@ -40,18 +43,21 @@ def evaluate(
     Example: sb3-qam eval logs/qam/PointMaze_UMaze-v3_1/best_model.zip -n 50 --baseline bc
     """
     with on_one_line():
-        if baseline not in (None, "bc"):
-            raise ValueError(f"--baseline must be bc, got '{baseline}'.")
+        algorithm = find_algorithm(algo)
+        if baseline not in (None, "bc") or (baseline and not issubclass(algorithm, QAM)):
+            raise ValueError(f"--baseline must be bc, the behavior flow of a QAM model, got '{baseline}' for '{algo}'.")
         # What libraries print on the way is not the result
         with contextlib.redirect_stdout(sys.stderr):
-            models = {"": QAM.load(model, device=device, seed=seed)}
+            models = {"": algorithm.load(model, device=device, seed=seed)}
             if baseline is not None:
-                models["bc "] = QAM.load(model, device=device, seed=seed)
-                models["bc "].load_behavior(model)
+                clone = QAM.load(model, device=device, seed=seed)
+                clone.load_behavior(model)
+                models["bc "] = clone
             summaries = {}
             for prefix, each in models.items():
                 for name, deterministic in {"deterministic": True, "sampled": False}.items():
-                    # The same episodes in each row
+                    # The same starts and noise in each row
+                    each.set_random_seed(seed)
                     vec_env, env_id = _make_env(model, env, models[""], n_envs, seed)
                     found = evaluate_model(each, vec_env, episodes, deterministic)
                     summaries[prefix + name] = found.summary()
@@ -68,7 +74,7 @@ def evaluate(
         typer.echo(f"{name:16} {spread:>22} {row['mean_length']:8.4g} {success:>8}")
 
 
-def _make_env(path: Path, env_id: str | None, model: QAM, n_envs: int, seed: int) -> tuple[VecEnv, str]:
+def _make_env(path: Path, env_id: str | None, model: BaseAlgorithm, n_envs: int, seed: int) -> tuple[VecEnv, str]:
     """
     :return: Environments as the model knows them, and their id
     :raises ValueError: if the environment is not known
@@ -77,8 +83,9 @@ def _make_env(path: Path, env_id: str | None, model: QAM, n_envs: int, seed: int
     settings = settings_folder(path.parent)
     if env_id is None and settings is not None:
         return _make_env_of_run(settings, n_envs, seed)
-    if env_id is None and model.offline_dataset is not None:
-        spec = open_datasets(model.offline_dataset)[0].env_spec
+    dataset = getattr(model, "offline_dataset", None)
+    if env_id is None and dataset is not None:
+        spec = open_datasets(dataset)[0].env_spec
         # The specification itself is code that the dataset brings; an id that is registered here is not
         env_id = spec.id if spec is not None and spec.id in gym.registry else None
     if env_id is None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -396,3 +397,88 @@ def test_charts_of_earlier_calls_do_not_stay(tmp_path: Path):
     assert [path.name for path in report.write(output)] == names[:2]
     assert {path.name for path in output.iterdir()} == set(names[:2])
     assert report.notes == ["There are no charts over all tasks: no method has finished runs on each of them."]
+
+
+# ---------------------------------------------------------------------- damaged runs
+
+HUGE = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+def damaged(root: Path) -> list[Path]:
+    """Folders of runs, each with something else in it that no run has."""
+    folders = []
+
+    def other(file: str | None = None, content: str | bytes = "", **kwargs: Any) -> None:
+        kwargs = {"steps": (100, 200, 300), "successes": (0.0, 0.5, 1.0)} | kwargs
+        folders.append(write_run(root, len(folders) + 2, seed=len(folders) + 2, **kwargs))
+        if file is not None:
+            data = content.encode() if isinstance(content, str) else content
+            (folders[-1] / file).write_bytes(data)
+
+    for steps in ([100, 200, np.inf], [np.nan, 1, 2], [-5, 1, 2], [1, 2, 1e300], ["a", "b", "c"], [[1, 2, 3]]):
+        other(steps=steps)
+    other(successes=[0, 0.5, 1e300])
+    for n_timesteps in (".inf", ".nan", "-5", "[3]", "1e300", "x", "9" * 400):
+        other("Maze-v0/config.yml", f"n_timesteps: {n_timesteps}")
+    other("Maze-v0/config.yml", HUGE)
+    other("Maze-v0/config.yml", "n_timesteps: &a [*a]")
+    other("Maze-v0/config.yml", "[" * 5000)
+    other("Maze-v0/config.yml", b"\xff\xfe\x00")
+    other("Maze-v0/args.yml", "{algo: qam, env: Maze-v0, seed: 1, n_timesteps: -1, trained_agent: 7}")
+    other("Maze-v0/args.yml", f"{{algo: qam, env: {'x' * 5000}, seed: 1, n_timesteps: -1}}")
+    for content in (b"", b"PK", b"\x93NUMPY", b"no zip"):
+        other("evaluations.npz", content)
+        other("Maze-v0.zip", content)
+    for attributes in ("", "[" * 100_000, '{"num_timesteps": Infinity, "_total_timesteps": 3}', "[]", '{"a": 3}'):
+        other()
+        with zipfile.ZipFile(folders[-1] / "Maze-v0.zip", "w") as file:
+            file.writestr("data", attributes)
+    other()
+    content = (folders[-1] / "evaluations.npz").read_bytes()
+    # Its directory says that the arrays are encrypted
+    encrypted = re.sub(rb"PK\x01\x02(....)..", rb"PK\x01\x02\1\x01\x00", content, flags=re.DOTALL)
+    (folders[-1] / "evaluations.npz").write_bytes(encrypted)
+    other(trained_agent="logs/qam/Maze-v0_2/Maze-v0.zip")
+    return folders
+
+
+def test_damaged_runs_are_left_out_and_the_others_are_shown(tmp_path: Path):
+    write_run(tmp_path)
+    folders = damaged(tmp_path)
+    report = make_report([tmp_path])
+    assert [row.runs for row in report.rows] == ["1"]
+    assert {each.folder for each in report.left_out} == set(folders)
+    assert all(each.reason for each in report.left_out)
+    report.write(tmp_path / "plots")
+
+
+def test_runs_that_resumed_from_each_other_are_left_out(tmp_path: Path):
+    for number in (1, 2):
+        write_run(tmp_path, number, trained_agent=f"logs/qam/Maze-v0_{3 - number}/Maze-v0.zip")
+    write_run(tmp_path, 3)
+    runs, left_out = join_resumed(read_runs([tmp_path])[0])
+    assert ([run.folder.name for run in runs], len(left_out)) == (["Maze-v0_3"], 2)
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "$", "a_b^c", "<b>&", "日本", "x" * 150, "%s {} {0}", "a\tb"])
+def test_names_are_names_and_no_formulas(name: str, tmp_path: Path):
+    (tmp_path / name).mkdir()
+    for seed in (1, 2):
+        write_run(tmp_path / name, seed, algorithm=name, task=name, seed=seed, gamma=name * seed)
+        write_run(tmp_path / "other", seed, task=name, seed=seed)
+    report = make_report([tmp_path / name, tmp_path / "other"])
+    report.write(tmp_path / "plots")
+    assert len(report.rows) == 3
+    assert {row.task for row in report.rows} == {name}
+
+
+def test_settings_with_other_keys_than_names_are_compared_too(tmp_path: Path):
+    for number, value in enumerate(("{1: 2, x: {3: 4, y: 5}}", "{2: 2, null: 3, [1, 2]: 4}", "{}"), start=1):
+        folder = write_run(tmp_path, number)
+        (folder / "Maze-v0" / "config.yml").write_text(
+            f"{{n_timesteps: 200, offline_steps: 100, 7: a, kwargs: {value}}}"
+        )
+    report = make_report([tmp_path])
+    report.write(tmp_path / "plots")
+    assert len(report.rows) + len(report.left_out) == 3
+    assert len(report.rows) >= 2

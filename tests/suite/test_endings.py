@@ -241,15 +241,19 @@ def test_values_of_a_suite_work_as_they_are_written(tmp_path: Path):
     }
     options = "{save-replay-buffer: false, progress: true, track: , eval-freq: 5, env-kwargs: {a: x, b: .inf}}"
     found = arguments(tmp_path, f"{{tasks: [A-v0], options: {options}}}")
-    expected = "--algo qam --env A-v0 --seed 0 --num-threads 1 --progress --eval-freq 5 --env-kwargs a:'x' b:float('inf')"
+    expected = (
+        "--algo qam --env A-v0 --seed 0 --num-threads 1 --progress --eval-freq 5 --env-kwargs a:'x' b:float('inf')"
+    )
     assert found[:-2] == expected.split()
 
 
 @pytest.mark.parametrize(
     "text",
-    ["{tasks: {7: {gamma: 0.9}}}", "{tasks: [A-v0], hyperparams: {day: 2020-01-01}}", "{tasks: {~: }}"]
-    + ["{tasks: [A-v0], hyperparams: {policy_kwargs: {1: 2}}}", "{tasks: [A-v0], hyperparams: {gamma: .nan}}"]
-    + ["{tasks: [A-v0], options: [3]}", "{tasks: A-v0}", "{tasks: [[A-v0]], algorithms: [{}]}", "tasks: &a [*a]", "{tasks: [7]}"],
+    [
+        *("{tasks: {7: {gamma: 0.9}}}", "{tasks: [A-v0], hyperparams: {day: 2020-01-01}}", "{tasks: {~: }}"),
+        *("{tasks: [A-v0], hyperparams: {policy_kwargs: {1: 2}}}", "{tasks: [A-v0], hyperparams: {gamma: .nan}}"),
+        *("{tasks: [A-v0], options: [3]}", "{tasks: A-v0}", "{tasks: [[A-v0]]}", "tasks: &a [*a]", "{tasks: [7]}"),
+    ],
 )
 def test_other_values_are_refused_on_one_line(text: str, tmp_path: Path):
     (tmp_path / "suite.yml").write_text(text)

@@ -34,8 +34,10 @@ def test_python_objects_are_not_made(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "text",
-    [BOMB, "a: &a [*a]", "a: " + "[" * 5000, f"a: &a {'x' * 1000}\nb: [{', '.join(['*a'] * 2000)}]"]
-    + ["- a", "", "a: [", "{[a]: 1}", "a: !!int x", "a: !!timestamp x", "a: \x01", "a: !!unknown 3", "a: {<<: 3}"],
+    [
+        *(BOMB, "a: &a [*a]", "a: " + "[" * 5000, f"a: &a {'x' * 1000}\nb: [{', '.join(['*a'] * 2000)}]"),
+        *("- a", "", "a: [", "{[a]: 1}", "a: !!int x", "a: !!timestamp x", "a: \x01", "a: !!unknown 3", "a: {<<: 3}"),
+    ],
     ids=lambda text: text[:12],
 )
 def test_what_cannot_be_read_is_said_on_one_line(tmp_path: Path, text: str):
