@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sb3_qam.cli.errors import on_one_line
-from sb3_qam.results.report import make_report
+from sb3_qam.results import make_report
 from sb3_qam.results.scores import METRICS
 
 

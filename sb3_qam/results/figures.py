@@ -1,4 +1,7 @@
-"""The charts. They are drawn and saved with STYLE as Matplotlib's settings."""
+"""
+The charts, which are drawn and saved with STYLE as Matplotlib's settings. Those over all tasks take the methods
+that have finished runs on each of them.
+"""
 
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -8,9 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_qam.results.published import OFFLINE_STEPS, ONLINE_STEPS, published_of, title_of
 from sb3_qam.results.runs import TrainingRun
-from sb3_qam.results.scores import Estimate, Task, common_curve, estimate, iqm, mean, median, performance_profile
+from sb3_qam.results.scores import (
+    PUBLISHED_STEPS,
+    Estimate,
+    Task,
+    common_curve,
+    estimate,
+    iqm,
+    mean,
+    median,
+    performance_profile,
+    title_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,10 +77,7 @@ class PhaseAxis:
         return "gradient steps" if self.end == self.offline_end else "gradient steps, then environment steps"
 
     def place(self, run: TrainingRun) -> np.ndarray:
-        """
-        :param run: A run
-        :return: Where its evaluations stand, shape (n_evaluations,)
-        """
+        """Where the evaluations of a run stand, shape (n_evaluations,)."""
         if not self.has_shares:
             return run.steps + (self.offline_end - run.offline_steps)
         online = (run.steps - run.offline_steps) / max(run.total_steps - run.offline_steps, 1)
@@ -75,10 +85,7 @@ class PhaseAxis:
         return self.offline_end + np.where(run.steps <= run.offline_steps, offline, online)
 
     def tick(self, position: float) -> str:
-        """
-        :param position: A place on the axis
-        :return: What is written there
-        """
+        """What is written at a place on the axis."""
         if self.has_shares:
             return f"{position - self.offline_end * (position > self.offline_end):.0%}"
         size, letter = next((each for each in ((1e6, "M"), (1e3, "k")) if abs(position) >= each[0]), (1, ""))
@@ -86,20 +93,14 @@ class PhaseAxis:
 
 
 def step_axis(runs: Iterable[TrainingRun]) -> PhaseAxis:
-    """
-    :param runs: What is drawn, one run or more
-    :return: An axis of steps as in the logs
-    """
+    """An axis of steps as in the logs, for one run or more."""
     phases = [(run.offline_steps, run.total_steps - run.offline_steps) for run in runs]
     offline_end = max(offline for offline, _ in phases)
     return PhaseAxis(offline_end, offline_end + max(online for _, online in phases))
 
 
 def common_axis(runs: Iterable[TrainingRun]) -> PhaseAxis:
-    """
-    :param runs: Runs of several tasks
-    :return: An axis of steps, if the phases of all that have them have the same lengths, else of shares
-    """
+    """An axis of steps, if the phases of all runs that have them have the same lengths, else of shares."""
     runs = list(runs)
     offline = {run.offline_steps for run in runs if run.offline_steps > 0}
     online = {run.total_steps - run.offline_steps for run in runs}
@@ -109,23 +110,13 @@ def common_axis(runs: Iterable[TrainingRun]) -> PhaseAxis:
 
 
 def make_looks(methods: list[str]) -> Looks:
-    """
-    :param methods: Names of methods
-    :return: Color and line of each, the same in all charts
-    """
+    """Color and line of each method, the same in all charts."""
     looks = [{"linestyle": line, "color": color} for line, color in product(LINES, COLORS)]
     return {method: looks[number % len(looks)] for number, method in enumerate(methods)}
 
 
 def draw_learning_curves(tasks: list[Task], looks: Looks, with_published: bool) -> "Figure":
-    """
-    Mean over seeds with its 95 % interval, one panel per task. Each run that is not finished is a thin line.
-
-    :param tasks: Tasks
-    :param looks: Of the methods
-    :param with_published: Whether to draw what has been published on the tasks
-    :return: The chart
-    """
+    """Mean over seeds with its 95 % interval, one panel per task. Each run that is not finished is a thin line."""
     n_columns = min(N_COLUMNS, len(tasks))
     figure, panels = _make_figure(-(-len(tasks) // n_columns), n_columns, (4.6, 3.3))
     for panel, task in zip(panels, tasks, strict=False):
@@ -146,14 +137,7 @@ def draw_learning_curves(tasks: list[Task], looks: Looks, with_published: bool) 
 
 
 def draw_aggregate(tasks: list[Task], methods: list[str], looks: Looks) -> "Figure":
-    """
-    Interquartile mean, median and mean over all tasks with stratified bootstrap intervals, after each phase.
-
-    :param tasks: Tasks
-    :param methods: Those with finished runs on all of them
-    :param looks: Of the methods
-    :return: The chart
-    """
+    """Interquartile mean, median and mean over all tasks with stratified bootstrap intervals, after each phase."""
     figure, panels = _make_figure(1, 3, (3.6, 0.7 * len(methods) + 0.3), sharey=True)
     is_online = any(run.total_steps > run.offline_steps for task in tasks for run in task.runs)
     drawn = {}
@@ -183,14 +167,7 @@ def draw_aggregate(tasks: list[Task], methods: list[str], looks: Looks) -> "Figu
 
 
 def draw_sample_efficiency(tasks: list[Task], methods: list[str], looks: Looks) -> "Figure":
-    """
-    Interquartile mean over all tasks against steps, with stratified bootstrap intervals.
-
-    :param tasks: Tasks
-    :param methods: Those with finished runs on all of them
-    :param looks: Of the methods
-    :return: The chart
-    """
+    """Interquartile mean over all tasks against steps, with stratified bootstrap intervals."""
     axis = common_axis(run for task in tasks for method in methods for run in task.finished(method))
     figure, (panel,) = _make_figure(1, 1, (6.2, 3.6))
     _draw_phases(panel, axis)
@@ -209,14 +186,7 @@ def draw_sample_efficiency(tasks: list[Task], methods: list[str], looks: Looks) 
 
 
 def draw_performance_profile(tasks: list[Task], methods: list[str], looks: Looks) -> "Figure":
-    """
-    Share of the runs with a score above each threshold, at the end, with stratified bootstrap intervals.
-
-    :param tasks: Tasks
-    :param methods: Those with finished runs on all of them
-    :param looks: Of the methods
-    :return: The chart
-    """
+    """Share of the runs with a score above each threshold, at the end, with stratified bootstrap intervals."""
     scores = {method: [task.scores(task.last(method)) for task in tasks] for method in methods}
     seen = np.concatenate([each for of_tasks in scores.values() for each in of_tasks])
     thresholds = np.linspace(min(0.0, seen.min()), max(1.0, seen.max()), N_THRESHOLDS)
@@ -229,17 +199,12 @@ def draw_performance_profile(tasks: list[Task], methods: list[str], looks: Looks
 
 
 def score_label(tasks: list[Task]) -> str:
-    """
-    :param tasks: Tasks
-    :return: What scores over all of them are called
-    """
+    """What scores over all tasks are called."""
     return "success rate" if all(task.metric_name == "success" for task in tasks) else "normalized score"
 
 
 def _make_figure(n_rows: int, n_columns: int, panel: tuple[float, float], **kwargs: Any) -> "tuple[Figure, list[Axes]]":
-    """
-    :param panel: Width and height of each panel, in inches
-    """
+    """The size of a panel is in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(panel[0] * n_columns, panel[1] * n_rows + 0.9), layout="constrained")
@@ -288,11 +253,9 @@ def _draw_curve(panel: "Axes", positions: np.ndarray, curve: Estimate, method: s
 
 
 def _draw_published(panel: "Axes", axis: PhaseAxis, task: Task, looks: Looks) -> None:
-    """
-    Where each phase ends, whatever its length here.
-    """
+    """Where each phase ends, whatever its length here."""
     colors = {title_of(run.algorithm): looks[run.method]["color"] for run in reversed(task.runs)}
-    scores = [score for score in published_of(task) if score.method in colors]
+    scores = [score for score in task.published if score.method in colors]
     for number, score in enumerate(scores):
         kwargs: dict[str, Any] = {
             "fmt": "D",
@@ -300,7 +263,7 @@ def _draw_published(panel: "Axes", axis: PhaseAxis, task: Task, looks: Looks) ->
             "markerfacecolor": "white",
             "color": colors[score.method],
         }
-        kwargs["label"] = f"{score.method}, published ({OFFLINE_STEPS / 1e6:g}M + {ONLINE_STEPS / 1e6:g}M steps)"
+        kwargs["label"] = f"{score.method}, published ({PUBLISHED_STEPS})"
         # Beside each other where they are equal
         shift = -0.02 * axis.end * number
         if axis.offline_end > 0:
@@ -316,17 +279,12 @@ def _draw_interval(panel: "Axes", row: float, found: Estimate, color: str, face:
 
 
 def _with_zero_and_one(limits: tuple[float, float]) -> tuple[float, float]:
-    """
-    :param limits: Of an axis with scores
-    :return: The same, or wider
-    """
+    """Limits of an axis with scores, wide enough for both."""
     return min(limits[0], -0.03), max(limits[1], 1.05)
 
 
 def _add_legend(figure: "Figure", panels: list["Axes"]) -> None:
-    """
-    One for all panels, below them.
-    """
+    """One for all panels, below them."""
     handles = {
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sb3_qam.results import figures
-from sb3_qam.results.published import SOURCE, published_of, title_of
 from sb3_qam.results.runs import LeftOut, TrainingRun, drop_repetitions, join_resumed, name_methods, read_runs
-from sb3_qam.results.scores import Task, complete_methods, make_tasks, methods_of
+from sb3_qam.results.scores import PUBLISHED_SOURCE, Task, complete_methods, make_tasks, methods_of, title_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,19 +25,10 @@ OVER_ALL = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """
-    One method on one task, in words.
-
-    :param task: Id of the environment
-    :param method: Name of the method
-    :param runs: How many are finished, and of how many
-    :param steps: Of the offline and of the online phase
-    :param metric: What the numbers are
-    :param offline: After the offline phase: mean over the seeds, and its interval
-    :param last: At the end
-    :param published: The published counterpart after each phase, if there is one
+    One method on one task, in words: how many runs are finished, and of how many; the steps of both phases; what the
+    numbers are; after each phase the mean over the seeds and its interval; the published counterpart, if there is one.
     """
 
     task: str
@@ -49,24 +39,6 @@ class Row:
     offline: str
     last: str
     published: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """
-    :param title: Its heading
-    :param caption: What is seen on it
-    :param png: The picture
-    """
-
-    title: str
-    caption: str
-    png: bytes
-
-    @property
-    def data(self) -> str:
-        """The picture as part of a page."""
-        return base64.b64encode(self.png).decode()
 
 
 @dataclass(frozen=True)
@@ -94,7 +66,7 @@ class Report:
         phases = {f"{run.offline_steps:,} + {run.total_steps - run.offline_steps:,}" for run in runs}
         published = [
             f"{score.offline:.2f} → {score.online:.2f}"
-            for score in published_of(task)
+            for score in task.published
             if self.with_published and score.method == title_of(runs[0].algorithm)
         ]
         return Row(
@@ -116,7 +88,7 @@ class Report:
             return ["There are no charts over all tasks: no method has finished runs on each of them."]
         missing = [method for method in methods_of(self.tasks) if method not in complete]
         ranges = [
-            f"{task.name} {task.bounds[0]:{task.metric.number_format}} to {task.bounds[1]:{task.metric.number_format}}"
+            f"{task.name} {task.number(task.bounds[0])} to {task.number(task.bounds[1])}"
             for task in self.tasks
             if task.metric.bounds is None
         ]
@@ -138,8 +110,8 @@ class Report:
         charts = self._make_charts()
         for name in OVER_ALL:
             (output / f"{name}.png").unlink(missing_ok=True)
-        for name, chart in charts.items():
-            (output / f"{name}.png").write_bytes(chart.png)
+        for name, (_, _, png) in charts.items():
+            (output / f"{name}.png").write_bytes(png)
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         template = environment.from_string(files("sb3_qam.results").joinpath("page.html").read_text(encoding="utf-8"))
         page = template.render(
@@ -147,21 +119,17 @@ class Report:
             methods=methods_of(self.tasks),
             runs=[(task, run) for task in self.tasks for run in task.runs],
             rows=self.rows,
-            published={
-                task.name: published_of(task) for task in self.tasks if self.with_published and published_of(task)
-            },
-            source=SOURCE,
-            charts=list(charts.values()),
+            published={task.name: task.published for task in self.tasks if self.with_published and task.published},
+            source=PUBLISHED_SOURCE,
+            charts=[(title, caption, base64.b64encode(png).decode()) for title, caption, png in charts.values()],
             notes=self.notes,
             left_out=self.left_out,
         )
         (output / PAGE).write_text(page, encoding="utf-8")
         return [output / PAGE, *(output / f"{name}.png" for name in charts)]
 
-    def _make_charts(self) -> dict[str, Chart]:
-        """
-        :return: By the names of their files
-        """
+    def _make_charts(self) -> dict[str, tuple[str, str, bytes]]:
+        """Title, caption and PNG of each chart, by the names of their files."""
         import matplotlib
 
         curves = "Mean over seeds with the 95 % interval of a bootstrap, at the evaluations of training."
@@ -172,10 +140,10 @@ class Report:
         looks, methods = figures.make_looks(methods_of(self.tasks)), complete_methods(self.tasks)
         with matplotlib.rc_context(figures.STYLE):
             figure = figures.draw_learning_curves(self.tasks, looks, self.with_published)
-            charts = {"learning_curves": Chart("Learning curves", curves, _as_png(figure))}
+            charts = {"learning_curves": ("Learning curves", curves, _as_png(figure))}
             for name, (title, caption) in OVER_ALL.items() if methods else ():
                 figure = getattr(figures, f"draw_{name}")(self.tasks, methods, looks)
-                charts[name] = Chart(title, caption, _as_png(figure))
+                charts[name] = (title, caption, _as_png(figure))
         return charts
 
 

@@ -6,9 +6,9 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class TrainingRun:
     :param source: Which of the folders that were read it was found in
     :param algorithm: Name of the algorithm
     :param task: Id of the environment
-    :param seed: Seed
+    :param seed: Seed of the run
     :param settings: What was configured: runs that differ in it are runs of different methods
     :param resumed_from: The model from which it resumed training, if it did
     :param offline_steps: Gradient steps before the first environment step
@@ -67,11 +67,9 @@ class TrainingRun:
         return "finished" if self.is_finished else f"unfinished, {self.steps_done:,} of {self.total_steps:,} steps"
 
 
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """
-    :param folder: Folder of a run that is not shown
-    :param reason: Why
+    A run that is not shown, and why; its algorithm and task as far as the folders say.
     """
 
     folder: Path
@@ -79,13 +77,13 @@ class LeftOut:
 
     @property
     def algorithm(self) -> str:
-        """As far as the folders say."""
-        folder = self.folder.resolve()
-        return folder.parents[1].name if SEED_NAME.fullmatch(folder.name) else folder.parent.name
+        """Name of the algorithm."""
+        parent = self.folder.resolve().parent
+        return parent.parent.name if SEED_NAME.fullmatch(self.folder.name) else parent.name
 
     @property
     def task(self) -> str:
-        """As far as the folders say."""
+        """Id of the environment."""
         folder = self.folder.resolve()
         match = RUN_NAME.fullmatch(folder.name)
         return folder.parent.name if SEED_NAME.fullmatch(folder.name) else match["task"] if match else folder.name
@@ -119,7 +117,7 @@ def read_runs(roots: list[Path]) -> tuple[list[TrainingRun], list[LeftOut]]:
     :return: The runs, and what could not be read
     :raises FileNotFoundError: if there is no such folder, or no trace of a run below it
     """
-    runs: dict[Path, TrainingRun | LeftOut] = {}
+    runs, left_out, seen = list[TrainingRun](), list[LeftOut](), set[Path]()
     for root in roots:
         if not root.is_dir():
             raise FileNotFoundError(f"There is no folder '{root}': pass the log folder of your runs, -f FOLDER.")
@@ -129,22 +127,19 @@ def read_runs(roots: list[Path]) -> tuple[list[TrainingRun], list[LeftOut]]:
                 f"There are no runs in '{root}': expected folders such as {root}/qam/PointMaze_UMaze-v3_1, as "
                 "sb3-qam train and sb3-qam benchmark write them."
             )
-        for folder in folders:
-            # A folder may be named beside one that holds it
-            if folder.resolve() not in runs:
-                try:
-                    runs[folder.resolve()] = _read_run(folder, root)
-                except Exception as error:
-                    # Damaged files raise whatever they like, and the other runs are still to be seen
-                    runs[folder.resolve()] = LeftOut(folder, str(error) or repr(error))
-    read = [run for run in runs.values() if isinstance(run, TrainingRun)]
-    return read, [run for run in runs.values() if isinstance(run, LeftOut)]
+        # A folder may be named beside one that holds it
+        for folder in (each for each in folders if each.resolve() not in seen):
+            seen.add(folder.resolve())
+            try:
+                runs.append(_read_run(folder, root))
+            except Exception as error:
+                # Damaged files raise whatever they like, and the other runs are still to be seen
+                left_out.append(LeftOut(folder, str(error) or repr(error)))
+    return runs, left_out
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    """
-    :return: Folders of runs, also of those that got nowhere, in order
-    """
+    """Folders of runs, also of those that got nowhere, in order."""
     for name, folders, files in os.walk(root):
         if settings_folder(Path(name)) is not None:
             yield Path(name)
@@ -232,18 +227,15 @@ def join_resumed(runs: list[TrainingRun]) -> tuple[list[TrainingRun], list[LeftO
     :return: The runs, joined, and those whose beginning is not there
     """
     by_folder = {run.folder.resolve(): run for run in runs}
-    whole: list[TrainingRun] = []
-    left_out: list[LeftOut] = []
-    continued: set[Path] = set()
+    whole, left_out, resumed = list[TrainingRun](), list[LeftOut](), set[Path]()
     for run in runs:
         try:
-            chain = _chain_to(run, by_folder)
+            *before, _ = chain = _chain_to(run, by_folder)
             whole.append(_join(chain))
+            resumed.update(each.folder for each in before)
         except ValueError as error:
             left_out.append(LeftOut(run.folder, str(error)))
-        else:
-            continued |= {each.folder for each in chain[:-1]}
-    return [run for run in whole if run.folder not in continued], left_out
+    return [run for run in whole if run.folder not in resumed], left_out
 
 
 def _chain_to(run: TrainingRun, by_folder: dict[Path, TrainingRun]) -> list[TrainingRun]:
@@ -299,24 +291,21 @@ def name_methods(runs: list[TrainingRun]) -> list[TrainingRun]:
     :return: The same with their methods
     """
     n_sources = len({run.source for run in runs})
-    texts: dict[tuple[Path, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    keys = {key for run in runs for key in run.settings}
-    for run in runs:
-        for key in keys:
-            texts[run.source, run.task, run.algorithm][key].add(_text(run, key))
+    keys = sorted({key for run in runs for key in run.settings})
+    texts: dict[Any, set[str]] = defaultdict(set)
+    for run, key in product(runs, keys):
+        texts[run.source, run.task, run.algorithm, key].add(_text(run, key))
 
     def name(run: TrainingRun) -> str:
-        differing = sorted(key for key, seen in texts[run.source, run.task, run.algorithm].items() if len(seen) > 1)
         algorithm = f"{run.source}: {run.algorithm}" if n_sources > 1 else run.algorithm
+        differing = (key for key in keys if len(texts[run.source, run.task, run.algorithm, key]) > 1)
         return ", ".join([algorithm, *(_text(run, key) for key in differing)])
 
     return [replace(run, method=name(run)) for run in runs]
 
 
 def _text(run: TrainingRun, key: str) -> str:
-    """
-    :return: The setting in words, which are others for another value
-    """
+    """The setting in words, which differ for other values."""
     if key not in run.settings:
         return f"{key} not set"
     text = str(run.settings[key])
@@ -331,14 +320,15 @@ def drop_repetitions(runs: Iterable[TrainingRun]) -> tuple[list[TrainingRun], li
     :param runs: Runs with their methods
     :return: Those to keep, and the others
     """
-    kept: dict[tuple[str, str, int], TrainingRun] = {}
-    left_out: list[LeftOut] = []
+    kept, left_out = dict[Any, TrainingRun](), list[LeftOut]()
     for run in runs:
         key = (run.task, run.method, run.seed)
-        other = kept.get(key)
-        if other is not None:
-            further = (run.is_finished, run.steps_done) >= (other.is_finished, other.steps_done)
-            other, run = (other, run) if further else (run, other)
-            left_out.append(LeftOut(other.folder, f"the same settings and seed as {run.folder}"))
-        kept[key] = run
+        other = kept.get(key, run)
+        best = max(run, other, key=lambda each: (each.is_finished, each.steps_done))
+        left_out += [
+            LeftOut(each.folder, f"the same settings and seed as {best.folder}")
+            for each in {run, other}
+            if each is not best
+        ]
+        kept[key] = best
     return list(kept.values()), left_out

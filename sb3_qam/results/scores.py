@@ -2,32 +2,36 @@
 What is compared: success rates or returns, by task and over all of them, with intervals.
 
 Point estimates and stratified bootstrap intervals over few runs are those of Agarwal et al. 2021, "Deep Reinforcement
-Learning at the Edge of the Statistical Precipice", arXiv 2108.13264. A statistic takes one array per task, with the
-runs of the task along ``axis``; their numbers may differ.
+Learning at the Edge of the Statistical Precipice", arXiv 2108.13264. A statistic takes one array of scores per task,
+shape (..., n_runs), with the runs along ``axis``, and gives shape (...). Tasks may have different numbers of runs.
 """
 
+import csv
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_qam.qam.variants import VARIANTS
 from sb3_qam.results.runs import LeftOut, TrainingRun
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 2000
 # Of resampled values that are in memory at once
 BATCH_SIZE = 4_000_000
+PUBLISHED_FILE = Path(__file__).with_name("published.csv")
+PUBLISHED_SOURCE = "arXiv 2601.14234: mean over 12 seeds with 50 episodes each"
+PUBLISHED_STEPS = "1M + 0.5M steps"
 
-Statistic: TypeAlias = Callable[..., Any]
 
-
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """
-    :param label: As on an axis
-    :param bounds: The values that are scores of 0 and 1, if they are the same for all tasks
-    :param number_format: How values are written
+    What runs are compared by: its name on an axis, its values that are scores of 0 and 1 if these are the same for all
+    tasks, and how values are written.
     """
 
     label: str
@@ -36,6 +40,49 @@ class Metric:
 
 
 METRICS = {"success": Metric("success rate", (0.0, 1.0), ".2f"), "reward": Metric("return", None, ".4g")}
+
+
+class PublishedScore(NamedTuple):
+    """
+    Success rates in [0, 1] of a method: after a million offline updates, its standard error over the seeds, and after
+    half a million environment steps more.
+    """
+
+    method: str
+    offline: float
+    standard_error: float
+    online: float
+
+
+@cache
+def published_scores() -> dict[str, list[PublishedScore]]:
+    """
+    :return: What has been published, by tasks, which have the names of their data
+    """
+    by_task = defaultdict(list)
+    with PUBLISHED_FILE.open() as file:
+        for task, method, *percents in csv.reader(line for line in file if not line.startswith(("#", "task,"))):
+            by_task[task].append(PublishedScore(method, *(float(each) / 100 for each in percents)))
+    return dict(by_task)
+
+
+def title_of(algorithm: str) -> str | None:
+    """
+    :param algorithm: Name of an algorithm on the command line
+    :return: Its name in the papers, if it is one of ours
+    """
+    return VARIANTS[algorithm].title if algorithm in VARIANTS else None
+
+
+class Estimate(NamedTuple):
+    """
+    A statistic, shape (...), and the ends of its 95 % interval, ``None`` where a task has a single run, which says
+    nothing about others.
+    """
+
+    value: np.ndarray
+    low: np.ndarray | None
+    high: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -59,51 +106,44 @@ class Task:
         """What is compared."""
         return METRICS[self.metric_name]
 
+    @property
+    def published(self) -> list[PublishedScore]:
+        """What has been published on the task, if it can be compared with what is shown."""
+        return published_scores().get(self.name, []) if self.metric_name == "success" else []
+
     def values(self, run: TrainingRun) -> np.ndarray:
-        """
-        :param run: One of the task's
-        :return: The metric at each evaluation, shape (n_evaluations,)
-        """
+        """The metric at each evaluation of a run, shape (n_evaluations,)."""
         return run.values[self.metric_name]
 
     def text(self, values: np.ndarray) -> str:
-        """
-        :param values: The metric of each run, shape (n_runs,)
-        :return: Its mean and interval in words, nothing if there are no runs
-        """
+        """Mean of some runs' values and its interval in words, nothing if there are none."""
         if values.size == 0:
             return ""
-        found = estimate([values], mean)
-        numbers = [format(float(each), self.metric.number_format) for each in found if each is not None]
-        return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else numbers[0]
+        value, low, high = estimate([values], mean)
+        interval = "" if low is None or high is None else f" [{self.number(low)}, {self.number(high)}]"
+        return f"{self.number(value)}{interval}"
+
+    def number(self, value: float | np.ndarray) -> str:
+        """One value of the metric in words."""
+        return format(float(value), self.metric.number_format)
 
     def scores(self, values: np.ndarray) -> np.ndarray:
-        """
-        :param values: Of the metric
-        :return: The same on the scale on which tasks are compared
-        """
+        """Values of the metric on the scale on which tasks are compared."""
         low, high = self.bounds
         return (values - low) / (high - low if high > low else 1.0)
 
     def finished(self, method: str) -> list[TrainingRun]:
-        """
-        :param method: Name of a method
-        :return: Its finished runs, on which all statistics are
-        """
+        """The finished runs of a method, on which all statistics are."""
         return [run for run in self.runs if run.method == method and run.is_finished]
 
     def last(self, method: str) -> np.ndarray:
-        """
-        :param method: Name of a method
-        :return: The metric at the last evaluation of each finished run, shape (n_runs,)
-        """
+        """The metric at the last evaluation of each finished run of a method, shape (n_runs,)."""
         return np.array([self.values(run)[-1] for run in self.finished(method)])
 
     def after_offline(self, method: str) -> np.ndarray:
         """
-        :param method: Name of a method
-        :return: The metric at the last evaluation of the offline phase of each finished run, shape (n_runs,); empty if
-            one of them has none
+        The metric at the last evaluation of the offline phase of each finished run of a method, shape (n_runs,); empty
+        if one of them has none.
         """
         runs = self.finished(method)
         numbers = [np.searchsorted(run.steps, run.offline_steps, side="right") - 1 for run in runs]
@@ -122,9 +162,9 @@ def make_tasks(
         highest one that any evaluation shows
     :return: The tasks in the order of their names, and runs that have not recorded the metric
     """
-    by_task: dict[str, list[TrainingRun]] = {}
+    by_task = defaultdict(list)
     for run in runs:
-        by_task.setdefault(run.task, []).append(run)
+        by_task[run.task].append(run)
     tasks, left_out = [], []
     for name, of_task in sorted(by_task.items()):
         has_success = all("success" in run.values for run in of_task)
@@ -140,69 +180,33 @@ def make_tasks(
 
 
 def methods_of(tasks: Iterable[Task]) -> list[str]:
-    """
-    :param tasks: Tasks
-    :return: All methods, in the order of their names
-    """
+    """All methods of some tasks, in the order of their names."""
     return sorted({run.method for task in tasks for run in task.runs})
 
 
 def complete_methods(tasks: Iterable[Task]) -> list[str]:
-    """
-    :param tasks: Tasks
-    :return: The methods with finished runs on all of them, which alone can be compared over all
-    """
+    """The methods with finished runs on all of some tasks, which alone can be compared over all."""
     return [method for method in methods_of(tasks) if all(task.finished(method) for task in tasks)]
 
 
 def iqm(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
-    """
-    Interquartile mean: the mean of the middle half of all runs of all tasks.
-
-    :param tasks: Scores, shape (..., n_runs) each
-    :param axis: That of the runs
-    :return: Shape (...)
-    """
+    """Interquartile mean: the mean of the middle half of all runs of all tasks."""
     from scipy.stats import trim_mean
 
     return trim_mean(np.concatenate(tasks, axis=axis), 0.25, axis=axis)
 
 
 def mean(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
-    """
-    Mean over tasks of the mean over runs.
-
-    :param tasks: Scores, shape (..., n_runs) each
-    :param axis: That of the runs
-    :return: Shape (...)
-    """
+    """Mean over tasks of the mean over runs."""
     return np.mean([task.mean(axis=axis) for task in tasks], axis=0)
 
 
 def median(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
-    """
-    Median over tasks of the mean over runs.
-
-    :param tasks: Scores, shape (..., n_runs) each
-    :param axis: That of the runs
-    :return: Shape (...)
-    """
+    """Median over tasks of the mean over runs."""
     return np.median([task.mean(axis=axis) for task in tasks], axis=0)
 
 
-class Estimate(NamedTuple):
-    """
-    :param value: The statistic, shape (...)
-    :param low: Lower end of its 95 % interval, or ``None`` if a task has a single run, which says nothing about others
-    :param high: Upper end
-    """
-
-    value: np.ndarray
-    low: np.ndarray | None
-    high: np.ndarray | None
-
-
-def estimate(tasks: Sequence[np.ndarray], statistic: Statistic) -> Estimate:
+def estimate(tasks: Sequence[np.ndarray], statistic: Callable[..., Any]) -> Estimate:
     """
     :param tasks: Scores, shape (..., n_runs) each. Leading dimensions, such as steps, are resampled together
     :param statistic: One of the above
@@ -230,9 +234,7 @@ def estimate(tasks: Sequence[np.ndarray], statistic: Statistic) -> Estimate:
 
 def performance_profile(tasks: Sequence[np.ndarray], thresholds: np.ndarray) -> Estimate:
     """
-    :param tasks: Scores, shape (n_runs,) each
-    :param thresholds: Shape (n,)
-    :return: Share of the runs, each task having the same weight, with a score above each threshold, shape (n,)
+    Share of the runs, each task having the same weight, with a score above each threshold, shape (n_thresholds,).
     """
     return estimate([(task > thresholds[:, None]).astype(np.float64) for task in tasks], mean)
 

@@ -32,10 +32,10 @@ def _check_size(node: yaml.Node, sizes: dict[int, float]) -> float:
         # Until it is known: a node below itself never ends
         sizes[id(node)] = math.inf
         if isinstance(node, yaml.ScalarNode):
-            size = len(node.value)
+            size = float(len(node.value))
         else:
             parts = (part for child in node.value for part in (child if isinstance(child, tuple) else [child]))
-            size = sum(_check_size(part, sizes) for part in parts)
+            size = sum((_check_size(part, sizes) for part in parts), 0.0)
         sizes[id(node)] = 1 + size
     if sizes[id(node)] > MAX_SIZE:
         raise yaml.YAMLError(f"it has more than {MAX_SIZE:,} characters, its aliases written out")
