@@ -9,6 +9,8 @@ import gymnasium as gym
 from sb3_qam.qam.presets import DOMAINS
 from sb3_qam.recording.ogbench import split_task_id
 
+__all__ = ["OGBENCH_TASKS", "register_environments"]
+
 # The ids of the paper, which name the data besides the environment
 OGBENCH_TASKS = [f"{domain}-singletask-task{task}-v0" for domain in DOMAINS for task in range(1, 6)]
 

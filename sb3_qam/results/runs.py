@@ -90,10 +90,7 @@ class LeftOut(NamedTuple):
 
 
 def settings_folder(folder: Path) -> Path | None:
-    """
-    :param folder: A folder
-    :return: Where the zoo has put the settings, ``TASK_1/TASK``, if the folder is that of a run
-    """
+    """Where the zoo has put the settings, ``TASK_1/TASK``, if the folder is that of a run."""
     match = RUN_NAME.fullmatch(folder.resolve().name)
     return folder / match["task"] if match and (folder / match["task"]).is_dir() else None
 
@@ -221,10 +218,7 @@ def _read_evaluations(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def join_resumed(runs: list[TrainingRun]) -> tuple[list[TrainingRun], list[LeftOut]]:
     """
     Take a run and the one that resumed from its model (``-i MODEL.zip``) as one. The zoo begins to count again, so the
-    steps of the second one are moved behind those of the first.
-
-    :param runs: As they were read
-    :return: The runs, joined, and those whose beginning is not there
+    steps of the second one are moved behind those of the first. Runs whose beginning is not there are left out.
     """
     by_folder = {run.folder.resolve(): run for run in runs}
     whole, left_out, resumed = list[TrainingRun](), list[LeftOut](), set[Path]()
@@ -286,9 +280,6 @@ def name_methods(runs: list[TrainingRun]) -> list[TrainingRun]:
     """
     Name each run's method: its algorithm, and, if the algorithm has been run on the task with several settings, those
     that differ. With several folders each is part of the name.
-
-    :param runs: Runs
-    :return: The same with their methods
     """
     n_sources = len({run.source for run in runs})
     keys = sorted({key for run in runs for key in run.settings})
@@ -314,11 +305,8 @@ def _text(run: TrainingRun, key: str) -> str:
 
 def drop_repetitions(runs: Iterable[TrainingRun]) -> tuple[list[TrainingRun], list[LeftOut]]:
     """
-    Two runs with the same settings and the same seed are one sample, not two. The one that came furthest is kept, and
-    of equal ones the last.
-
-    :param runs: Runs with their methods
-    :return: Those to keep, and the others
+    Two runs with the same method and the same seed are one sample, not two. The one that came furthest is kept, and of
+    equal ones the last.
     """
     kept, left_out = dict[Any, TrainingRun](), list[LeftOut]()
     for run in runs:

@@ -56,9 +56,7 @@ class PublishedScore(NamedTuple):
 
 @cache
 def published_scores() -> dict[str, list[PublishedScore]]:
-    """
-    :return: What has been published, by tasks, which have the names of their data
-    """
+    """What has been published, by tasks, which have the names of their data."""
     by_task = defaultdict(list)
     with PUBLISHED_FILE.open() as file:
         for task, method, *percents in csv.reader(line for line in file if not line.startswith(("#", "task,"))):
@@ -67,10 +65,7 @@ def published_scores() -> dict[str, list[PublishedScore]]:
 
 
 def title_of(algorithm: str) -> str | None:
-    """
-    :param algorithm: Name of an algorithm on the command line
-    :return: Its name in the papers, if it is one of ours
-    """
+    """Name in the papers of one of our algorithms."""
     return VARIANTS[algorithm].title if algorithm in VARIANTS else None
 
 

@@ -66,7 +66,7 @@ class Run:
     def is_finished(self, root: Path) -> bool:
         """
         :param root: The suite's folder
-        :return: Whether the run has taken all of its steps, as the marker says that it has then
+        :return: Whether it has taken all of its steps, which its marker says
         :raises ValueError: if it has with other settings, or the marker cannot be read
         """
         marker = self.folder(root) / FINISHED
@@ -95,12 +95,10 @@ class Run:
                 return None
         except Timeout:
             started = self._read_started(root)
-            return f"process {started.get('process', 'of unknown number')} on {started.get('host', 'an unknown host')}"
+            return f"process {started.get('process', '?')} on {started.get('host', 'an unknown machine')}"
 
     def _read_started(self, root: Path) -> dict[str, Any]:
-        """
-        :return: What the process that began the run last has said about it; empty if there is none, or of another run
-        """
+        """What the process that began the run last has written; empty if there was none."""
         try:
             started = json.loads((self.folder(root) / STARTED).read_text())
             is_own = (started["task"], started["algorithm"], started["seed"]) == (self.task, self.algorithm, self.seed)
@@ -147,9 +145,7 @@ class Run:
 
 
 def _as_option(name: str, value: Any) -> list[str]:
-    """
-    :return: The option for the command line; a flag has ``True`` or ``False``
-    """
+    """The option on the command line. A flag is ``True`` or ``False``."""
     if value is None or value is False or value == {}:
         return []
     if isinstance(value, dict):

@@ -1,8 +1,6 @@
 """QAM in RL Zoo: importing this package makes the algorithms known to the zoo's own commands."""
 
-import sys
 from functools import partialmethod
-from types import ModuleType
 
 try:
     import rl_zoo3.train
@@ -15,7 +13,6 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.environments import register_environments
 from sb3_qam.qam.variants import VARIANTS, Variant
-from sb3_qam.zoo import hyperparams
 from sb3_qam.zoo.experiment import ExperimentManager
 from sb3_qam.zoo.search import Sampler, convert_params
 
@@ -52,11 +49,7 @@ def register() -> None:
         ALGOS[name] = algorithm
         HYPERPARAMS_SAMPLER[name] = Sampler(VARIANTS[name].search)
         HYPERPARAMS_CONVERTER[name] = convert_params
-        # The zoo imports configurations as a module, which has the same entries whatever the algorithm
-        module = ModuleType(f"{hyperparams.__name__}.{name}")
-        module.hyperparams = hyperparams.Hyperparams(name)  # type: ignore[attr-defined]
-        sys.modules[module.__name__] = module
-    # It looks for them in its own folder only, and has no other way to say where they are
+    # The zoo looks for configurations in its own folder only, and has no other way to say where they are
     rl_zoo3.train.ExperimentManager = ExperimentManager  # type: ignore[misc]
     register_environments()
 

@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.datasets.sources import wrap_dataset
+from sb3_qam.zoo.hyperparams import hyperparams_of
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
@@ -31,7 +33,11 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *others: Any, **kwargs: Any) -> None:
         if kwargs.get("config") is None and issubclass(rl_zoo3.ALGOS[algo], OfflineToOnlineAlgorithm):
-            kwargs["config"] = f"sb3_qam.zoo.hyperparams.{algo}"
+            # The zoo imports a module, which does not know for which algorithm
+            module = ModuleType(f"sb3_qam.zoo.hyperparams.{algo}")
+            module.hyperparams = hyperparams_of(algo)  # type: ignore[attr-defined]
+            sys.modules[module.__name__] = module
+            kwargs["config"] = module.__name__
         super().__init__(args, algo, env_id, *others, **kwargs)
 
     def _preprocess_hyperparams(

@@ -2,12 +2,10 @@
 Configurations for RL Zoo: arguments of the algorithms, and the zoo's own (n_timesteps, env_wrapper, callback, ...).
 
 ``n_timesteps`` counts environment steps, ``offline_steps`` the gradient steps before them. Those of OGBench's tasks are
-the published presets; the others were not tuned and are there to start from. The zoo reads those of an algorithm as the
-module ``sb3_qam.zoo.hyperparams.ALGORITHM``, which it takes for ``--conf-file`` as well.
+the published presets; the others were not tuned and are there to start from.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sb3_qam.environments import OGBENCH_TASKS
@@ -20,10 +18,7 @@ EPISODE_SUCCESS = {"vec_env_wrapper": "sb3_qam.zoo.wrappers.EpisodeSuccess"}
 
 
 def _with_datasets(settings: Entry, datasets: dict[str, str]) -> dict[str, Entry]:
-    """
-    :param datasets: By environments
-    :return: An entry with the settings for each environment
-    """
+    """One entry for each environment, whose dataset is given."""
     return {env_id: {**settings, "offline_dataset": dataset} for env_id, dataset in datasets.items()}
 
 
@@ -103,10 +98,18 @@ ENTRIES: dict[str, Entry] = {
 }
 
 
+def hyperparams_of(algorithm: str) -> dict[str, Entry]:
+    """
+    :param algorithm: Name of one of ``VARIANTS``
+    :return: Its configurations by environments, which the caller may change
+    """
+    entries = {**ENTRIES, **{task_id: _published(algorithm, task_id) for task_id in OGBENCH_TASKS}}
+    policy = VARIANTS[algorithm].policy
+    return {env_id: {"policy": policy, **copy.deepcopy(entry)} for env_id, entry in entries.items()}
+
+
 def _published(algorithm: str, task_id: str) -> Entry:
-    """
-    cube-quadruple and puzzle-4x4 were published with 100 million transitions; the usual dataset has one million.
-    """
+    """cube-quadruple and puzzle-4x4 were published with 100 million transitions; the usual dataset has one million."""
     published = preset(task_id, algorithm)
     # LogEveryNTimesteps has the curves of both phases, which count gradient and environment steps, on even points
     callback = {"stable_baselines3.common.callbacks.LogEveryNTimesteps": {"n_steps": 5000}}
@@ -120,24 +123,3 @@ def _published(algorithm: str, task_id: str) -> Entry:
         **({"reward_transform": {"sparse": True}} if published.sparse_rewards else {}),
         **({"bc_steps": published.bc_steps} if published.bc_steps > 0 else {}),
     }
-
-
-class Hyperparams(Mapping[str, Entry]):
-    """
-    The configurations of an algorithm by environments. Each look-up gives a new one, which the zoo changes.
-
-    :param algorithm: Name of one of ``VARIANTS``
-    """
-
-    def __init__(self, algorithm: str) -> None:
-        self.algorithm = algorithm
-
-    def __getitem__(self, env_id: str) -> Entry:
-        entry = _published(self.algorithm, env_id) if env_id in OGBENCH_TASKS else copy.deepcopy(ENTRIES[env_id])
-        return {"policy": VARIANTS[self.algorithm].policy, **entry}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([*ENTRIES, *OGBENCH_TASKS])
-
-    def __len__(self) -> int:
-        return len(ENTRIES) + len(OGBENCH_TASKS)

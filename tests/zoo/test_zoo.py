@@ -22,7 +22,7 @@ from sb3_qam.datasets.sources import wrap_dataset
 from sb3_qam.environments import OGBENCH_TASKS
 from sb3_qam.qam.variants import VARIANTS
 from sb3_qam.zoo.experiment import ExperimentManager
-from sb3_qam.zoo.hyperparams import ENTRIES, Hyperparams
+from sb3_qam.zoo.hyperparams import ENTRIES, hyperparams_of
 from sb3_qam.zoo.wrappers import EpisodeSuccess
 from tests.conftest import needs_ogbench, record, write_dataset
 
@@ -107,8 +107,8 @@ def test_the_zoos_own_algorithms_keep_their_configurations(tmp_path: Path):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_key_is_an_argument(name: str):
     arguments = inspect.signature(rl_zoo3.ALGOS[name]).parameters.keys()
-    assert len(Hyperparams(name)) == len(set(Hyperparams(name))) == 31 + 50
-    for env_id, entry in Hyperparams(name).items():
+    assert len(hyperparams_of(name)) == 31 + 50
+    for env_id, entry in hyperparams_of(name).items():
         assert entry.keys() <= arguments | ZOO_KEYS, env_id
         assert entry.keys() >= {"policy", "n_timesteps"}, env_id
 
@@ -117,7 +117,7 @@ def test_every_key_is_an_argument(name: str):
 def test_ogbenchs_entries_are_the_published_ones(name: str):
     for task_id in OGBENCH_TASKS:
         published = preset(task_id, name)
-        entry = Hyperparams(name)[task_id]
+        entry = hyperparams_of(name)[task_id]
         others = {
             "policy": "FlowPolicy",
             "n_timesteps": published.online_steps,
@@ -143,7 +143,7 @@ def test_every_entry_builds_its_model(env_id: str, tmp_path: Path):
         # gymnasium_robotics 1.4 asserts there what MuJoCo 4 no longer gives
         assert env_id == "FrankaKitchen-v1"
         pytest.skip("The environment cannot be made.")
-    entry = Hyperparams("qam")[env_id]
+    entry = hyperparams_of("qam")[env_id]
     assert model.offline_steps == entry.get("offline_steps", 0)
     assert model.chunk_size == entry.get("chunk_size", 1)
     assert not model.policy_kwargs or model.policy_kwargs == entry["policy_kwargs"]
@@ -159,7 +159,7 @@ def test_variants_take_the_entries_for_all(name: str, tmp_path: Path):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_have_the_entries_of_ogbenchs_tasks(name: str, tmp_path: Path):
     task_id = "humanoidmaze-medium-navigate-singletask-task1-v0"
-    assert build(name, task_id, tmp_path).gamma == Hyperparams(name)[task_id]["gamma"]
+    assert build(name, task_id, tmp_path).gamma == hyperparams_of(name)[task_id]["gamma"]
 
 
 @needs_ogbench
@@ -224,7 +224,7 @@ def test_kitchens_wrappers_make_vectors_of_its_nested_data():
         "rewards": [0.0, 0.0, 1.0],
     }
     dataset = write_dataset([episode], space, spaces.Box(-1.0, 1.0, (9,)))
-    wrapped = wrap_dataset(dataset, rl_zoo3.get_wrapper_class(Hyperparams("qam")["FrankaKitchen-v1"]))
+    wrapped = wrap_dataset(dataset, rl_zoo3.get_wrapper_class(hyperparams_of("qam")["FrankaKitchen-v1"]))
     ((_, found),) = wrapped.episodes()
     np.testing.assert_array_equal(found.observations, episode["observations"]["observation"])
     assert QAM("FlowPolicy", offline_dataset=wrapped, buffer_size=10).observation_space.shape == (59,)
