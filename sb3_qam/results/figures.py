@@ -115,7 +115,7 @@ def make_looks(methods: list[str]) -> Looks:
     return {method: looks[number % len(looks)] for number, method in enumerate(methods)}
 
 
-def draw_learning_curves(tasks: list[Task], looks: Looks, with_published: bool) -> "Figure":
+def draw_learning_curves(tasks: list[Task], _: list[str], looks: Looks) -> "Figure":
     """Mean over seeds with its 95 % interval, one panel per task. Each run that is not finished is a thin line."""
     n_columns = min(N_COLUMNS, len(tasks))
     figure, panels = _make_figure(-(-len(tasks) // n_columns), n_columns, (4.6, 3.3))
@@ -124,8 +124,7 @@ def draw_learning_curves(tasks: list[Task], looks: Looks, with_published: bool) 
         _draw_phases(panel, axis)
         for method, look in looks.items():
             _draw_method(panel, axis, task, method, look)
-        if with_published:
-            _draw_published(panel, axis, task, looks)
+        _draw_published(panel, axis, task, looks)
         panel.set_ylabel(task.metric.label)
         panel.set_title(textwrap.fill(task.name, 44), fontsize=10.5, pad=18)
         if task.metric.bounds is not None:

@@ -1,27 +1,24 @@
 """From folders of runs to charts, a table and a page."""
 
 import base64
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sb3_qam.results import figures
 from sb3_qam.results.runs import LeftOut, TrainingRun, drop_repetitions, join_resumed, name_methods, read_runs
 from sb3_qam.results.scores import PUBLISHED_SOURCE, Task, complete_methods, make_tasks, methods_of, title_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PAGE = "index.html"
+TEMPLATE = Path(__file__).with_name("page.html")
 INTERVAL = "with the 95 % interval of a stratified bootstrap."
-# By the names of their files, titles and captions of the charts over all tasks
-OVER_ALL = {
-    "aggregate": ("All tasks together", f"Over all runs of all tasks, {INTERVAL}"),
-    "sample_efficiency": ("Sample efficiency", f"Interquartile mean over all runs of all tasks, {INTERVAL}"),
-    "performance_profile": ("Performance profile", f"Share of the runs that end with more than a score τ, {INTERVAL}"),
+# Of the charts, by the names of their files
+CAPTIONS = {
+    "learning_curves": "Mean over seeds with the 95 % interval of a bootstrap, at the evaluations of training.",
+    "aggregate": f"Over all runs of all tasks, {INTERVAL}",
+    "sample_efficiency": f"Interquartile mean over all runs of all tasks, {INTERVAL}",
+    "performance_profile": f"Share of the runs that end with more than a score τ, {INTERVAL}",
 }
 
 
@@ -48,12 +45,10 @@ class Report:
 
     :param tasks: The tasks with their runs
     :param left_out: Runs that are not among them, and why
-    :param with_published: Whether to show what has been published on the tasks
     """
 
     tasks: list[Task]
     left_out: list[LeftOut]
-    with_published: bool
 
     @property
     def rows(self) -> list[Row]:
@@ -67,7 +62,7 @@ class Report:
         published = [
             f"{score.offline:.2f} → {score.online:.2f}"
             for score in task.published
-            if self.with_published and score.method == title_of(runs[0].algorithm)
+            if score.method == title_of(runs[0].algorithm)
         ]
         return Row(
             task=task.name,
@@ -107,50 +102,44 @@ class Report:
         from jinja2 import Environment
 
         output.mkdir(parents=True, exist_ok=True)
-        charts = self._make_charts()
-        for name in OVER_ALL:
-            (output / f"{name}.png").unlink(missing_ok=True)
-        for name, (_, _, png) in charts.items():
-            (output / f"{name}.png").write_bytes(png)
+        charts = dict(self._write_charts(output))
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        template = environment.from_string(files("sb3_qam.results").joinpath("page.html").read_text(encoding="utf-8"))
-        page = template.render(
+        page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             tasks=self.tasks,
             methods=methods_of(self.tasks),
             runs=[(task, run) for task in self.tasks for run in task.runs],
             rows=self.rows,
-            published={task.name: task.published for task in self.tasks if self.with_published and task.published},
+            published={task.name: task.published for task in self.tasks if task.published},
             source=PUBLISHED_SOURCE,
-            charts=[(title, caption, base64.b64encode(png).decode()) for title, caption, png in charts.values()],
+            charts=[(*text, base64.b64encode(file.read_bytes()).decode()) for file, text in charts.items()],
             notes=self.notes,
             left_out=self.left_out,
         )
         (output / PAGE).write_text(page, encoding="utf-8")
-        return [output / PAGE, *(output / f"{name}.png" for name in charts)]
+        return [output / PAGE, *charts]
 
-    def _make_charts(self) -> dict[str, tuple[str, str, bytes]]:
-        """Title, caption and PNG of each chart, by the names of their files."""
+    def _write_charts(self, output: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
+        """
+        :return: The files of the charts, each with its title and caption
+        """
         import matplotlib
 
-        curves = "Mean over seeds with the 95 % interval of a bootstrap, at the evaluations of training."
+        captions = dict(CAPTIONS)
         if any(not run.is_finished for task in self.tasks for run in task.runs):
-            curves += " Thin dotted lines are single runs that are not finished, and in no other number."
+            captions["learning_curves"] += " Thin dotted lines are single runs that are not finished, and in no number."
         if any(len({run.offline_steps for run in task.runs}) > 1 for task in self.tasks):
-            curves += " Runs with a shorter offline phase begin further right: all go online at the same place."
-        looks, methods = figures.make_looks(methods_of(self.tasks)), complete_methods(self.tasks)
+            captions["learning_curves"] += (
+                " Runs with a shorter offline phase begin further right: all go online at the same place."
+            )
+        methods, looks = complete_methods(self.tasks), figures.make_looks(methods_of(self.tasks))
         with matplotlib.rc_context(figures.STYLE):
-            figure = figures.draw_learning_curves(self.tasks, looks, self.with_published)
-            charts = {"learning_curves": ("Learning curves", curves, _as_png(figure))}
-            for name, (title, caption) in OVER_ALL.items() if methods else ():
-                figure = getattr(figures, f"draw_{name}")(self.tasks, methods, looks)
-                charts[name] = (title, caption, _as_png(figure))
-        return charts
-
-
-def _as_png(figure: "Figure") -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+            for name, caption in captions.items():
+                file = output / f"{name}.png"
+                file.unlink(missing_ok=True)
+                # All charts but the first are over all tasks
+                if methods or name == "learning_curves":
+                    getattr(figures, f"draw_{name}")(self.tasks, methods, looks).savefig(file)
+                    yield file, (name.replace("_", " ").capitalize(), caption)
 
 
 def make_report(
@@ -190,7 +179,7 @@ def make_report(
         )
     runs, without_beginning = join_resumed(runs)
     runs, repetitions = drop_repetitions(name_methods(runs))
-    of_tasks, without_metric = make_tasks(runs, metric, reward_ranges or {})
+    of_tasks, without_metric = make_tasks(runs, metric, reward_ranges, with_published)
     left_out += [*without_beginning, *repetitions, *without_metric]
     if not of_tasks:
         first, *others = left_out
@@ -198,4 +187,4 @@ def make_report(
             f"There is nothing to show: {first.folder}: {first.reason}"
             + (f", and {len(others)} more runs that cannot be shown." if others else ".")
         )
-    return Report(of_tasks, left_out, with_published)
+    return Report(of_tasks, left_out)

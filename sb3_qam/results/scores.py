@@ -89,22 +89,19 @@ class Task:
     :param metric_name: What is compared, one of METRICS
     :param bounds: Its values that are scores of 0 and 1
     :param runs: All runs, those that are not finished among them
+    :param published: What has been published on the task and can be compared with what is shown
     """
 
     name: str
     metric_name: str
     bounds: tuple[float, float]
     runs: tuple[TrainingRun, ...]
+    published: Sequence[PublishedScore] = ()
 
     @property
     def metric(self) -> Metric:
         """What is compared."""
         return METRICS[self.metric_name]
-
-    @property
-    def published(self) -> list[PublishedScore]:
-        """What has been published on the task, if it can be compared with what is shown."""
-        return published_scores().get(self.name, []) if self.metric_name == "success" else []
 
     def values(self, run: TrainingRun) -> np.ndarray:
         """The metric at each evaluation of a run, shape (n_evaluations,)."""
@@ -148,13 +145,17 @@ class Task:
 
 
 def make_tasks(
-    runs: Iterable[TrainingRun], metric: str | None, reward_ranges: Mapping[str, tuple[float, float]]
+    runs: Iterable[TrainingRun],
+    metric: str | None = None,
+    reward_ranges: Mapping[str, tuple[float, float]] | None = None,
+    with_published: bool = True,
 ) -> tuple[list[Task], list[LeftOut]]:
     """
     :param runs: Runs with their methods
     :param metric: One of METRICS; by default success on tasks all of whose runs have recorded it, else the return
     :param reward_ranges: Returns that are scores of 0 and 1, by tasks. Those of other tasks are the lowest and the
         highest one that any evaluation shows
+    :param with_published: Whether success rates are to be shown beside published ones
     :return: The tasks in the order of their names, and runs that have not recorded the metric
     """
     by_task = defaultdict(list)
@@ -169,8 +170,9 @@ def make_tasks(
         left_out += [LeftOut(run.folder, reason) for run in of_task if chosen not in run.values]
         if kept:
             seen = np.concatenate([run.values[chosen] for run in kept])
-            bounds = METRICS[chosen].bounds or reward_ranges.get(name, (float(seen.min()), float(seen.max())))
-            tasks.append(Task(name, chosen, bounds, tuple(kept)))
+            bounds = METRICS[chosen].bounds or (reward_ranges or {}).get(name, (float(seen.min()), float(seen.max())))
+            published = published_scores().get(name, []) if with_published and chosen == "success" else []
+            tasks.append(Task(name, chosen, bounds, tuple(kept), published))
     return tasks, left_out
 
 

@@ -308,7 +308,7 @@ def test_scores_after_each_phase(tmp_path: Path):
     write_run(tmp_path, steps=[50, 90, 250], offline_steps=100)
     write_run(tmp_path, task="Rewards-v0", successes=None)
     write_run(tmp_path, 2, steps_done=200, seed=1)
-    tasks, _ = make_tasks(runs_of(tmp_path), None, {})
+    tasks, _ = make_tasks(runs_of(tmp_path))
     maze, rewards = tasks
     assert (maze.metric_name, maze.bounds, rewards.metric_name, rewards.bounds) == (
         "success",
@@ -321,7 +321,7 @@ def test_scores_after_each_phase(tmp_path: Path):
     np.testing.assert_allclose(rewards.scores(np.array([0.5, 2.5, 4.5])), [0, 0.5, 1])
     (_, ranged), _ = make_tasks(runs_of(tmp_path), None, {"Rewards-v0": (-1.0, 9.0)})
     np.testing.assert_allclose(ranged.scores(ranged.last("qam")), 0.55)
-    (only,), left_out = make_tasks(runs_of(tmp_path), "success", {})
+    (only,), left_out = make_tasks(runs_of(tmp_path), "success")
     assert only.name == "Maze-v0"
     assert [each.reason for each in left_out] == [
         "success rate was not recorded: the environment does not say is_success"
