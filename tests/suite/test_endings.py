@@ -15,7 +15,8 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from sb3_qam.cli import app
-from sb3_qam.suite import FINISHED, LOCK, OUTPUT, STARTED, Run, execute, read_suite, run_locally
+from sb3_qam.suite import OUTPUT, Run, execute, read_suite, run_locally
+from sb3_qam.suite.runs import FINISHED, LOCK, STARTED
 from tests.suite.test_suite import start, wait_until
 
 # An environment whose twentieth step does what it is told to

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from sb3_qam import QAM
 from sb3_qam.cli import app
 from sb3_qam.cli.benchmark import parse_seeds
-from sb3_qam.suite import FINISHED, LOCK, OUTPUT, Run, execute, read_suite
+from sb3_qam.suite import OUTPUT, Run, execute, read_suite
+from sb3_qam.suite.runs import FINISHED, LOCK
 
 SUITE = {
     "tasks": {"Pendulum-v1": {"gamma": 0.9}, "MountainCarContinuous-v0": None},

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,33 @@ def test_a_preset_is_qam_with_another_default(name: str, argument: str, default:
     np.testing.assert_array_equal(
         loaded.predict(observation, deterministic=True)[0], as_qam.predict(observation, deterministic=True)[0]
     )
+
+
+def test_the_zoos_classes_are_found_by_pickle():
+    for algorithm in zoo.ALGORITHMS.values():
+        assert pickle.loads(pickle.dumps(algorithm)) is algorithm
+
+
+def test_one_entry_makes_a_variant_known_everywhere():
+    code = """
+from sb3_qam.qam.variants import VARIANTS, Variant
+VARIANTS["mine"] = Variant("Mine", {"pessimism": 0.3}, {"pessimism": (0.1, 1.0)}, {"gamma": (0.9,) * 10})
+import rl_zoo3
+import sb3_qam.zoo
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+from sb3_qam import preset
+from sb3_qam.cli.data import find_algorithm
+from sb3_qam.cli.zoo import TRAIN_HELP
+from sb3_qam.results.scores import title_of
+from sb3_qam.zoo.hyperparams import hyperparams_of
+assert rl_zoo3.ALGOS["mine"]("FlowPolicy", "Pendulum-v1", buffer_size=1).pessimism == 0.3
+assert find_algorithm("mine") is sb3_qam.QAM and title_of("mine") == "Mine" and ", mine." in TRAIN_HELP
+assert HYPERPARAMS_SAMPLER["mine"].ranges == {"pessimism": (0.1, 1.0)}
+found = hyperparams_of("mine")["scene-play-singletask-task1-v0"]
+assert (found["gamma"], found["pessimism"]) == (0.9, 0.3)
+assert preset("scene-play", "Mine").kwargs.items() <= found.items()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_importing_the_package_does_not_import_the_zoo():
