@@ -18,8 +18,7 @@ import numpy as np
 import onnxruntime
 import torch as th
 
-from sb3_qam import QAM
-from sb3_qam.qam.export import export_onnx
+from sb3_qam import QAM, export_onnx
 
 ENV_ID = "Pendulum-v1"
 

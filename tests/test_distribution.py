@@ -51,7 +51,7 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: zipfile.ZipFile):
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == package_files()
     assert "sb3_qam/py.typed" in names
-    assert {f"sb3_qam/zoo/hyperparams/{name}.yml" for name in ("qam", "qam_edit", "qam_f", "trqam", "bam")} <= names
+    assert {"sb3_qam/results/page.html", "sb3_qam/results/published.csv"} <= names
     assert f"{STEM}.dist-info/licenses/LICENSE" in wheel.namelist()
 
 

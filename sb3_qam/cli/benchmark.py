@@ -1,56 +1,71 @@
 """``sb3-qam benchmark``."""
 
 import importlib.util
+import signal
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from sb3_qam.cli.errors import on_one_line
+from sb3_qam.suite import OUTPUT, read_suite, run_locally, run_on_ray
+
+LAUNCHERS = ("local", "ray")
+MAX_SEEDS = 10_000
 
 
 def benchmark(
     suite: Annotated[Path, typer.Argument(help="YAML file of tasks, algorithms, hyperparams and options.")],
     seeds: Annotated[str, typer.Option(help="Such as 0-11 or 0,2,5.")] = "0-4",
-    folder: Annotated[Optional[Path], typer.Option(help="Of all runs, by default benchmark/SUITE.")] = None,  # noqa: UP045
+    folder: Annotated[Path | None, typer.Option(help="Of all runs, by default benchmark/SUITE.")] = None,
     launcher: Annotated[str, typer.Option(help="Where runs take place: local, or ray.")] = "local",
-    jobs: Annotated[Optional[int], typer.Option(min=1, help="Runs side by side, by default one per core.")] = None,  # noqa: UP045
-    address: Annotated[Optional[str], typer.Option(help="Of a Ray cluster, by default the one Ray finds.")] = None,  # noqa: UP045
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side, by default one per core.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which a run is stopped.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster, by default the one Ray finds.")] = None,
     gpus: Annotated[float, typer.Option(min=0, help="Share of a GPU that each run asks Ray for.")] = 0.0,
 ) -> None:
     """
-    Train all algorithms of a suite on all its tasks, with several seeds. What is finished is skipped, and what has
-    been interrupted is repeated: the same command goes on.
+    Train all algorithms of a suite on all its tasks, with several seeds. The same command resumes a suite: finished
+    runs are skipped, and interrupted ones are repeated. Ctrl-C stops the runs at work.
 
     Examples:
 
-    sb3-qam benchmark mazes.yml --seeds 0-11 --jobs 4
+    sb3-qam benchmark mazes.yml --seeds 0-11 --jobs 4 --timeout 86400
 
     sb3-qam benchmark mazes.yml --seeds 0-11 --launcher ray --address 10.0.0.1:6379
     """
-    from sb3_qam.suite.launchers import LAUNCHERS
-    from sb3_qam.suite.resources import Resources
-    from sb3_qam.suite.runs import OUTPUT, read_suite
-
     with on_one_line():
         if importlib.util.find_spec("rl_zoo3") is None:
             raise ImportError("A suite is run by RL Zoo: pip install 'sb3-qam[zoo]'.")
         if launcher not in LAUNCHERS:
             raise ValueError(f"--launcher must be one of {', '.join(LAUNCHERS)}, got '{launcher}'.")
+        for name, value in {"address": address, "gpus": gpus}.items():
+            if value and launcher == "local":
+                raise ValueError(f"--{name} {value} is for --launcher ray: give that too, or leave it out.")
         root = folder or Path("benchmark") / suite.stem
         runs = read_suite(suite, parse_seeds(seeds))
         missing = [run for run in runs if not run.is_finished(root)]
-        resources = Resources(jobs, address, gpus)
         typer.echo(f"{len(runs)} runs in {root}, {len(runs) - len(missing)} of them finished")
+        for run in missing:
+            process = run.process_at_work(root)
+            if process is not None:
+                typer.echo(f"{run}: {process} does it; waiting for that", err=True)
+        if launcher == "local":
+            outcomes = run_locally(missing, root, jobs, timeout)
+        else:
+            outcomes = run_on_ray(missing, root, jobs, timeout, address, gpus)
         n_failed = 0
+        on_terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            for number, (run, ended) in enumerate(LAUNCHERS[launcher](missing, root, resources), start=1):
-                n_failed += not ended
-                outcome = "finished" if ended else f"failed, see {run.folder(root) / OUTPUT}"
+            for number, (run, is_finished) in enumerate(outcomes, start=1):
+                n_failed += not is_finished
+                outcome = "finished" if is_finished else f"failed, see {run.folder(root) / OUTPUT}"
                 typer.echo(f"{number}/{len(missing)} {run}: {outcome}")
         except KeyboardInterrupt:
-            typer.echo("Interrupted. The same command goes on with what is missing.", err=True)
+            typer.echo("Interrupted. The same command resumes with what is missing.", err=True)
             raise typer.Exit(130) from None
+        finally:
+            signal.signal(signal.SIGTERM, on_terminate)
         if n_failed > 0:
             raise ValueError(f"{n_failed} of {len(missing)} runs failed. The same command repeats them.")
 
@@ -59,15 +74,17 @@ def parse_seeds(text: str) -> list[int]:
     """
     :param text: Numbers and ranges, separated by commas
     :return: The seeds
-    :raises ValueError: if it is something else, or none
+    :raises ValueError: if it is something else, there are none, or there are too many
     """
-    seeds: list[int] = []
+    seeds: set[int] = set()
     try:
         for part in text.split(","):
             first, dash, last = part.partition("-")
-            seeds += range(int(first), int(last if dash else first) + 1)
+            seeds.update(range(int(first), int(last if dash else first) + 1)[: MAX_SEEDS + 1])
     except ValueError:
-        seeds = []
-    if not seeds:
-        raise ValueError(f"--seeds must be numbers or ranges, such as 0-11 or 0,2,5, got '{text}'.")
-    return seeds
+        seeds = set()
+    if not 0 < len(seeds) <= MAX_SEEDS:
+        raise ValueError(
+            f"--seeds must be numbers or ranges, such as 0-11 or 0,2,5, and at most {MAX_SEEDS:,}, got '{text}'."
+        )
+    return sorted(seeds)

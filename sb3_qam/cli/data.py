@@ -2,14 +2,23 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated
 
+import sb3_contrib
+import stable_baselines3
 import typer
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_qam.cli.errors import on_one_line
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
+from sb3_qam.datasets.describe import describe as describe_dataset
+from sb3_qam.environments import register_environments
+from sb3_qam.qam.variants import VARIANTS
+from sb3_qam.recording.collect import collect as collect_dataset
+from sb3_qam.recording.ogbench import import_ogbench
+from sb3_qam.recording.oracles import ogbench_oracle
+from sb3_qam.results.runs import settings_folder
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: what is in them, and where they come from.")
 
@@ -17,15 +26,13 @@ app = typer.Typer(no_args_is_help=True, help="Datasets: what is in them, and whe
 @app.command()
 def describe(
     dataset: Annotated[list[str], typer.Argument(help="Id or folder of a Minari dataset; several are taken together.")],
-    picture: Annotated[Optional[Path], typer.Option(help="Write histograms to this file.")] = None,  # noqa: UP045
+    picture: Annotated[Path | None, typer.Option(help="Write histograms to this file.")] = None,
 ) -> None:
     """
     Print episodes, steps, returns, success and actions of a dataset.
 
     Example: sb3-qam data describe D4RL/pointmaze/umaze-v2 --picture umaze.png
     """
-    from sb3_qam.datasets.describe import describe as describe_dataset
-
     with on_one_line():
         description = describe_dataset(dataset)
         typer.echo(description)
@@ -37,16 +44,14 @@ def describe(
 @app.command("import")
 def import_(
     task: Annotated[str, typer.Argument(help="Id of one of OGBench's single tasks.")],
-    path: Annotated[Optional[Path], typer.Option(help="OGBench's npz file; downloaded by default.")] = None,  # noqa: UP045
-    dataset_id: Annotated[Optional[str], typer.Option(help="Id to give it, by default ogbench/TASK.")] = None,  # noqa: UP045
+    path: Annotated[Path | None, typer.Option(help="OGBench's npz file; downloaded by default.")] = None,
+    dataset_id: Annotated[str | None, typer.Option(help="Id to give it, by default ogbench/TASK.")] = None,
 ) -> None:
     """
     Write OGBench's data into the local Minari cache, with the rewards of a task.
 
     Example: sb3-qam data import cube-double-play-singletask-task1-v0
     """
-    from sb3_qam.recording.ogbench import import_ogbench
-
     with on_one_line():
         dataset = import_ogbench(task, path, dataset_id)
         typer.echo(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps")
@@ -56,31 +61,27 @@ def import_(
 def collect(
     env: Annotated[str, typer.Argument(help="Id of the environment.")],
     dataset_id: Annotated[str, typer.Argument(help="Id of the dataset, such as mine/pendulum-v0.")],
-    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes it shall have.")] = 100,
-    model: Annotated[Optional[Path], typer.Option(help="A saved model that acts; random actions without.")] = None,  # noqa: UP045
+    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes in the dataset.")] = 100,
+    model: Annotated[Path | None, typer.Option(help="A saved model that acts; random actions without.")] = None,
     algo: Annotated[str, typer.Option(help="Its algorithm, of SB3, sb3-contrib or this package.")] = "qam",
     vec_normalize: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Its VecNormalize's statistics, by default those that RL Zoo has put beside it."),
+        Path | None,
+        typer.Option(help="Statistics of its VecNormalize, by default those that RL Zoo has put beside it."),
     ] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Let OGBench's scripted oracle act.")] = False,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The model acts deterministically.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds give other episodes.")] = 0,
     max_episode_steps: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="After how many steps to end episodes, by default as the environment does."),
     ] = None,
 ) -> None:
     """
-    Record episodes as a Minari dataset. The same command goes on where it was interrupted.
+    Record episodes as a Minari dataset. The same command resumes where it was interrupted.
 
     Example: sb3-qam data collect PointMaze_UMaze-v3 mine/maze-v0 -n 500 --model sac.zip --algo sac
     """
-    from sb3_qam.environments import register_environments
-    from sb3_qam.recording.collect import collect as collect_dataset
-    from sb3_qam.recording.oracles import ogbench_oracle
-
     with on_one_line(RuntimeError):
         if model is not None and oracle:
             raise ValueError("--model and --oracle exclude each other: only one can act.")
@@ -100,49 +101,34 @@ def collect(
         typer.echo(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps")
 
 
-def _load(model: Path, algo: str, env: str, statistics: Path | None) -> "BaseAlgorithm":
+def find_algorithm(name: str) -> type[BaseAlgorithm]:
     """
-    :param model: File of a model
-    :param algo: Name of its algorithm
-    :param env: Id of the environment
-    :param statistics: File of its ``VecNormalize``
+    :param name: Name of an algorithm of SB3, sb3-contrib or this package
+    :return: Its class
+    :raises ValueError: if there is none of that name
+    """
+    known: dict[str, type[BaseAlgorithm]] = {
+        key.lower(): value
+        for package in (stable_baselines3, sb3_contrib)
+        for key, value in vars(package).items()
+        if isinstance(value, type) and issubclass(value, BaseAlgorithm)
+    }
+    known |= {key: variant.algorithm for key, variant in VARIANTS.items()}
+    if name.lower() not in known:
+        raise ValueError(f"There is no algorithm '{name}', only {', '.join(sorted(known))}.")
+    return known[name.lower()]
+
+
+def _load(model: Path, algo: str, env: str, statistics: Path | None) -> BaseAlgorithm:
+    """
     :return: The model, with its ``VecNormalize`` where there is one
     """
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.vec_env import VecNormalize
-
-    policy = _algorithm(algo).load(model, device="cpu")
-    statistics_of_zoo = model.parent / env / "vecnormalize.pkl"
-    if statistics is None and statistics_of_zoo.is_file():
-        statistics = statistics_of_zoo
+    policy = find_algorithm(algo).load(model, device="cpu")
+    settings = settings_folder(model.parent)
+    if statistics is None and settings is not None and (settings / "vecnormalize.pkl").is_file():
+        statistics = settings / "vecnormalize.pkl"
     if statistics is not None:
         normalize = VecNormalize.load(str(statistics), make_vec_env(env))
         normalize.training = False
         policy.set_env(normalize)
     return policy
-
-
-def _algorithm(name: str) -> "type[BaseAlgorithm]":
-    """
-    :param name: Of an algorithm, in any case, with or without underscores
-    :return: Its class
-    :raises ValueError: if there is none of that name
-    """
-    import sb3_contrib
-    import stable_baselines3
-    from stable_baselines3.common.base_class import BaseAlgorithm
-
-    import sb3_qam
-
-    known = {
-        key.lower(): value
-        for package in (stable_baselines3, sb3_contrib, sb3_qam)
-        for key, value in vars(package).items()
-        if isinstance(value, type) and issubclass(value, BaseAlgorithm)
-    }
-    # As the zoo calls QAM with other defaults
-    known |= dict.fromkeys(("qamedit", "qamf", "trqam", "bam"), sb3_qam.QAM)
-    try:
-        return known[name.lower().replace("_", "")]
-    except KeyError:
-        raise ValueError(f"There is no algorithm '{name}', only {', '.join(sorted(known))}.") from None

@@ -4,80 +4,110 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated
 
+import gymnasium as gym
 import typer
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_qam import QAM
+from sb3_qam.cli.data import find_algorithm
 from sb3_qam.cli.errors import on_one_line
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.vec_env import VecEnv
-
-    from sb3_qam import QAM
+from sb3_qam.common.evaluation import evaluate as evaluate_model
+from sb3_qam.datasets.sources import open_datasets
+from sb3_qam.environments import register_environments
+from sb3_qam.results.runs import read_settings, settings_folder
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A saved model, of RL Zoo or by save().")],
     env: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Id of the environment, by default that of RL Zoo's run or of the model's dataset."),
     ] = None,
-    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes.")] = 20,
+    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes of each row.")] = 20,
     n_envs: Annotated[int, typer.Option(min=1, help="Number of environments, which share the episodes.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the environments and of stochastic actions.")] = 0,
-    stochastic: Annotated[bool, typer.Option("--stochastic", help="Sample actions.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the environments and of sampled actions.")] = 0,
+    baseline: Annotated[
+        str | None, typer.Option(help="bc: also evaluate the model's behavior flow, a clone of its data.")
+    ] = None,
+    algo: Annotated[str, typer.Option(help="Its algorithm, of SB3, sb3-contrib or this package.")] = "qam",
     device: Annotated[str, typer.Option(help="PyTorch device (cpu, cuda, ...).")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """
-    Print return, length and success of a model on its environment.
+    Print return, length and success of a model on its environment, with deterministic and with sampled actions.
 
-    Example: sb3-qam eval logs/qam/PointMaze_UMaze-v3_1/best_model.zip -n 50 --json
+    Example: sb3-qam eval logs/qam/PointMaze_UMaze-v3_1/best_model.zip -n 50 --baseline bc
     """
-    from sb3_qam import QAM
-    from sb3_qam.common.evaluation import evaluate as evaluate_model
-
     with on_one_line():
+        algorithm = find_algorithm(algo)
+        if baseline not in (None, "bc") or (baseline and not issubclass(algorithm, QAM)):
+            raise ValueError(f"--baseline must be bc, the behavior flow of a QAM model, got '{baseline}' for '{algo}'.")
         # What libraries print on the way is not the result
         with contextlib.redirect_stdout(sys.stderr):
-            loaded = QAM.load(model, device=device, seed=seed)
-            vec_env, env_id = _make_env(model, env, loaded, n_envs, seed)
-        summary = evaluate_model(loaded, vec_env, episodes, deterministic=not stochastic).summary()
-        vec_env.close()
+            models = {"": algorithm.load(model, device=device, seed=seed)}
+            if baseline is not None:
+                clone = QAM.load(model, device=device, seed=seed)
+                clone.load_behavior(model)
+                models["bc "] = clone
+            summaries = {}
+            for prefix, each in models.items():
+                for name, deterministic in {"deterministic": True, "sampled": False}.items():
+                    # The same starts and noise in each row
+                    each.set_random_seed(seed)
+                    vec_env, env_id = _make_env(model, env, models[""], n_envs, seed)
+                    found = evaluate_model(each, vec_env, episodes, deterministic)
+                    summaries[prefix + name] = found.summary()
+                    vec_env.close()
     if as_json:
-        typer.echo(json.dumps({"model": str(model), "env": env_id, **summary}))
+        rows = {name.replace(" ", "_"): summary for name, summary in summaries.items()}
+        typer.echo(json.dumps({"model": str(model), "env": env_id, **rows}))
         return
-    typer.echo(f"{env_id}, {episodes} episodes")
-    typer.echo(f"return   {summary['mean_return']:.4g} +/- {summary['std_return']:.4g}")
-    typer.echo(f"length   {summary['mean_length']:.4g}")
-    typer.echo("success  " + ("not said" if summary["success"] is None else f"{summary['success']:.1%}"))
+    typer.echo(f"{env_id}, {episodes} episodes each")
+    typer.echo(f"{'':16} {'return':>22} {'length':>8} {'success':>8}")
+    for name, row in summaries.items():
+        success = "-" if row["success"] is None else f"{row['success']:.1%}"
+        spread = f"{row['mean_return']:.4g} +/- {row['std_return']:.4g}"
+        typer.echo(f"{name:16} {spread:>22} {row['mean_length']:8.4g} {success:>8}")
 
 
-def _make_env(path: Path, env_id: str | None, model: "QAM", n_envs: int, seed: int) -> tuple["VecEnv", str]:
+def _make_env(path: Path, env_id: str | None, model: BaseAlgorithm, n_envs: int, seed: int) -> tuple[VecEnv, str]:
     """
-    :param path: Where the model comes from
-    :param env_id: Id of the environment, if the user says it
-    :param model: The model
-    :param n_envs: Number of environments
-    :param seed: Their seed
-    :return: The environments as the model knows them, and their id
+    :return: Environments as the model knows them, and their id
     :raises ValueError: if the environment is not known
     """
-    from stable_baselines3.common.env_util import make_vec_env
-
-    from sb3_qam.datasets.sources import recover_environment
-    from sb3_qam.environments import register_environments
-
     register_environments()
-    run = next(path.parent.glob("*/args.yml"), None)
-    if env_id is None and run is not None:
-        from sb3_qam.zoo.runs import make_env_of_run
-
-        return make_env_of_run(run.parent, n_envs, seed)
-    if env_id is not None:
-        return make_vec_env(env_id, n_envs, seed), env_id
-    if model.offline_dataset is None:
+    settings = settings_folder(path.parent)
+    if env_id is None and settings is not None:
+        return _make_env_of_run(settings, n_envs, seed)
+    dataset = getattr(model, "offline_dataset", None)
+    if env_id is None and dataset is not None:
+        spec = open_datasets(dataset)[0].env_spec
+        # The specification itself is code that the dataset brings; an id that is registered here is not
+        env_id = spec.id if spec is not None and spec.id in gym.registry else None
+    if env_id is None:
         raise ValueError(f"The environment of {path} is not known: pass --env ID.")
-    spec = recover_environment(model.offline_dataset).spec
-    assert spec is not None  # for mypy
-    return make_vec_env(lambda: recover_environment(model.offline_dataset), n_envs, seed), spec.id
+    return make_vec_env(env_id, n_envs, seed), env_id
+
+
+def _make_env_of_run(settings: Path, n_envs: int, seed: int) -> tuple[VecEnv, str]:
+    """
+    :return: Environments as those of the run, wrapped and normalized, and their id
+    """
+    from sb3_qam.zoo import create_test_env
+
+    args, config = read_settings(settings)
+    hyperparams = {**config, "normalize": bool(config.get("normalize")), "normalize_kwargs": {}}
+    env = create_test_env(
+        str(args["env"]),
+        n_envs,
+        stats_path=str(settings),
+        seed=seed,
+        should_render=False,
+        hyperparams=hyperparams,
+        env_kwargs=args.get("env_kwargs") or config.get("env_kwargs"),
+    )
+    return env, str(args["env"])

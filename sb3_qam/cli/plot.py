@@ -2,35 +2,37 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from sb3_qam.cli.errors import on_one_line
+from sb3_qam.results import make_report
+from sb3_qam.results.scores import METRICS
 
 
 def plot(
     log_folder: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option(
             "--log-folder", "-f", help="Folder with runs, of train or benchmark; may be repeated. By default logs."
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the charts and the page.")] = Path("plots"),
     metric: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="success or reward; by default success where it was recorded."),
     ] = None,
     algo: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--algo", "-a", help="Only this algorithm; may be repeated."),
     ] = None,
     env: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--env", "-e", help="Only this environment; may be repeated."),
     ] = None,
     reward_range: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             help="ENV:LOW:HIGH, returns that are scores of 0 and 1; may be repeated. By default what is seen."
         ),
@@ -49,12 +51,9 @@ def plot(
       sb3-qam plot -f logs --metric reward --reward-range Pendulum-v1:-1400:-150
     """
     with on_one_line():
-        missing = [name for name in ("jinja2", "matplotlib", "scipy", "yaml") if importlib.util.find_spec(name) is None]
+        missing = [name for name in ("jinja2", "matplotlib", "scipy") if importlib.util.find_spec(name) is None]
         if missing:
             raise ImportError(f"Charts need {' and '.join(missing)}: pip install 'sb3-qam[plot]'.")
-        from sb3_qam.results.report import make_report
-        from sb3_qam.results.scores import METRICS
-
         if metric not in (None, *METRICS):
             raise ValueError(f"--metric must be one of {', '.join(METRICS)}, got '{metric}'.")
         ranges = dict(parse_reward_range(each) for each in reward_range or [])

@@ -2,13 +2,14 @@
 
 import sys
 import traceback
-from collections.abc import Callable
+from importlib import import_module
 
 import typer
 
 from sb3_qam.cli.errors import on_one_line
+from sb3_qam.qam.variants import VARIANTS
 
-TRAIN_HELP = """Train by RL Zoo: every option below is the zoo's.
+TRAIN_HELP = f"""Train by RL Zoo: every option below is the zoo's.
 
 Examples:
   sb3-qam train --algo qam --env PointMaze_UMaze-v3 --eval-freq 10000
@@ -17,8 +18,8 @@ Examples:
   sb3-qam train --algo qam --env PointMaze_UMaze-v3 --hyperparams offline_dataset:"'mine/maze-v0'" offline_steps:20000
   sb3-qam train --algo qam --env Pendulum-v1 -optimize --n-trials 20 --n-evaluations 2
 
-Algorithms of this package: qam, qam_edit, qam_f, trqam, bam. Configurations: sb3_qam/zoo/hyperparams/*.yml.
-Ctrl-C saves the model and says how to go on.
+Algorithms of this package: {", ".join(VARIANTS)}. Configurations: sb3_qam/zoo/hyperparams.py.
+Ctrl-C saves the model and says how to resume.
 """
 ENJOY_HELP = """Watch a trained model by RL Zoo: every option below is the zoo's.
 
@@ -32,32 +33,20 @@ def train(context: typer.Context) -> None:
     """
     Train by RL Zoo, with all its options. See: sb3-qam train --help
     """
-
-    def command() -> None:
-        from sb3_qam.zoo.train import train
-
-        train()
-
-    _run(context, command, TRAIN_HELP)
+    _run(context, "train", TRAIN_HELP)
 
 
 def enjoy(context: typer.Context) -> None:
     """
     Watch a trained model by RL Zoo, with all its options. See: sb3-qam enjoy --help
     """
-
-    def command() -> None:
-        from sb3_qam.zoo.enjoy import enjoy
-
-        enjoy()
-
-    _run(context, command, ENJOY_HELP)
+    _run(context, "enjoy", ENJOY_HELP)
 
 
-def _run(context: typer.Context, command: Callable[[], None], help_text: str) -> None:
+def _run(context: typer.Context, command: str, help_text: str) -> None:
     """
     :param context: Has what was typed
-    :param command: Reads it from sys.argv, as the zoo does
+    :param command: Name of the zoo's module and of its function, which reads ``sys.argv``
     :param help_text: What to print before the zoo's own help
     """
     if {"-h", "--help"} & set(context.args):
@@ -65,8 +54,10 @@ def _run(context: typer.Context, command: Callable[[], None], help_text: str) ->
     sys.argv = [context.command_path, *context.args]
     # The zoo asserts what users are to give
     with on_one_line(AssertionError):
+        # First of all it says what to install
+        import_module("sb3_qam.zoo")
         try:
-            command()
+            getattr(import_module(f"rl_zoo3.{command}"), command)()
         except (NameError, SyntaxError) as error:
             # The zoo evaluates values as Python
             if not (

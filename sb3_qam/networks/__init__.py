@@ -1,0 +1,7 @@
+"""The networks of QAM, and features extractors for images."""
+
+from sb3_qam.networks.actors import EditPolicy, OneStepFlow, VelocityField
+from sb3_qam.networks.critics import CriticEnsemble
+from sb3_qam.networks.image_extractors import ImageCombinedExtractor, ImpalaCNN
+
+__all__ = ["CriticEnsemble", "EditPolicy", "ImageCombinedExtractor", "ImpalaCNN", "OneStepFlow", "VelocityField"]

@@ -71,7 +71,10 @@ def export_onnx(policy: FlowPolicy, path: str | os.PathLike[str]) -> None:
     - ``observation``, or one of each key of a Dict: as the policy takes them, images channels first and in [0, 255];
       what ``VecNormalize`` and other wrappers do is not part of it
     - ``noise``: standard normal, shape (best_of_n, batch, action_dim), action_dim being that of a whole chunk
-    - ``edit_noise``, with QAM-E alone: standard normal, of the same shape; zeros for the median edit
+    - ``edit_noise``, with QAM-E alone: standard normal, of the same shape
+
+    With the noise that :class:`~sb3_qam.qam.observation_noise.ObservationNoise` makes of the observations, ``noise``
+    first, the file acts as ``predict(deterministic=True)`` does: ONNX has no operator for the bits of a number.
 
     The output ``action`` is within the bounds of the action space, shape ``(batch, *action_shape)``, or
     ``(batch, chunk_size, *action_shape)`` where actions are chunked. What acts in the policy acts in the file:

@@ -28,7 +28,7 @@ from sb3_qam.networks.layers import TanhGELU
 from sb3_qam.networks.velocities import Velocity
 from sb3_qam.qam.conditioned_flows import ConditionedFlows
 from sb3_qam.qam.heads import EditHead, FlowHead, OneStepHead
-from sb3_qam.qam.noise import Draw, ObservationNoise, SamplingNoise
+from sb3_qam.qam.noise import Draw, SamplingNoise, draw_from_observations
 from sb3_qam.utils.checks import check_positive_int
 
 NetArch = list[int] | dict[str, list[int]]
@@ -406,7 +406,7 @@ class FlowPolicy(BasePolicy):
         return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        draw = ObservationNoise(observation) if deterministic else None
+        draw = draw_from_observations(observation) if deterministic else None
         return self.sample_actions(observation, self.draw_noise(n_rows(observation), draw))
 
     def predict(
@@ -447,9 +447,11 @@ class FlowPolicy(BasePolicy):
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """
-        for network in self.trained_networks():
-            network.train(mode)
-        self.training = mode
+        # Before every action: going through all modules takes as long as a few flow steps
+        if self.training != mode:
+            for network in self.trained_networks():
+                network.train(mode)
+            self.training = mode
 
 
 MlpPolicy = FlowPolicy

@@ -1,13 +1,10 @@
-"""The hyper-parameters of the published runs on OGBench.
+"""The hyper-parameters of the published runs on OGBench; what was tuned for each variant is in ``variants.py``."""
 
-Sources: the released configurations of QAM, arXiv 2601.14234 (repository ColinQiyangLi/qam), and of TRQAM,
-arXiv 2605.27079 (repository yonghdong/trqam).
-"""
-
+import copy
 from dataclasses import dataclass
 from typing import Any
 
-VARIANTS = ("QAM", "QAM-E", "QAM-F", "BAM", "TRQAM")
+from sb3_qam.qam.variants import PAPER_NETWORKS, VARIANTS
 
 
 @dataclass(frozen=True)
@@ -30,39 +27,35 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class _Domain:
+class Domain:
     """
-    What was tuned on a domain in the released configurations, and what the domain decides.
+    What the published runs of all variants have in common on a domain.
+
+    :param chunk_size: Number of actions in a chunk
+    :param gamma: Discount factor
+    :param pessimism: How many standard deviations of the critics are taken off the target value
+    :param sparse_rewards: As in :class:`Preset`
+    :param dataset_transitions: As in :class:`Preset`
     """
 
-    qam: float  # inverse temperature
-    qam_edit: tuple[float, float]  # inverse temperature, edit scale
-    qam_fql: tuple[float, float]  # inverse temperature, distillation coefficient
-    bam: float = 10.0  # inverse temperature
-    kl_budget: float = 1.0  # arXiv 2605.27079: tuned; 1.0 is the default of its code
+    chunk_size: int = 5
     gamma: float = 0.99
     pessimism: float = 0.5
-    chunk_size: int = 5
     sparse_rewards: bool = False
     dataset_transitions: int | None = None
 
 
-_MAZE: dict[str, Any] = {"chunk_size": 1}
-_LONG_MAZE: dict[str, Any] = {**_MAZE, "gamma": 0.995}
-_HUMANOID: dict[str, Any] = {**_LONG_MAZE, "pessimism": 0.0}
-_LARGE: dict[str, Any] = {"dataset_transitions": 100_000_000}
-
-DOMAINS: dict[str, _Domain] = {
-    "puzzle-3x3-play": _Domain(3.0, (1.0, 0.1), (3.0, 0.0), sparse_rewards=True),
-    "scene-play": _Domain(1.0, (1.0, 0.0), (1.0, 300.0), sparse_rewards=True),
-    "cube-double-play": _Domain(1.0, (1.0, 0.0), (1.0, 0.0)),
-    "cube-triple-play": _Domain(3.0, (3.0, 0.1), (10.0, 300.0), bam=30.0, kl_budget=0.5),
-    "cube-quadruple-play": _Domain(1.0, (3.0, 0.1), (0.3, 30.0), **_LARGE),
-    "puzzle-4x4-play": _Domain(30.0, (0.1, 0.9), (3.0, 3.0), bam=30.0, sparse_rewards=True, **_LARGE),
-    "antmaze-large-navigate": _Domain(10.0, (1.0, 0.1), (3.0, 30.0), bam=30.0, **_MAZE),
-    "antmaze-giant-navigate": _Domain(3.0, (10.0, 0.1), (3.0, 30.0), bam=30.0, **_LONG_MAZE),
-    "humanoidmaze-medium-navigate": _Domain(3.0, (3.0, 0.1), (1.0, 30.0), **_HUMANOID),
-    "humanoidmaze-large-navigate": _Domain(3.0, (3.0, 0.1), (0.3, 30.0), bam=30.0, **_HUMANOID),
+DOMAINS: dict[str, Domain] = {
+    "puzzle-3x3-play": Domain(sparse_rewards=True),
+    "scene-play": Domain(sparse_rewards=True),
+    "cube-double-play": Domain(),
+    "cube-triple-play": Domain(),
+    "cube-quadruple-play": Domain(dataset_transitions=100_000_000),
+    "puzzle-4x4-play": Domain(sparse_rewards=True, dataset_transitions=100_000_000),
+    "antmaze-large-navigate": Domain(chunk_size=1),
+    "antmaze-giant-navigate": Domain(chunk_size=1, gamma=0.995),
+    "humanoidmaze-medium-navigate": Domain(chunk_size=1, gamma=0.995, pessimism=0.0),
+    "humanoidmaze-large-navigate": Domain(chunk_size=1, gamma=0.995, pessimism=0.0),
 }
 
 
@@ -77,17 +70,18 @@ def preset(task: str, variant: str = "QAM") -> Preset:
         model.learn(published.online_steps)
 
     :param task: One of DOMAINS, or the id of a dataset or single task that begins with one
-    :param variant: One of VARIANTS. Where the best scale of edits or coefficient of distillation was 0, QAM-E and
-        QAM-F are plain QAM
+    :param variant: Name of a variant, in the papers (``"QAM-E"``) or on the command line (``"qam_edit"``)
     :return: The run
     :raises ValueError: if nothing is published for the task, or the variant is unknown
     """
     name = next((name for name in DOMAINS if f"{task}-".startswith(f"{name}-")), None)
     if name is None:
         raise ValueError(f"Nothing is published for '{task}': expected an id that begins with {', '.join(DOMAINS)}.")
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got '{variant}'.")
-    domain = DOMAINS[name]
+    chosen = next((each for key, each in VARIANTS.items() if variant in (key, each.title)), None)
+    if chosen is None:
+        titles = ", ".join(each.title for each in VARIANTS.values())
+        raise ValueError(f"variant must be one of {titles}, got '{variant}'.")
+    domain, number = DOMAINS[name], list(DOMAINS).index(name)
     kwargs: dict[str, Any] = {
         # Common to all runs (both papers)
         "learning_rate": 3e-4,
@@ -99,34 +93,15 @@ def preset(task: str, variant: str = "QAM") -> Preset:
         "flow_steps": 10,
         "pessimism": domain.pessimism,
         "chunk_size": domain.chunk_size,
-        "policy_kwargs": {"net_arch": [512] * 4, "n_critics": 10},
-        **_variant_kwargs(domain, variant),
+        "policy_kwargs": PAPER_NETWORKS,
+        **chosen.defaults,
+        **{argument: values[number] for argument, values in chosen.tuned.items()},
     }
-    if variant == "TRQAM":
-        is_humanoid = name.startswith("humanoidmaze")
-        kwargs |= {"gamma": 0.999 if is_humanoid else 0.995, "pessimism": 0.0 if is_humanoid else 0.5}
-        if (domain.dataset_transitions or 0) >= 10_000_000:
-            kwargs["policy_kwargs"] = {"net_arch": [1024] * 4, "n_critics": 10, "flow_layer_norm": True}
     return Preset(
-        kwargs=kwargs,
+        bc_steps=kwargs.pop("bc_steps", 0),
+        # The caller may change them
+        kwargs=copy.deepcopy(kwargs),
         online_steps=500_000,
-        bc_steps=300_000 if variant == "TRQAM" else 0,
         sparse_rewards=domain.sparse_rewards,
         dataset_transitions=domain.dataset_transitions,
     )
-
-
-def _variant_kwargs(domain: _Domain, variant: str) -> dict[str, Any]:
-    """
-    :return: The arguments that make the variant
-    """
-    entropy_coef, edit_scale = domain.qam_edit
-    fql_temperature, distill_coef = domain.qam_fql
-    by_variant: dict[str, dict[str, Any]] = {
-        "QAM": {"inverse_temperature": domain.qam},
-        "QAM-E": {"inverse_temperature": entropy_coef, "edit_scale": edit_scale},
-        "QAM-F": {"inverse_temperature": fql_temperature, "distill_coef": distill_coef},
-        "BAM": {"inverse_temperature": domain.bam, "adjoint": "bptt"},
-        "TRQAM": {"kl_budget": domain.kl_budget},
-    }
-    return by_variant[variant]

@@ -1,69 +1,97 @@
-"""From folders of runs to charts and a page."""
+"""From folders of runs to charts, a table and a page."""
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+import base64
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from sb3_qam.results import figures
-from sb3_qam.results.methods import drop_repetitions, join_continued, name_methods
-from sb3_qam.results.page import Chart, Row, make_page, make_rows
-from sb3_qam.results.runs import LeftOut, read_runs
-from sb3_qam.results.scores import Task, complete_methods, make_tasks, methods_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from sb3_qam.results.runs import LeftOut, TrainingRun, drop_repetitions, join_resumed, name_methods, read_runs
+from sb3_qam.results.scores import PUBLISHED_SOURCE, Task, complete_methods, make_tasks, methods_of, title_of
 
 PAGE = "index.html"
-TITLES = {
-    "learning_curves": "Learning curves",
-    "aggregate": "All tasks together",
-    "sample_efficiency": "Sample efficiency",
-    "performance_profile": "Performance profile",
+TEMPLATE = Path(__file__).with_name("page.html")
+INTERVAL = "with the 95 % interval of a stratified bootstrap."
+# Of the charts, by the names of their files
+CAPTIONS = {
+    "learning_curves": "Mean over seeds with the 95 % interval of a bootstrap, at the evaluations of training.",
+    "aggregate": f"Over all runs of all tasks, {INTERVAL}",
+    "sample_efficiency": f"Interquartile mean over all runs of all tasks, {INTERVAL}",
+    "performance_profile": f"Share of the runs that end with more than a score τ, {INTERVAL}",
 }
-INTERVAL = "95 % interval of a stratified bootstrap"
+
+
+class Row(NamedTuple):
+    """
+    One method on one task, in words: how many runs are finished, and of how many; the steps of both phases; what the
+    numbers are; after each phase the mean over the seeds and its interval; the published counterpart, if there is one.
+    """
+
+    task: str
+    method: str
+    runs: str
+    steps: str
+    metric: str
+    offline: str
+    last: str
+    published: str
 
 
 @dataclass(frozen=True)
 class Report:
     """
-    What runs have come to.
+    What runs have reached.
 
     :param tasks: The tasks with their runs
     :param left_out: Runs that are not among them, and why
-    :param with_published: Whether to show what has been published on the tasks
     """
 
     tasks: list[Task]
     left_out: list[LeftOut]
-    with_published: bool
 
     @property
     def rows(self) -> list[Row]:
-        """The table."""
-        return make_rows(self.tasks, self.with_published)
+        """The table: one row for each method on each task."""
+        return [self._make_row(task, method) for task in self.tasks for method in methods_of([task])]
+
+    def _make_row(self, task: Task, method: str) -> Row:
+        runs = [run for run in task.runs if run.method == method]
+        n_finished = len(task.finished(method))
+        phases = {f"{run.offline_steps:,} + {run.total_steps - run.offline_steps:,}" for run in runs}
+        published = [
+            f"{score.offline:.2f} → {score.online:.2f}"
+            for score in task.published
+            if score.method == title_of(runs[0].algorithm)
+        ]
+        return Row(
+            task=task.name,
+            method=method,
+            runs=str(len(runs)) if n_finished == len(runs) else f"{n_finished} of {len(runs)}",
+            steps=" / ".join(sorted(phases)),
+            metric=task.metric.label,
+            offline=task.text(task.after_offline(method)),
+            last=task.text(task.last(method)) or "not finished",
+            published="".join(published),
+        )
 
     @property
     def notes(self) -> list[str]:
         """What a reader should know about the charts."""
-        methods, complete = methods_of(self.tasks), complete_methods(self.tasks)
-        missing = [method for method in methods if method not in complete]
-        notes = []
-        if missing and complete:
-            notes.append(
-                f"Not in the charts over all tasks, without finished runs on each of them: {'; '.join(missing)}."
-            )
+        complete = complete_methods(self.tasks)
         if not complete:
-            notes.append("There are no charts over all tasks: no method has finished runs on each of them.")
+            return ["There are no charts over all tasks: no method has finished runs on each of them."]
+        missing = [method for method in methods_of(self.tasks) if method not in complete]
         ranges = [
-            f"{task.name} {task.metric.text(task.bounds[0])} to {task.metric.text(task.bounds[1])}"
+            f"{task.name} {task.number(task.bounds[0])} to {task.number(task.bounds[1])}"
             for task in self.tasks
             if task.metric.bounds is None
         ]
-        if ranges and complete:
-            notes.append(f"Normalized scores: 0 and 1 are these returns: {'; '.join(ranges)}.")
-        return notes
+        notes = {
+            "Not in the charts over all tasks, without finished runs on each of them": missing,
+            "Normalized scores: 0 and 1 are these returns": ranges,
+        }
+        return [f"{note}: {'; '.join(names)}." for note, names in notes.items() if names]
 
     def write(self, output: Path) -> list[Path]:
         """
@@ -71,52 +99,47 @@ class Report:
         :return: The files
         :raises OSError: if they cannot be written
         """
+        from jinja2 import Environment
+
         output.mkdir(parents=True, exist_ok=True)
-        charts = self._make_charts()
-        for name in TITLES:
-            file = output / f"{name}.png"
-            if name in charts:
-                file.write_bytes(charts[name].png)
-            else:
-                file.unlink(missing_ok=True)
-        page = make_page(self.tasks, list(charts.values()), self.notes, self.left_out, self.with_published)
+        charts = dict(self._write_charts(output))
+        environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            tasks=self.tasks,
+            methods=methods_of(self.tasks),
+            runs=[(task, run) for task in self.tasks for run in task.runs],
+            rows=self.rows,
+            published={task.name: task.published for task in self.tasks if task.published},
+            source=PUBLISHED_SOURCE,
+            charts=[(*text, base64.b64encode(file.read_bytes()).decode()) for file, text in charts.items()],
+            notes=self.notes,
+            left_out=self.left_out,
+        )
         (output / PAGE).write_text(page, encoding="utf-8")
-        return [output / PAGE, *(output / f"{name}.png" for name in charts)]
+        return [output / PAGE, *charts]
 
-    def _make_charts(self) -> dict[str, Chart]:
+    def _write_charts(self, output: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
         """
-        :return: By the names of their files
+        :return: The files of the charts, each with its title and caption
         """
-        looks = figures.make_looks(methods_of(self.tasks))
-        curves = "Mean over seeds with the 95 % interval of a bootstrap, at the evaluations of training."
+        import matplotlib
+
+        captions = dict(CAPTIONS)
         if any(not run.is_finished for task in self.tasks for run in task.runs):
-            curves += " Thin dotted lines are single runs that are not finished, and in no other number."
+            captions["learning_curves"] += " Thin dotted lines are single runs that are not finished, and in no number."
         if any(len({run.offline_steps for run in task.runs}) > 1 for task in self.tasks):
-            curves += " Runs with a shorter offline phase begin further right: all go online at the same place."
-        charts = {
-            "learning_curves": (figures.draw_learning_curves(self.tasks, looks, self.with_published), curves),
-        }
-        methods = complete_methods(self.tasks)
-        over_all: dict[str, tuple[Callable[..., Figure], str]] = {
-            "aggregate": (figures.draw_aggregate, f"Over all runs of all tasks, with the {INTERVAL}."),
-            "sample_efficiency": (
-                figures.draw_sample_efficiency,
-                f"Interquartile mean over all runs of all tasks, with the {INTERVAL}.",
-            ),
-            "performance_profile": (
-                figures.draw_performance_profile,
-                f"Share of the runs that end with more than a score τ, with the {INTERVAL}.",
-            ),
-        }
-        if methods:
-            charts |= {name: (draw(self.tasks, methods, looks), text) for name, (draw, text) in over_all.items()}
-        return {name: Chart(TITLES[name], caption, _as_png(figure)) for name, (figure, caption) in charts.items()}
-
-
-def _as_png(figure: "Figure") -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+            captions["learning_curves"] += (
+                " Runs with a shorter offline phase begin further right: all go online at the same place."
+            )
+        methods, looks = complete_methods(self.tasks), figures.make_looks(methods_of(self.tasks))
+        with matplotlib.rc_context(figures.STYLE):
+            for name, caption in captions.items():
+                file = output / f"{name}.png"
+                file.unlink(missing_ok=True)
+                # All charts but the first are over all tasks
+                if methods or name == "learning_curves":
+                    getattr(figures, f"draw_{name}")(self.tasks, methods, looks).savefig(file)
+                    yield file, (name.replace("_", " ").capitalize(), caption)
 
 
 def make_report(
@@ -138,10 +161,13 @@ def make_report(
     :raises FileNotFoundError: if a folder is not there, or has no runs
     :raises ValueError: if there is nothing to show of them, or a range is of a task that is not there
     """
+
+    def is_wanted(run: TrainingRun | LeftOut) -> bool:
+        return (not algorithms or run.algorithm in algorithms) and (not tasks or run.task in tasks)
+
     runs, left_out = read_runs(list(folders))
     found = {(run.algorithm, run.task) for run in runs} | {(each.algorithm, each.task) for each in left_out}
-    runs = [run for run in runs if _is_wanted(run.algorithm, algorithms) and _is_wanted(run.task, tasks)]
-    left_out = [each for each in left_out if _is_wanted(each.algorithm, algorithms) and _is_wanted(each.task, tasks)]
+    runs, left_out = list(filter(is_wanted, runs)), list(filter(is_wanted, left_out))
     if not runs and not left_out:
         there = ", ".join(f"{algorithm} on {task}" for algorithm, task in sorted(found))
         raise ValueError(f"No run is of {' or '.join([*algorithms, *tasks])}. There are: {there}.")
@@ -151,18 +177,14 @@ def make_report(
             f"There is a reward range for {', '.join(sorted(ranges_of_none))}, and no run on it. There are: "
             f"{', '.join(sorted({task for _, task in found}))}."
         )
-    runs, without_beginning = join_continued(runs)
+    runs, without_beginning = join_resumed(runs)
     runs, repetitions = drop_repetitions(name_methods(runs))
-    of_tasks, without_metric = make_tasks(runs, metric, reward_ranges or {})
+    of_tasks, without_metric = make_tasks(runs, metric, reward_ranges, with_published)
     left_out += [*without_beginning, *repetitions, *without_metric]
     if not of_tasks:
         first, *others = left_out
         raise ValueError(
             f"There is nothing to show: {first.folder}: {first.reason}"
-            + (f", and {len(others)} more runs that say nothing." if others else ".")
+            + (f", and {len(others)} more runs that cannot be shown." if others else ".")
         )
-    return Report(of_tasks, left_out, with_published)
-
-
-def _is_wanted(name: str, wanted: Sequence[str]) -> bool:
-    return not wanted or name in wanted
+    return Report(of_tasks, left_out)

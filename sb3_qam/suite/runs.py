@@ -1,20 +1,27 @@
-"""Many runs of RL Zoo: tasks x algorithms x seeds, each in a folder of its own, to be interrupted and gone on with."""
+"""The runs of a suite, each in its own folder and done exactly once."""
 
+import faulthandler
 import json
+import math
 import os
+import platform
 import shutil
-import signal
 import sys
+import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
+
+from sb3_qam.utils.atomic import atomic_write
+from sb3_qam.utils.plain_yaml import read_yaml
 
 KEYS = ("tasks", "algorithms", "hyperparams", "options")
-MARKER, OUTPUT, LOCK = "finished.json", "output.txt", "lock"
+# In the folder of a run
+STARTED, FINISHED, OUTPUT, LOCK = "started.json", "finished.json", "output.txt", "lock"
+MAX_ATTRIBUTES_SIZE = 2**27
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Run:
     :param task: Id of the environment
     :param algorithm: Name of the algorithm
     :param seed: Seed
-    :param hyperparams: What is not as in the zoo's configuration
+    :param hyperparams: What differs from the zoo's configuration
     :param options: Other options of the command, without their dashes
     """
 
@@ -51,47 +58,130 @@ class Run:
         :return: Arguments of ``sb3-qam train``
         """
         arguments = ["--algo", self.algorithm, "--env", self.task, "--seed", str(self.seed)]
-        arguments += ["-f", str(self.folder(root))]
-        for name, value in self.options.items():
-            values = value if isinstance(value, list) else [] if value is True else [value]
-            arguments += [f"--{name}", *map(str, values)]
-        if self.hyperparams:
-            # The zoo evaluates them
-            arguments += ["--hyperparams", *(f"{name}:{value!r}" for name, value in self.hyperparams.items())]
-        return arguments
+        for name, value in {**self.options, "hyperparams": self.hyperparams}.items():
+            arguments += _as_option(name, value)
+        # The last one of repeated options counts
+        return [*arguments, "-f", str(self.folder(root))]
 
     def is_finished(self, root: Path) -> bool:
         """
         :param root: The suite's folder
-        :return: Whether the run has come to its end
-        :raises ValueError: if it has, with other settings
+        :return: Whether it has taken all of its steps, which its marker says
+        :raises ValueError: if it has with other settings, or the marker cannot be read
         """
-        marker = self.folder(root) / MARKER
+        marker = self.folder(root) / FINISHED
         if not marker.is_file():
             return False
-        if json.loads(marker.read_text()) != asdict(self):
+        try:
+            settings = json.loads(marker.read_text())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{marker} is damaged ({error}): remove it, and the run is repeated.") from error
+        if settings != asdict(self):
             raise ValueError(
-                f"{self.folder(root)} has been finished with other settings, see {marker.name}: choose another folder "
-                "for the suite, or remove it."
+                f"{marker.parent} was finished with other settings, see {FINISHED} there: choose another folder for "
+                "the suite, or remove it."
             )
         return True
+
+    def process_at_work(self, root: Path) -> str | None:
+        """
+        :param root: The suite's folder
+        :return: The process that does the run at the moment, if there is one
+        """
+        if not (self.folder(root) / LOCK).is_file():
+            return None
+        try:
+            with FileLock(self.folder(root) / LOCK, timeout=0):
+                return None
+        except Timeout:
+            started = self._read_started(root)
+            return f"process {started.get('process', '?')} on {started.get('host', 'an unknown machine')}"
+
+    def _read_started(self, root: Path) -> dict[str, Any]:
+        """What the process that began the run last has written; empty if there was none."""
+        try:
+            started = json.loads((self.folder(root) / STARTED).read_text())
+            is_own = (started["task"], started["algorithm"], started["seed"]) == (self.task, self.algorithm, self.seed)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return {}
+        return started if is_own else {}
+
+    def begin(self, root: Path) -> None:
+        """
+        Remove what an earlier attempt at the run has left, and say that there is a new one.
+
+        :param root: The suite's folder
+        :raises ValueError: if there is something that no attempt has left
+        """
+        left_over = self.folder(root) / self.algorithm
+        if left_over.exists():
+            if left_over.is_symlink() or not self._read_started(root):
+                raise ValueError(
+                    f"{left_over} was not written by this suite ({STARTED} beside it does not say so): choose another "
+                    "folder for the suite, or remove it yourself."
+                )
+            shutil.rmtree(left_over)
+        started = {"host": platform.node(), "process": os.getpid()}
+        with atomic_write(self.folder(root) / STARTED) as file:
+            file.write_text(json.dumps({**asdict(self), **started}, indent=1))
+
+    def finish(self, root: Path) -> None:
+        """
+        Mark the run as finished.
+
+        :param root: The suite's folder
+        :raises ValueError: if it has not taken all of its steps
+        """
+        models = (self.folder(root) / self.algorithm).glob("*/*.zip")
+        # The zoo writes TASK_1/TASK.zip beside the settings in TASK_1/TASK
+        final = next((path for path in models if path.with_suffix("").is_dir()), None)
+        if final is None:
+            raise ValueError(f"{self} has saved no final model in {self.folder(root)}.")
+        n_steps, n_steps_to_do = read_progress(final)
+        if n_steps < n_steps_to_do:
+            raise ValueError(f"{self} ended after {n_steps:,} of {n_steps_to_do:,} steps.")
+        with atomic_write(self.folder(root) / FINISHED) as file:
+            file.write_text(json.dumps(asdict(self), indent=1))
+
+
+def _as_option(name: str, value: Any) -> list[str]:
+    """The option on the command line. A flag is ``True`` or ``False``."""
+    if value is None or value is False or value == {}:
+        return []
+    if isinstance(value, dict):
+        # The zoo evaluates the values
+        value = [f"{key}:{_as_python(each)}" for key, each in value.items()]
+    values = value if isinstance(value, list) else [] if value is True else [value]
+    return [f"--{name}", *map(str, values)]
+
+
+def _as_python(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_as_python(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_python, value))}]"
+    # Without quotes inf is a name
+    return f"float('{value}')" if isinstance(value, float) and not math.isfinite(value) else repr(value)
 
 
 def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
     """
     :param path: A YAML file with ``tasks`` and ``algorithms`` (by default ``qam``), lists of names or dicts of
         hyper-parameters by name, and, for all runs, ``hyperparams`` and ``options`` of ``sb3-qam train``. The
-        hyper-parameters of an algorithm come before those of a task, and these before those for all
+        hyper-parameters of an algorithm override those of a task, and these override those for all
     :param seeds: Seeds
     :return: The runs
-    :raises ValueError: if the file is not such a one
+    :raises ValueError: if the file is something else
     """
-    try:
-        suite = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(suite, dict) or not set(suite) <= set(KEYS) or not suite.get("tasks"):
+    suite = read_yaml(path)
+    if not set(suite) <= set(KEYS) or not suite.get("tasks"):
         raise ValueError(f"{path} must have tasks, and may have algorithms (qam by default), hyperparams and options.")
+    try:
+        is_plain = json.loads(json.dumps(suite)) == suite
+    except TypeError:
+        is_plain = False
+    if not is_plain:
+        raise ValueError(f"{path} must consist of names, texts, numbers, true and false; quote what is to be text.")
     tasks, algorithms = (_by_name(key, suite.get(key) or ["qam"]) for key in ("tasks", "algorithms"))
     for key in ("hyperparams", "options"):
         if not isinstance(suite.get(key) or {}, dict):
@@ -110,49 +200,59 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
 
 def _by_name(key: str, entries: Any) -> dict[str, dict[str, Any]]:
     """
-    :raises ValueError: if they are neither names nor hyper-parameters by name
+    :raises ValueError: if they are neither names nor hyper-parameters by name, or a name leads out of the suite
     """
-    by_name = dict.fromkeys(entries) if isinstance(entries, list) else entries
+    is_list = isinstance(entries, list) and all(isinstance(each, str) for each in entries)
+    by_name = dict.fromkeys(entries) if is_list else entries
     if not isinstance(by_name, dict) or not all(isinstance(each, (dict, type(None))) for each in by_name.values()):
         raise ValueError(f"{key} of a suite must be a list of names, or a dict of hyper-parameters by name: {entries}")
+    for name in by_name:
+        # Ids of environments may have a slash
+        if PurePath(name).is_absolute() or not name.strip() or {".", ".."} & set(name.split("/")) or "\\" in name:
+            raise ValueError(f"{key} of a suite must be names, and not paths that lead out of its folder: '{name}'")
     return {name: hyperparams or {} for name, hyperparams in by_name.items()}
 
 
-def execute(run: Run, root: Path) -> None:
+def read_progress(model: Path) -> tuple[int, int]:
     """
-    Do a run, from its beginning, and mark it as finished. A run that another process is at, as after a suite has been
-    killed and started again, is waited for.
+    :param model: A saved model; nothing of it is unpickled
+    :return: Steps that it has taken, and steps that its training was to take
+    :raises ValueError: if it cannot be read
+    """
+    try:
+        with zipfile.ZipFile(model) as file:
+            if file.getinfo("data").file_size > MAX_ATTRIBUTES_SIZE:
+                raise ValueError("its attributes take more than 128 MiB")
+            attributes = json.loads(file.read("data"))
+        return int(attributes["num_timesteps"]), int(attributes["_total_timesteps"])
+    except Exception as error:
+        # A damaged file raises any of a dozen kinds
+        raise ValueError(f"the model {model.name} cannot be read: {error}") from error
+
+
+def execute(run: Run, root: Path, timeout: float | None = None) -> None:
+    """
+    Do a run from its beginning, and mark it as finished. If another process is at it, wait for that.
 
     :param run: What to do
     :param root: The suite's folder
+    :param timeout: After how many seconds this process ends, with a traceback of where it was
+    :raises ValueError: if the run has ended before its last step, or its folder has something else in it
     """
-    folder = run.folder(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Given back by the system when the process dies, however it does
-    with FileLock(folder / LOCK):
+    run.folder(root).mkdir(parents=True, exist_ok=True)
+    other = run.process_at_work(root)
+    if other is not None:
+        print(f"Waiting for {other}, which does this run", flush=True)
+    # Released by the system when the process dies, however it does
+    with FileLock(run.folder(root) / LOCK):
         if run.is_finished(root):
             return
-        for left_over in folder.iterdir():
-            if left_over.is_dir():
-                shutil.rmtree(left_over)
-        _train(run.arguments(root))
-        # A marker is there as a whole, or not at all
-        unfinished = folder / f"{MARKER}.tmp"
-        with unfinished.open("w") as file:
-            json.dump(asdict(run), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, folder / MARKER)
+        run.begin(root)
+        if timeout is not None:
+            faulthandler.dump_traceback_later(timeout, exit=True)
+        from sb3_qam.zoo import train
 
-
-def _train(arguments: list[str]) -> None:
-    from sb3_qam.zoo.train import train
-
-    # The zoo would save the model of an interrupted run, and go on as if it had come to its end
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.argv = ["sb3-qam train", *arguments]
-    train()
-
-
-if __name__ == "__main__":
-    execute(Run(**json.loads(sys.argv[2])), Path(sys.argv[1]))
+        sys.argv = ["sb3-qam train", *run.arguments(root)]
+        train()
+        faulthandler.cancel_dump_traceback_later()
+        run.finish(root)

@@ -1,19 +1,43 @@
 """QAM in RL Zoo: importing this package makes the algorithms known to the zoo's own commands."""
 
+from functools import partialmethod
+
 try:
     import rl_zoo3.train
+    from rl_zoo3.train import train
 except ImportError as error:
     raise ImportError(f"RL Zoo cannot be imported ({error}): pip install 'sb3-qam[zoo]'.") from error
-from rl_zoo3 import ALGOS
+from rl_zoo3 import ALGOS, create_test_env
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
+from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.environments import register_environments
-from sb3_qam.qam.qam import QAM
+from sb3_qam.qam.variants import VARIANTS, Variant
 from sb3_qam.zoo.experiment import ExperimentManager
-from sb3_qam.zoo.search import SAMPLERS, convert_qam_params
-from sb3_qam.zoo.variants import BAM, QAMF, TRQAM, QAMEdit
+from sb3_qam.zoo.search import Sampler, convert_params
 
-ALGORITHMS = {"qam": QAM, "qam_edit": QAMEdit, "qam_f": QAMF, "trqam": TRQAM, "bam": BAM}
+
+def algorithm_class(variant: Variant) -> type[OfflineToOnlineAlgorithm]:
+    """
+    :param variant: A variant
+    :return: Its algorithm with its defaults, so that a name is all that the zoo needs
+    """
+    if not variant.defaults:
+        return variant.algorithm
+    given = ", ".join(f"{name}={value!r}" for name, value in variant.defaults.items())
+    members = {
+        "__doc__": f"{variant.title}: :class:`~sb3_qam.{variant.algorithm.__name__}` with ``{given}``.",
+        "__init__": partialmethod(variant.algorithm.__init__, **variant.defaults),
+        "__module__": __name__,
+    }
+    return type(variant.title.replace("-", "_"), (variant.algorithm,), members)
+
+
+__all__ = ["ALGORITHMS", "create_test_env", "register", "train"]
+
+ALGORITHMS = {name: algorithm_class(variant) for name, variant in VARIANTS.items()}
+# Where pickle looks for classes
+globals().update({each.__name__: each for each in ALGORITHMS.values()})
 
 
 def register() -> None:
@@ -23,8 +47,8 @@ def register() -> None:
     """
     for name, algorithm in ALGORITHMS.items():
         ALGOS[name] = algorithm
-        HYPERPARAMS_SAMPLER[name] = SAMPLERS[name]
-        HYPERPARAMS_CONVERTER[name] = convert_qam_params
+        HYPERPARAMS_SAMPLER[name] = Sampler(VARIANTS[name].search)
+        HYPERPARAMS_CONVERTER[name] = convert_params
     # The zoo looks for configurations in its own folder only, and has no other way to say where they are
     rl_zoo3.train.ExperimentManager = ExperimentManager  # type: ignore[misc]
     register_environments()

@@ -1,41 +1,27 @@
-"""RL Zoo's experiments, as QAM's need them."""
+"""RL Zoo's experiments with our configurations, datasets and messages."""
 
 import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
 import optuna
 import rl_zoo3.exp_manager
-import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.datasets.sources import wrap_dataset
-
-HYPERPARAMS = Path(__file__).parent / "hyperparams"
-
-
-def default_config(algo: str, env_id: str) -> str:
-    """
-    :param algo: Name of one of our algorithms
-    :param env_id: Id of the environment
-    :return: The algorithm's own file if it has something for the environment, else the one for all variants
-    """
-    own = HYPERPARAMS / f"{algo}.yml"
-    if own.is_file() and env_id in yaml.safe_load(own.read_text()):
-        return str(own)
-    return str(HYPERPARAMS / "qam.yml")
+from sb3_qam.zoo.hyperparams import hyperparams_of
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     """
     The zoo's own, which besides finds our configurations, wraps the offline dataset as it wraps the environment, says
-    how to go on with training that has been interrupted, and prunes trials whose losses are not finite.
+    how to resume training that was interrupted, and prunes trials whose losses are not finite.
 
     :param args: The command's arguments
     :param algo: Name of the algorithm
@@ -47,7 +33,11 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
 
     def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *others: Any, **kwargs: Any) -> None:
         if kwargs.get("config") is None and issubclass(rl_zoo3.ALGOS[algo], OfflineToOnlineAlgorithm):
-            kwargs["config"] = default_config(algo, env_id)
+            # The zoo imports a module, which does not know for which algorithm
+            module = ModuleType(f"sb3_qam.zoo.hyperparams.{algo}")
+            module.hyperparams = hyperparams_of(algo)  # type: ignore[attr-defined]
+            sys.modules[module.__name__] = module
+            kwargs["config"] = module.__name__
         super().__init__(args, algo, env_id, *others, **kwargs)
 
     def _preprocess_hyperparams(
@@ -69,7 +59,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             # The last one of repeated options counts
             options = ["-i", f"{self.save_path}/{self.env_name}.zip", "-n", str(min(n_missing, self.n_timesteps))]
             print(
-                f"Training ended {n_missing} steps early. To go on from {self.save_path}:\n"
+                f"Training ended {n_missing} steps early. To resume from {self.save_path}:\n"
                 f"  sb3-qam train {shlex.join([*sys.argv[1:], *options])}"
             )
 

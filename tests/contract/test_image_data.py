@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
-from sb3_qam import QAM
+from sb3_qam import QAM, export_onnx
 from sb3_qam.common.buffers import map_observations
 from sb3_qam.common.normalization import add_initial_statistics
 from sb3_qam.datasets import StackFrames, wrap_dataset
@@ -235,7 +235,7 @@ def test_an_exported_model_of_images_acts_the_same(extractor: str, tmp_path: Pat
 
     policy_kwargs = TINY_IMPALA if extractor == "ImpalaCNN" else {"features_extractor_kwargs": {"features_dim": 8}}
     model = QAM("CnnPolicy", camera(36), **small(policy_kwargs=policy_kwargs)).learn(12)
-    model.policy.export_onnx(tmp_path / "model.onnx")
+    export_onnx(model.policy, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     batch = np.random.default_rng(0).integers(0, 256, (4, 3, 36, 36), np.uint8)
     noise = model.policy.draw_noise(4)

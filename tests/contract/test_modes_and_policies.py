@@ -107,28 +107,32 @@ class Counting(FlattenExtractor):
 EXTRACTIONS = {"critic": 1, "behavior_flow": 1, "policy_flow": 2, "critic_target": 2, "behavior_flow_target": 1}
 
 
+WITHOUT_POLICY_FLOW = {"behavior_flow": 2, "policy_flow": 0, "critic_target": 1, "behavior_flow_target": 0}
+
+
 @pytest.mark.parametrize("flow_steps", [2, 9])
 @pytest.mark.parametrize(
     ("variant", "other"),
     [
         ({}, {}),
         ({"adjoint": "scalar"}, {}),
-        ({"adjoint": "bptt"}, {}),
+        # the online critics value the end of the path
+        ({"adjoint": "bptt"}, {"critic_target": 1}),
         ({"kl_budget": 0.1}, {}),
         ({"chunk_size": 3}, {}),
         ({"n_steps": 3}, {}),
         # values the candidates for the next action
         ({"best_of_n": 3}, {"critic": 2}),
         # is a part of what makes the next action
-        ({"residual": True}, {"behavior_flow_target": 2}),
+        ({"residual": True}, {"behavior_flow": 2}),
         # the action head, in the loss and for the next action
         ({"edit_scale": 0.2}, {"head": 2}),
         ({"edit_scale": 0.2, "best_of_n": 3}, {"head": 2, "critic": 2}),
-        ({"edit_scale": 0.2, "residual": True}, {"head": 2, "behavior_flow_target": 2}),
+        ({"edit_scale": 0.2, "residual": True}, {"head": 2, "behavior_flow": 2}),
         ({"distill_coef": 1.0}, {"head": 2, "policy_flow": 1}),
         # the behavior makes the next action
-        ({"inverse_temperature": 0.0}, {"behavior_flow": 2, "policy_flow": 1}),
-        ({"inverse_temperature": 0.0, "edit_scale": 0.2}, {"behavior_flow": 2, "policy_flow": 1, "head": 2}),
+        ({"inverse_temperature": 0.0}, WITHOUT_POLICY_FLOW),
+        ({"inverse_temperature": 0.0, "edit_scale": 0.2}, {**WITHOUT_POLICY_FLOW, "head": 2}),
     ],
     ids=str,
 )
@@ -186,8 +190,8 @@ class Deep(FlowPolicy):
         super().__init__(*args, **{"net_arch": [8, 8, 8], **kwargs})
         self.temperature = temperature
 
-    def draw_noise(self, batch_size: int):
-        noise = super().draw_noise(batch_size)
+    def draw_noise(self, batch_size: int, draw=None):
+        noise = super().draw_noise(batch_size, draw)
         return noise._replace(x0=self.temperature * noise.x0)
 
     def _get_constructor_parameters(self) -> dict:

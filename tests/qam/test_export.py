@@ -18,6 +18,7 @@ from sb3_qam.common.buffers import map_observations
 from sb3_qam.networks.cpu_kernels import members_of
 from sb3_qam.qam.export import export_onnx
 from sb3_qam.qam.noise import SamplingNoise
+from sb3_qam.qam.observation_noise import ObservationNoise
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
 IMAGE = spaces.Box(0, 255, (3, 12, 12), np.uint8)
@@ -126,6 +127,24 @@ def test_the_same_actions(name: str, tmp_path: Path):
         # The file takes what networks compute with
         policy.observation_space = VECTOR
     assert_exported(policy, tmp_path / "policy.onnx")
+
+
+@pytest.mark.parametrize("name", ["plain", "edit, best of n, chunk", "one-step", "Dict", "Discrete", "image"])
+def test_the_file_acts_deterministically_with_noise_made_without_pytorch(name: str, tmp_path: Path):
+    policy = make_policy(**POLICIES[name])
+    export_onnx(policy, tmp_path / "policy.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx", providers=["CPUExecutionProvider"])
+    observations, _ = inputs_for(policy, 5)
+    draw = ObservationNoise(observations)
+    feed = dict(observations) if isinstance(observations, dict) else {"observation": observations}
+    for each in session.get_inputs():
+        if each.name in ("noise", "edit_noise"):
+            n_candidates, _, action_dim = each.shape
+            feed[each.name] = draw(n_candidates, action_dim)
+    (actions,) = session.run(["action"], feed)
+    expected = policy.predict(observations, deterministic=True)[0]
+    # Of a chunk, predict() gives the first action
+    np.testing.assert_allclose(actions[:, 0] if policy.chunk_size > 1 else actions, expected, atol=1e-4)
 
 
 def test_a_trained_model(tmp_path: Path):

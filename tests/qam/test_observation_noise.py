@@ -11,7 +11,7 @@ from scipy import stats
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
 from sb3_qam.common.phases import SpacesOnlyEnv
-from sb3_qam.qam.noise import ObservationNoise
+from sb3_qam.qam.noise import draw_from_observations
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,))
 ACTIONS = spaces.Box(-1.0, 1.0, (2,))
@@ -64,7 +64,7 @@ def test_an_action_depends_on_its_observation_alone(name: str, data: st.DataObje
 
 def test_noise_is_the_same_on_every_device_and_in_every_run():
     observations = th.tensor([[0.0, 1.0, -2.5], [1e-3, 3e8, 7.0]])
-    noise = ObservationNoise(observations)(2, 2, 2)
+    noise = draw_from_observations(observations)(2, 2, 2)
     # Written down once: another machine, or another release, gives the same
     expected = [
         [[-0.6406956, 0.03496405], [0.81740624, -0.19833413]],
@@ -72,15 +72,15 @@ def test_noise_is_the_same_on_every_device_and_in_every_run():
     ]
     np.testing.assert_allclose(noise.numpy(), expected, rtol=1e-5, atol=1e-6)
     if th.cuda.is_available():
-        on_gpu = ObservationNoise(observations.cuda())(2, 2, 2)
+        on_gpu = draw_from_observations(observations.cuda())(2, 2, 2)
         assert th.equal(on_gpu.cpu(), noise)
 
 
 def test_the_order_of_keys_and_the_sign_of_zero_do_not_matter():
     a, b = th.randn(4, 3), th.randn(4, 2)
-    first = ObservationNoise({"a": a, "b": b})(1, 4, 5)
-    assert th.equal(ObservationNoise({"b": b, "a": a})(1, 4, 5), first)
-    assert th.equal(ObservationNoise(th.zeros(1, 3))(1, 1, 5), ObservationNoise(-th.zeros(1, 3))(1, 1, 5))
+    first = draw_from_observations({"a": a, "b": b})(1, 4, 5)
+    assert th.equal(draw_from_observations({"b": b, "a": a})(1, 4, 5), first)
+    assert th.equal(draw_from_observations(th.zeros(1, 3))(1, 1, 5), draw_from_observations(-th.zeros(1, 3))(1, 1, 5))
 
 
 @settings(max_examples=100, deadline=None)
@@ -91,12 +91,12 @@ def test_the_order_of_keys_and_the_sign_of_zero_do_not_matter():
 def test_an_observation_that_differs_in_one_bit_gets_other_noise(observation: np.ndarray, position: int):
     other = observation.copy()
     other[position] = np.nextafter(other[position], np.float32(np.inf))
-    first, second = (ObservationNoise(th.tensor(each[None]))(1, 1, 8) for each in (observation, other))
+    first, second = (draw_from_observations(th.tensor(each[None]))(1, 1, 8) for each in (observation, other))
     assert (first != second).all()
 
 
 def test_an_observation_whose_values_change_places_gets_other_noise():
-    first, second = (ObservationNoise(th.tensor([values]))(1, 1, 8) for values in ([1.0, 2.0], [2.0, 1.0]))
+    first, second = (draw_from_observations(th.tensor([values]))(1, 1, 8) for values in ([1.0, 2.0], [2.0, 1.0]))
     assert (first != second).all()
 
 
@@ -112,7 +112,7 @@ def trajectory(step: float) -> th.Tensor:
 )
 def test_noise_along_observations_is_as_if_drawn(observations: th.Tensor):
     distinct = observations.unique(dim=0)
-    noise = ObservationNoise(distinct)(2, len(distinct), 3).double().numpy()
+    noise = draw_from_observations(distinct)(2, len(distinct), 3).double().numpy()
     flat = noise.transpose(1, 0, 2).reshape(len(distinct), -1)
     for column in flat.T:
         assert stats.kstest(column, "norm").pvalue > 1e-3
@@ -123,7 +123,7 @@ def test_noise_along_observations_is_as_if_drawn(observations: th.Tensor):
 
 
 def test_later_draws_for_an_observation_are_independent_of_earlier_ones():
-    draw = ObservationNoise(th.randn(20_000, 2))
+    draw = draw_from_observations(th.randn(20_000, 2))
     first, second = draw(1, 20_000, 1).flatten(), draw(1, 20_000, 1).flatten()
     assert abs(np.corrcoef(first, second)[0, 1]) < 4 / 20_000**0.5
 

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from sb3_qam import QAM
 from sb3_qam.cli import app
 from sb3_qam.cli.benchmark import parse_seeds
-from sb3_qam.suite.runs import LOCK, MARKER, OUTPUT, Run, execute, read_suite
+from sb3_qam.suite import OUTPUT, Run, execute, read_suite
+from sb3_qam.suite.runs import FINISHED, LOCK
 
 SUITE = {
     "tasks": {"Pendulum-v1": {"gamma": 0.9}, "MountainCarContinuous-v0": None},
@@ -38,14 +39,6 @@ SUITE = {
 }
 
 
-@pytest.fixture
-def keep_ctrl_c() -> Iterator[None]:
-    """What a run does in its own process."""
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
-
-
 def write(path: Path, **changes: object) -> Path:
     path.write_text(yaml.safe_dump(SUITE | changes))
     return path
@@ -60,13 +53,16 @@ def results(run: Run, root: Path) -> dict[str, np.ndarray]:
         return {**evaluations, **{name: value.numpy() for name, value in parameters.items()}}
 
 
-def start(path: Path, root: Path, seeds: str, *options: str, jobs: str = "2") -> "subprocess.Popen[str]":
+def start(
+    path: Path, root: Path, seeds: str, *options: str, jobs: str = "2", python_path: str = "", errors: int | None = None
+) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "sb3_qam.cli", "benchmark", str(path), "--seeds", seeds, *options]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": python_path or str(Path(__file__).parents[2])}
     return subprocess.Popen(
         [*command, "--folder", str(root), "--jobs", jobs],
         env=environment,
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
         start_new_session=True,
     )
@@ -81,7 +77,7 @@ def check_kill_and_start_again(tmp_path: Path, path: Path, seeds: str, whole_gro
     root = tmp_path / "broken"
     process = start(path, root, seeds, *options, jobs="1")
     # One run is finished, and another one in the middle
-    wait_until(lambda: any(root.glob(f"*/*/*/{MARKER}")))
+    wait_until(lambda: any(root.glob(f"*/*/*/{FINISHED}")))
     runs = read_suite(path, parse_seeds(seeds))
     wait_until(
         lambda: (
@@ -91,7 +87,7 @@ def check_kill_and_start_again(tmp_path: Path, path: Path, seeds: str, whole_gro
     )
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
     process.wait()
-    finished = {str(run): (run.folder(root) / MARKER).stat().st_mtime_ns for run in runs if run.is_finished(root)}
+    finished = {str(run): (run.folder(root) / FINISHED).stat().st_mtime_ns for run in runs if run.is_finished(root)}
     assert len(finished) > 0
 
     again = start(path, root, seeds, *options)
@@ -100,14 +96,14 @@ def check_kill_and_start_again(tmp_path: Path, path: Path, seeds: str, whole_gro
     for run in runs:
         assert run.is_finished(root)
         if str(run) in finished:
-            assert (run.folder(root) / MARKER).stat().st_mtime_ns == finished[str(run)]
+            assert (run.folder(root) / FINISHED).stat().st_mtime_ns == finished[str(run)]
         unbroken = tmp_path / "unbroken"
         execute(run, unbroken)
         expected, found = results(run, unbroken), results(run, root)
         assert expected.keys() == found.keys()
         for name in expected:
             np.testing.assert_array_equal(found[name], expected[name], err_msg=f"{run}: {name}")
-    assert len(list(root.glob(f"*/*/*/{MARKER}"))) == len(runs)
+    assert len(list(root.glob(f"*/*/*/{FINISHED}"))) == len(runs)
 
     # Nothing is left to do
     assert (
@@ -116,13 +112,13 @@ def check_kill_and_start_again(tmp_path: Path, path: Path, seeds: str, whole_gro
     )
 
 
-def test_a_killed_suite_goes_on(tmp_path: Path, keep_ctrl_c: None):
+def test_a_killed_suite_resumes(tmp_path: Path):
     path = write(tmp_path / "suite.yml", tasks=["Pendulum-v1"], algorithms=["qam", "qam_edit"])
     check_kill_and_start_again(tmp_path, path, "7", whole_group=True)
 
 
 @pytest.mark.slow
-def test_a_suite_of_twelve_runs_goes_on_while_its_orphans_are_still_at_work(tmp_path: Path, keep_ctrl_c: None):
+def test_a_suite_of_twelve_runs_resumes_whose_launcher_was_killed(tmp_path: Path):
     check_kill_and_start_again(tmp_path, write(tmp_path / "suite.yml"), "0-2", whole_group=False)
 
 
@@ -131,7 +127,7 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two nodes, which have room for one run each."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     # Of the processes that run tasks
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=size)
     try:
@@ -142,7 +138,7 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_a_suite_on_the_nodes_of_a_ray_cluster_is_the_local_one(tmp_path: Path, keep_ctrl_c: None, ray_cluster: Any):
+def test_a_suite_on_the_nodes_of_a_ray_cluster_is_the_local_one(tmp_path: Path, ray_cluster: Any):
     path = write(tmp_path / "suite.yml", tasks=["Pendulum-v1"])
     options = ["--launcher", "ray", "--address", ray_cluster.address]
     check_kill_and_start_again(tmp_path, path, "7-8", False, *options)
@@ -180,7 +176,7 @@ def test_what_a_suite_consists_of(tmp_path: Path):
 
 
 def test_a_run_that_fails_is_named_and_not_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     path = write(tmp_path / "suite.yml", tasks={"Pendulum-v1": {"gamma": 2.0}}, algorithms=["qam"])
     args = ["benchmark", str(path), "--seeds", "1", "--folder", str(tmp_path / "runs")]
     result = CliRunner().invoke(app, args)
@@ -195,8 +191,8 @@ def test_a_run_that_fails_is_named_and_not_marked(tmp_path: Path, monkeypatch: p
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = Run("Pendulum-v1", "qam", 0, {}, {})
     run.folder(tmp_path).mkdir(parents=True)
-    (run.folder(tmp_path) / MARKER).write_text(json.dumps({"task": "Pendulum-v1"}))
-    with pytest.raises(ValueError, match=r"seed_0 has been finished with other settings"):
+    (run.folder(tmp_path) / FINISHED).write_text(json.dumps({"task": "Pendulum-v1"}))
+    with pytest.raises(ValueError, match=r"seed_0 was finished with other settings"):
         run.is_finished(tmp_path)
     with pytest.raises(ValueError, match=r"suite.yml must have tasks, and may have algorithms"):
         read_suite(write(tmp_path / "suite.yml", envs=["Pendulum-v1"]), [0])

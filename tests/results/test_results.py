@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -13,11 +14,9 @@ import yaml
 from scipy.stats import norm
 
 from sb3_qam.environments import OGBENCH_TASKS
-from sb3_qam.results import published, statistics
-from sb3_qam.results.axes import ShareAxis, StepAxis, common_axis
-from sb3_qam.results.methods import drop_repetitions, join_continued, name_methods
-from sb3_qam.results.report import make_report
-from sb3_qam.results.runs import TrainingRun, read_runs
+from sb3_qam.results import make_report, scores
+from sb3_qam.results.figures import common_axis, step_axis
+from sb3_qam.results.runs import TrainingRun, drop_repetitions, join_resumed, name_methods, read_runs
 from sb3_qam.results.scores import make_tasks
 
 # Scores of six runs on four tasks
@@ -74,16 +73,16 @@ def test_statistics_are_those_of_rliable():
     """Numbers of rliable 1.2.0 with 50,000 resamples, and 20,000 for the profile."""
     tasks = list(SCORES.T)
     expected = {
-        statistics.iqm: (0.569417, 0.485417, 0.654),
-        statistics.median: (0.632083, 0.496415, 0.689),
-        statistics.mean: (0.579083, 0.499, 0.651792),
+        scores.iqm: (0.569417, 0.485417, 0.654),
+        scores.median: (0.632083, 0.496415, 0.689),
+        scores.mean: (0.579083, 0.499, 0.651792),
     }
     for statistic, (value, low, high) in expected.items():
-        found = statistics.estimate(tasks, statistic)
+        found = scores.estimate(tasks, statistic)
         assert found.value == pytest.approx(value, abs=1e-6)
         # As far as 2,000 resamples give the ends
         assert (found.low, found.high) == (pytest.approx(low, abs=0.012), pytest.approx(high, abs=0.012))
-    profile = statistics.performance_profile(tasks, np.array([0.2, 0.4, 0.6, 0.8]))
+    profile = scores.performance_profile(tasks, np.array([0.2, 0.4, 0.6, 0.8]))
     np.testing.assert_allclose(profile.value, np.array([23, 19, 10, 4]) / 24)
     assert profile.low is not None
     assert profile.high is not None
@@ -92,38 +91,38 @@ def test_statistics_are_those_of_rliable():
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half():
-    assert statistics.iqm(np.array([100.0, 3.0, -50.0, 4.0])) == 3.5
-    assert statistics.iqm(np.array([100.0, 3.0]), np.array([-50.0, 4.0])) == 3.5
+    assert scores.iqm(np.array([100.0, 3.0, -50.0, 4.0])) == 3.5
+    assert scores.iqm(np.array([100.0, 3.0]), np.array([-50.0, 4.0])) == 3.5
 
 
-def test_runs_are_drawn_anew_within_their_task():
+def test_runs_are_resampled_within_their_task():
     """Tasks differ, runs of a task do not: there is nothing uncertain."""
-    found = statistics.estimate([np.zeros(3), np.ones(5)], statistics.mean)
+    found = scores.estimate([np.zeros(3), np.ones(5)], scores.mean)
     assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
 
 
 def test_the_interval_of_a_mean_of_many_is_the_normal_one():
     values = np.random.default_rng(3).normal(size=200)
-    found = statistics.estimate([values], statistics.mean)
+    found = scores.estimate([values], scores.mean)
     half = norm.ppf(0.975) * values.std() / np.sqrt(200)
     assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
 
 
 def test_a_task_with_one_run_has_no_interval():
-    found = statistics.estimate([np.array([0.2, 0.4]), np.array([0.9])], statistics.mean)
+    found = scores.estimate([np.array([0.2, 0.4]), np.array([0.9])], scores.mean)
     assert (found.value, found.low, found.high) == (pytest.approx(0.6), None, None)
 
 
 def test_curves_with_other_evaluations_meet_where_both_are_known():
-    positions, values = statistics.common_curve(
+    positions, values = scores.common_curve(
         [np.array([10.0, 20.0, 40.0]), np.array([5.0, 25.0, 30.0])],
         [np.array([1.0, 2.0, 4.0]), np.array([0.0, 2.0, 2.0])],
     )
     assert positions.tolist() == [10, 20, 25, 30]
     np.testing.assert_allclose(values, np.array([[1, 2, 2.5, 3], [0.5, 1.5, 2, 2]]).T)
-    assert statistics.common_curve([np.array([10.0]), np.array([20.0])], [np.ones(1), np.ones(1)])[0].size == 0
+    assert scores.common_curve([np.array([10.0]), np.array([20.0])], [np.ones(1), np.ones(1)])[0].size == 0
     many = np.arange(1000.0)
-    positions, values = statistics.common_curve([many], [many**2], n_points=10)
+    positions, values = scores.common_curve([many], [many**2], n_points=10)
     assert (positions[0], positions[-1], len(positions)) == (0, 999, 10)
     np.testing.assert_array_equal(values[:, 0], positions**2)
 
@@ -137,9 +136,8 @@ def test_a_run_is_read_as_the_zoo_has_written_it(tmp_path: Path):
     assert left_out == []
     assert (run.algorithm, run.task, run.seed, run.state) == ("qam", "Maze-v0", 3, "finished")
     assert (run.offline_steps, run.total_steps) == (120, 320)
-    assert run.rewards.tolist() == [0.5, 2.5, 4.5]
-    assert run.successes is not None
-    assert run.successes.tolist() == [0, 0.5, 1]
+    assert run.values["reward"].tolist() == [0.5, 2.5, 4.5]
+    assert run.values["success"].tolist() == [0, 0.5, 1]
     assert run.settings["policy_kwargs"] == {"net_arch": [8]}
     # A run is a folder of runs, too
     assert [run.folder for run in read_runs([run.folder])[0]] == [run.folder]
@@ -149,7 +147,7 @@ def test_no_code_of_a_settings_file_is_run(tmp_path: Path):
     folder = write_run(tmp_path)
     config = folder / "Maze-v0" / "config.yml"
     config.write_text(f"!!python/object/apply:os.mkdir [{tmp_path / 'made'}]")
-    assert read_runs([tmp_path])[1][0].reason == "Maze-v0/config.yml has no settings in it"
+    assert read_runs([tmp_path])[1][0].reason == "config.yml must have names with values in it, such as 'name: value'."
     config.write_text(
         "{n_timesteps: 5, policy: !!python/name:torch.nn.modules.activation.ReLU '', net: !!python/tuple [8]}"
     )
@@ -199,7 +197,7 @@ def test_what_is_broken_is_named_with_its_reason(tmp_path: Path):
         "Maze-v0_1": "there are no evaluations yet: they come every --eval-freq steps",
         "Maze-v0_2": "evaluations.npz cannot be read: ",
         "Maze-v0_3": "there is no Maze-v0/args.yml: training did not begin",
-        "Maze-v0_4": "Maze-v0/args.yml cannot be read: ",
+        "Maze-v0_4": "args.yml cannot be read as YAML: ",
         "Maze-v0_5": "Maze-v0/args.yml and config.yml are not as RL Zoo writes them: KeyError('n_timesteps')",
         "Maze-v0_6": "the model Maze-v0.zip cannot be read: ",
         "Maze-v0_7": "evaluations.npz is damaged: it has not one finite value for each of 3 evaluations",
@@ -212,7 +210,7 @@ def test_what_is_broken_is_named_with_its_reason(tmp_path: Path):
         assert reasons[name].startswith(reason), name
 
 
-def test_a_run_that_went_on_from_another_is_one_with_it(tmp_path: Path):
+def test_a_run_that_resumed_from_another_is_one_with_it(tmp_path: Path):
     # Stopped after 50 offline steps of 100; the rest of them and 200 online ones; and 40 more from a checkpoint at 230
     write_run(tmp_path, 1, steps=[20, 40, 60], steps_done=50)
     second = write_run(
@@ -231,16 +229,15 @@ def test_a_run_that_went_on_from_another_is_one_with_it(tmp_path: Path):
     )
     write_run(tmp_path, 4, trained_agent="elsewhere/qam/Maze-v0_7/Maze-v0.zip")
     runs, _ = read_runs([tmp_path])
-    (run,), left_out = join_continued(runs)
+    (run,), left_out = join_resumed(runs)
     assert run.folder.name == "Maze-v0_3"
     # 60 was after the model from which training went on
     assert run.steps.tolist() == [20, 40, 150, 260]
-    assert run.successes is not None
-    assert run.successes.tolist() == [0, 0.5, 0.6, 0.9]
+    assert run.values["success"].tolist() == [0, 0.5, 0.6, 0.9]
     assert (run.offline_steps, run.total_steps, run.steps_done) == (100, 270, 270)
     assert run.settings["n_timesteps"] == 170
     assert [each.reason for each in left_out] == [
-        "it goes on from elsewhere/qam/Maze-v0_7/Maze-v0.zip, whose run is not among those that were read"
+        "it resumed from elsewhere/qam/Maze-v0_7/Maze-v0.zip, whose run is not among those that were read"
     ]
 
 
@@ -286,12 +283,12 @@ def test_all_runs_go_online_at_the_same_place(tmp_path: Path):
     write_run(tmp_path)
     write_run(tmp_path, algorithm="sac", offline_steps=0)
     offline, online = runs_of(tmp_path)
-    axis = StepAxis.of([offline, online])
+    axis = step_axis([offline, online])
     assert (axis.offline_end, axis.end, axis.label) == (100, 300, "gradient steps, then environment steps")
     assert axis.place(offline).tolist() == [100, 200, 300]
     assert axis.place(online).tolist() == [200, 300, 400]
     assert [axis.tick(each) for each in (0, 200, 12_500, 1e6)] == ["0", "200", "12.5k", "1M"]
-    assert StepAxis.of([online]).label == "environment steps"
+    assert step_axis([online]).label == "environment steps"
     assert common_axis([offline, online]) == axis
 
 
@@ -300,7 +297,7 @@ def test_phases_of_different_lengths_are_compared_by_shares(tmp_path: Path):
     write_run(tmp_path, task="Other-v0", offline_steps=150, n_timesteps=300)
     first, second = runs_of(tmp_path)
     axis = common_axis([first, second])
-    assert isinstance(axis, ShareAxis)
+    assert axis.has_shares
     assert (axis.offline_end, axis.end) == (1, 2)
     assert axis.place(first).tolist() == [1, 1.5, 2]
     np.testing.assert_allclose(axis.place(second), [2 / 3, 1 + 1 / 6, 1.5])
@@ -311,9 +308,9 @@ def test_scores_after_each_phase(tmp_path: Path):
     write_run(tmp_path, steps=[50, 90, 250], offline_steps=100)
     write_run(tmp_path, task="Rewards-v0", successes=None)
     write_run(tmp_path, 2, steps_done=200, seed=1)
-    tasks, _ = make_tasks(runs_of(tmp_path), None, {})
+    tasks, _ = make_tasks(runs_of(tmp_path))
     maze, rewards = tasks
-    assert (maze.metric.name, maze.bounds, rewards.metric.name, rewards.bounds) == (
+    assert (maze.metric_name, maze.bounds, rewards.metric_name, rewards.bounds) == (
         "success",
         (0, 1),
         "reward",
@@ -324,7 +321,7 @@ def test_scores_after_each_phase(tmp_path: Path):
     np.testing.assert_allclose(rewards.scores(np.array([0.5, 2.5, 4.5])), [0, 0.5, 1])
     (_, ranged), _ = make_tasks(runs_of(tmp_path), None, {"Rewards-v0": (-1.0, 9.0)})
     np.testing.assert_allclose(ranged.scores(ranged.last("qam")), 0.55)
-    (only,), left_out = make_tasks(runs_of(tmp_path), "success", {})
+    (only,), left_out = make_tasks(runs_of(tmp_path), "success")
     assert only.name == "Maze-v0"
     assert [each.reason for each in left_out] == [
         "success rate was not recorded: the environment does not say is_success"
@@ -335,13 +332,13 @@ def test_scores_after_each_phase(tmp_path: Path):
 
 
 def test_published_numbers_are_of_the_tasks_that_there_are():
-    by_task = published.published_scores()
+    by_task = scores.published_scores()
     assert set(by_task) == set(OGBENCH_TASKS)
     assert all(
-        [score.method for score in scores] == [*["QAM", "QAM-E", "QAM-F", "FQL", "IFQL", "ReBRAC", "BAM"]]
-        for scores in by_task.values()
+        [score.method for score in of_task] == [*["QAM", "QAM-E", "QAM-F", "FQL", "IFQL", "ReBRAC", "BAM"]]
+        for of_task in by_task.values()
     )
-    with published.FILE.open() as file:
+    with scores.PUBLISHED_FILE.open() as file:
         assert next(csv.reader(file))[0].startswith("# Success in percent")
 
 
@@ -356,14 +353,14 @@ def test_published_numbers_are_of_the_tasks_that_there_are():
 )
 def test_published_numbers_have_the_published_means(domain: str, method: str, offline: int, online: int):
     """Means over the five tasks of a domain are published separately."""
-    scores = [
+    found = [
         score
         for number in range(1, 6)
-        for score in published.published_scores()[f"{domain}-singletask-task{number}-v0"]
+        for score in scores.published_scores()[f"{domain}-singletask-task{number}-v0"]
         if score.method == method
     ]
-    assert 100 * np.mean([score.offline for score in scores]) == pytest.approx(offline, abs=0.6)
-    assert 100 * np.mean([score.online for score in scores]) == pytest.approx(online, abs=0.6)
+    assert 100 * np.mean([score.offline for score in found]) == pytest.approx(offline, abs=0.6)
+    assert 100 * np.mean([score.online for score in found]) == pytest.approx(online, abs=0.6)
 
 
 # ---------------------------------------------------------------------- report
@@ -399,3 +396,88 @@ def test_charts_of_earlier_calls_do_not_stay(tmp_path: Path):
     assert [path.name for path in report.write(output)] == names[:2]
     assert {path.name for path in output.iterdir()} == set(names[:2])
     assert report.notes == ["There are no charts over all tasks: no method has finished runs on each of them."]
+
+
+# ---------------------------------------------------------------------- damaged runs
+
+HUGE = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+def damaged(root: Path) -> list[Path]:
+    """Folders of runs, each with something else in it that no run has."""
+    folders = []
+
+    def other(file: str | None = None, content: str | bytes = "", **kwargs: Any) -> None:
+        kwargs = {"steps": (100, 200, 300), "successes": (0.0, 0.5, 1.0)} | kwargs
+        folders.append(write_run(root, len(folders) + 2, seed=len(folders) + 2, **kwargs))
+        if file is not None:
+            data = content.encode() if isinstance(content, str) else content
+            (folders[-1] / file).write_bytes(data)
+
+    for steps in ([100, 200, np.inf], [np.nan, 1, 2], [-5, 1, 2], [1, 2, 1e300], ["a", "b", "c"], [[1, 2, 3]]):
+        other(steps=steps)
+    other(successes=[0, 0.5, 1e300])
+    for n_timesteps in (".inf", ".nan", "-5", "[3]", "1e300", "x", "9" * 400):
+        other("Maze-v0/config.yml", f"n_timesteps: {n_timesteps}")
+    other("Maze-v0/config.yml", HUGE)
+    other("Maze-v0/config.yml", "n_timesteps: &a [*a]")
+    other("Maze-v0/config.yml", "[" * 5000)
+    other("Maze-v0/config.yml", b"\xff\xfe\x00")
+    other("Maze-v0/args.yml", "{algo: qam, env: Maze-v0, seed: 1, n_timesteps: -1, trained_agent: 7}")
+    other("Maze-v0/args.yml", f"{{algo: qam, env: {'x' * 5000}, seed: 1, n_timesteps: -1}}")
+    for content in (b"", b"PK", b"\x93NUMPY", b"no zip"):
+        other("evaluations.npz", content)
+        other("Maze-v0.zip", content)
+    for attributes in ("", "[" * 100_000, '{"num_timesteps": Infinity, "_total_timesteps": 3}', "[]", '{"a": 3}'):
+        other()
+        with zipfile.ZipFile(folders[-1] / "Maze-v0.zip", "w") as file:
+            file.writestr("data", attributes)
+    other()
+    content = (folders[-1] / "evaluations.npz").read_bytes()
+    # Its directory says that the arrays are encrypted
+    encrypted = re.sub(rb"PK\x01\x02(....)..", lambda found: found[0][:8] + b"\x01\x00", content, flags=re.DOTALL)
+    (folders[-1] / "evaluations.npz").write_bytes(encrypted)
+    other(trained_agent="logs/qam/Maze-v0_2/Maze-v0.zip")
+    return folders
+
+
+def test_damaged_runs_are_left_out_and_the_others_are_shown(tmp_path: Path):
+    write_run(tmp_path)
+    folders = damaged(tmp_path)
+    report = make_report([tmp_path])
+    assert [row.runs for row in report.rows] == ["1"]
+    assert {each.folder for each in report.left_out} == set(folders)
+    assert all(each.reason for each in report.left_out)
+    report.write(tmp_path / "plots")
+
+
+def test_runs_that_resumed_from_each_other_are_left_out(tmp_path: Path):
+    for number in (1, 2):
+        write_run(tmp_path, number, trained_agent=f"logs/qam/Maze-v0_{3 - number}/Maze-v0.zip")
+    write_run(tmp_path, 3)
+    runs, left_out = join_resumed(read_runs([tmp_path])[0])
+    assert ([run.folder.name for run in runs], len(left_out)) == (["Maze-v0_3"], 2)
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "$", "a_b^c", "<b>&", "日本", "x" * 150, "%s {} {0}", "a\tb"])
+def test_names_are_names_and_no_formulas(name: str, tmp_path: Path):
+    (tmp_path / name).mkdir()
+    for seed in (1, 2):
+        write_run(tmp_path / name, seed, algorithm=name, task=name, seed=seed, gamma=name * seed)
+        write_run(tmp_path / "other", seed, task=name, seed=seed)
+    report = make_report([tmp_path / name, tmp_path / "other"])
+    report.write(tmp_path / "plots")
+    assert len(report.rows) == 3
+    assert {row.task for row in report.rows} == {name}
+
+
+def test_settings_with_other_keys_than_names_are_compared_too(tmp_path: Path):
+    for number, value in enumerate(("{1: 2, x: {3: 4, y: 5}}", "{2: 2, null: 3, [1, 2]: 4}", "{}"), start=1):
+        folder = write_run(tmp_path, number)
+        (folder / "Maze-v0" / "config.yml").write_text(
+            f"{{n_timesteps: 200, offline_steps: 100, 7: a, kwargs: {value}}}"
+        )
+    report = make_report([tmp_path])
+    report.write(tmp_path / "plots")
+    assert len(report.rows) + len(report.left_out) == 3
+    assert len(report.rows) >= 2

@@ -3,7 +3,6 @@
 import html
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -20,8 +19,8 @@ from typer.testing import CliRunner
 from sb3_qam.cli import app
 from sb3_qam.cli.plot import parse_reward_range
 from sb3_qam.results.figures import COLORS, make_looks
-from sb3_qam.suite.runs import execute, read_suite
-from tests.test_results import write_run
+from sb3_qam.suite import execute, read_suite
+from tests.results.test_results import write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PNGS = [f"{name}.png" for name in ("learning_curves", "aggregate", "sample_efficiency", "performance_profile")]
@@ -46,11 +45,10 @@ def suite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks, two algorithms and two seeds, trained by the zoo."""
     folder = tmp_path_factory.mktemp("suite")
     (folder / "suite.yml").write_text(yaml.safe_dump(SUITE))
-    handler, arguments = signal.getsignal(signal.SIGINT), sys.argv
+    arguments = sys.argv
     for run in read_suite(folder / "suite.yml", [0, 1]):
         execute(run, folder / "runs")
     sys.argv = arguments
-    signal.signal(signal.SIGINT, handler)
     return folder / "runs"
 
 
@@ -129,7 +127,7 @@ def test_nothing_to_show(tmp_path: Path):
         write_run(tmp_path, number, steps=())
     assert error_of("-f", tmp_path) == (
         f"Error: There is nothing to show: {tmp_path / 'qam' / 'Maze-v0_1'}: there are no evaluations yet: they come "
-        "every --eval-freq steps, by default 25,000, and 1 more runs that say nothing."
+        "every --eval-freq steps, by default 25,000, and 1 more runs that cannot be shown."
     )
     write_run(tmp_path, 3, successes=None)
     assert "success rate was not recorded" not in error_of("-f", tmp_path, "--metric", "success", "--env", "Other-v0")

@@ -1,0 +1,83 @@
+"""The variants of QAM: the one place where presets, RL Zoo, suites, charts and the command line look them up."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.qam.qam import QAM
+
+# The tuned temperature grows as the returns shrink: the search covers as many orders of magnitude as rewards do
+TEMPERATURES = (0.03, 100.0)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    One algorithm under a name of its own.
+
+    :param title: Its name in the papers, which ``results/published.csv`` has too
+    :param defaults: The arguments that make it, beside the algorithm's own defaults
+    :param search: Arguments that RL Zoo's search draws besides those that all share, each with the ends of its range on
+        a logarithmic scale
+    :param tuned: Arguments of the published runs on OGBench, each with one value for each of ``presets.DOMAINS``
+    :param algorithm: Its class
+    :param policy: Name of its policy
+    """
+
+    title: str
+    defaults: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, tuple[float, float]] = field(default_factory=dict)
+    tuned: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    algorithm: type[OfflineToOnlineAlgorithm] = QAM
+    policy: str = "FlowPolicy"
+
+
+PAPER_NETWORKS: dict[str, Any] = {"net_arch": [512] * 4, "n_critics": 10}
+# TRQAM's, where the dataset has ten million transitions or more
+_LARGE_NETWORKS: dict[str, Any] = {"net_arch": [1024] * 4, "n_critics": 10, "flow_layer_norm": True}
+
+# By their names on the command line. Tuned values are from the released configurations of QAM, arXiv 2601.14234
+# (repository ColinQiyangLi/qam), and of TRQAM, arXiv 2605.27079 (repository yonghdong/trqam; its default budget is 1)
+VARIANTS: dict[str, Variant] = {
+    "qam": Variant(
+        "QAM",
+        search={"inverse_temperature": TEMPERATURES},
+        tuned={"inverse_temperature": (3.0, 1.0, 1.0, 3.0, 1.0, 30.0, 10.0, 3.0, 3.0, 3.0)},
+    ),
+    # Where the best edit scale or distillation coefficient was 0, these two are plain QAM
+    "qam_edit": Variant(
+        "QAM-E",
+        defaults={"edit_scale": 0.1},
+        search={"edit_scale": (0.03, 1.0), "inverse_temperature": TEMPERATURES},
+        tuned={
+            "inverse_temperature": (1.0, 1.0, 1.0, 3.0, 3.0, 0.1, 1.0, 10.0, 3.0, 3.0),
+            "edit_scale": (0.1, 0.0, 0.0, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1),
+        },
+    ),
+    "qam_f": Variant(
+        "QAM-F",
+        defaults={"distill_coef": 30.0},
+        search={"distill_coef": (0.3, 1000.0), "inverse_temperature": TEMPERATURES},
+        tuned={
+            "inverse_temperature": (3.0, 1.0, 1.0, 10.0, 0.3, 3.0, 3.0, 3.0, 1.0, 0.3),
+            "distill_coef": (0.0, 300.0, 0.0, 300.0, 30.0, 3.0, 30.0, 30.0, 30.0, 30.0),
+        },
+    ),
+    "bam": Variant(
+        "BAM",
+        defaults={"adjoint": "bptt"},
+        search={"inverse_temperature": TEMPERATURES},
+        tuned={"inverse_temperature": (10.0, 10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 30.0, 10.0, 30.0)},
+    ),
+    "trqam": Variant(
+        "TRQAM",
+        defaults={"kl_budget": 1.0},
+        search={"kl_budget": (0.03, 10.0)},
+        tuned={
+            "kl_budget": (1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+            "gamma": (0.995,) * 8 + (0.999,) * 2,
+            "bc_steps": (300_000,) * 10,
+            "policy_kwargs": (PAPER_NETWORKS,) * 4 + (_LARGE_NETWORKS,) * 2 + (PAPER_NETWORKS,) * 4,
+        },
+    ),
+}
