@@ -248,11 +248,13 @@ def execute(run: Run, root: Path, timeout: float | None = None) -> None:
         if run.is_finished(root):
             return
         run.begin(root)
-        if timeout is not None:
-            faulthandler.dump_traceback_later(timeout, exit=True)
         from sb3_qam.zoo import train
 
+        if timeout is not None:
+            faulthandler.dump_traceback_later(timeout, exit=True)
         sys.argv = ["sb3-qam train", *run.arguments(root)]
-        train()
-        faulthandler.cancel_dump_traceback_later()
+        try:
+            train()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         run.finish(root)
