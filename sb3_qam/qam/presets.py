@@ -83,7 +83,7 @@ def preset(task: str, variant: str = "QAM") -> Preset:
         raise ValueError(f"variant must be one of {titles}, got '{variant}'.")
     domain, number = DOMAINS[name], list(DOMAINS).index(name)
     kwargs: dict[str, Any] = {
-        # Common to all runs (both papers)
+        # Common to all runs (of all papers)
         "learning_rate": 3e-4,
         "batch_size": 256,
         "tau": 0.005,
@@ -99,9 +99,9 @@ def preset(task: str, variant: str = "QAM") -> Preset:
     }
     return Preset(
         bc_steps=kwargs.pop("bc_steps", 0),
+        dataset_transitions=kwargs.pop("dataset_transitions", domain.dataset_transitions),
         # The caller may change them
         kwargs=copy.deepcopy(kwargs),
         online_steps=500_000,
         sparse_rewards=domain.sparse_rewards,
-        dataset_transitions=domain.dataset_transitions,
     )

@@ -1,5 +1,7 @@
 """The published hyper-parameters, and that QAM takes them."""
 
+import math
+
 import pytest
 from gymnasium import spaces
 
@@ -28,6 +30,10 @@ def test_qam_takes_every_preset(domain: str, variant: str):
         ("humanoidmaze-medium-navigate", "QAM", {"gamma": 0.995, "pessimism": 0.0, "chunk_size": 1}),
         ("humanoidmaze-large-navigate", "TRQAM", {"gamma": 0.999, "pessimism": 0.0, "kl_budget": 1.0}),
         ("cube-triple-play", "TRQAM", {"gamma": 0.995, "kl_budget": 0.5}),
+        ("cube-triple-play", "SQAM", {"adjoint": "scalar", "kl_budget": 0.5, "value_penalty": 0.3, "gamma": 0.995}),
+        ("cube-double-play", "SQAM", {"value_penalty": 0.0}),
+        ("humanoidmaze-large-navigate", "SQAM", {"gamma": 0.999, "pessimism": 0.0}),
+        ("scene-play", "FQL", {"inverse_temperature": 0.0, "distill_coef": 300.0, "max_grad_norm": math.inf}),
         ("puzzle-4x4-play", "BAM", {"inverse_temperature": 30.0, "adjoint": "bptt"}),
         ("antmaze-large-navigate", "QAM", {"inverse_temperature": 10.0, "gamma": 0.99}),
         ("antmaze-giant-navigate", "QAM-E", {"inverse_temperature": 10.0, "gamma": 0.995}),
@@ -51,5 +57,7 @@ def test_what_surrounds_the_arguments():
 def test_what_is_not_published_is_named():
     with pytest.raises(ValueError, match=r"Nothing is published for 'cube-single-play'.*cube-double-play"):
         preset("cube-single-play")
-    with pytest.raises(ValueError, match="variant must be one of QAM, QAM-E, QAM-F, BAM, TRQAM, got 'SAC'"):
+    with pytest.raises(ValueError, match="variant must be one of QAM, .*, TRQAM, SQAM, FQL, BC, got 'SAC'"):
+        ValueError, match="variant must be one of QAM, QAM-E, QAM-F, BAM, TRQAM, SQAM, FQL, BC, got 'SAC'"
+    ):
         preset("scene-play", "SAC")
