@@ -24,8 +24,8 @@ from sb3_qam import QAM
 from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.networks import cpu_kernels
+from sb3_qam.qam.adjoint_matching import LeanAdjoint, PolicyPath
 from sb3_qam.qam.noise import PathNoise, SamplingNoise, UpdateNoise
-from sb3_qam.qam.objectives import LeanAdjoint, PolicyPath
 
 TOLERANCE = 5e-5
 

@@ -6,7 +6,7 @@ import torch as th
 from matplotlib.axes import Axes
 from two_modes import CLONE_COLOR, POLICY_COLOR, TwoModes, read_arguments, save
 
-from sb3_qam.networks.velocities import Velocity
+from sb3_qam.networks.flows import Velocity
 from sb3_qam.qam.adjoint_matching import memoryless_path
 
 FLOW_STEPS = 40

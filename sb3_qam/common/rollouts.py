@@ -28,16 +28,6 @@ class StatefulRollouts(OffPolicyAlgorithm):
     # Whether the policy knows more than random actions do before it has any experience
     _has_learned = False
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        check_finite_observation(observation, self.observation_space)
-        return super().predict(observation, state, episode_start, deterministic)
-
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:

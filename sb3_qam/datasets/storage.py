@@ -25,25 +25,20 @@ ROWS_PER_RELEASE = 32
 CACHE_VARIABLE = "SB3_QAM_CACHE"
 
 
-def load_episodes(
-    datasets: list[OpenDataset], storage: str = "memory", transform: RewardTransform | None = None
-) -> Episodes:
+def map_episodes(*datasets: OpenDataset, transform: RewardTransform | None = None) -> Episodes:
     """
-    Read datasets into memory, or map files that hold them.
+    Map files that hold datasets.
 
-    The files are written once, in one pass through the datasets, to a folder below ``SB3_QAM_CACHE``
+    They are written once, in one pass through the datasets, to a folder below ``SB3_QAM_CACHE``
     (``~/.cache/sb3_qam`` by default), and are used again as long as the datasets' own files stay as they are.
 
     :param datasets: At least one, all of the same spaces
-    :param storage: One of STORAGES. What is to lie on the device is read into memory first
     :param transform: What to make of rewards and terminations
     :return: All episodes, end to end
     :raises ValueError: as :func:`sb3_qam.datasets.minari.read_episodes`; nothing is left behind then
     :raises OSError: if the files cannot be written, or those that are there not be read
     """
-    if storage != "memmap":
-        return read_episodes(*datasets, transform=transform)
-    folder = cache_folder(datasets, transform)
+    folder = cache_folder(list(datasets), transform)
     # Complete files need no lock, which could not be had where nothing may be written
     if not folder.exists():
         try:
@@ -51,14 +46,14 @@ def load_episodes(
             # Whoever comes second waits, and finds it done
             with FileLock(folder.with_name(f".{folder.name}.lock")):
                 if not folder.exists():
-                    _write(datasets, folder, transform)
+                    _write(list(datasets), folder, transform)
         except OSError as error:
             raise OSError(
                 f"The mapped files of '{datasets[0].id}' cannot be written to {folder}: {error}. "
                 f"Make room there, or choose another folder with the environment variable {CACHE_VARIABLE}."
             ) from error
     try:
-        return _open_mapped(folder, datasets)
+        return _open_mapped(folder, list(datasets))
     except Exception as error:
         # NumPy raises anything, depending on where a file was cut
         raise OSError(

@@ -8,9 +8,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_qam.networks.features import FeaturesNetwork
+from sb3_qam.networks.flows import broadcast_features
 from sb3_qam.networks.layers import EnsembleLayerNorm, EnsembleLinear, TanhGELU
 from sb3_qam.networks.mlp import create_mlp
-from sb3_qam.networks.velocities import broadcast_features
 
 
 class CriticEnsemble(FeaturesNetwork):

@@ -4,11 +4,12 @@ import math
 from typing import Any, Generic, TypeVar
 
 from sb3_qam.common.precision import check_precision
-from sb3_qam.qam.objectives import OBJECTIVES
+from sb3_qam.qam.adjoint_matching import OBJECTIVES
 from sb3_qam.utils.checks import check_in_range, check_positive_int
 
 Value = TypeVar("Value")
 
+NetArch = list[int] | dict[str, list[int]]
 DEFAULT_INVERSE_TEMPERATURE = 3.0
 
 
@@ -132,3 +133,26 @@ def check_structure(model: Any) -> None:
             f"cuda_graph=True: ode_method={method!r} reads values back, which cannot be part of a CUDA graph. "
             "Use ode_method='euler' without ode_options, or cuda_graph=False."
         )
+
+
+def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
+    """
+    :param net_arch: Sizes of the hidden layers, either one list for all networks or ``dict(pi=[...], qf=[...])``
+    :return: The sizes for the velocity fields and for the critics
+    :raises ValueError: if the dict lacks a key or has another one, or a size is not a positive integer
+    """
+    if isinstance(net_arch, dict):
+        if set(net_arch) != {"pi", "qf"}:
+            raise ValueError(
+                f"net_arch has the keys {sorted(net_arch)}, expected 'pi' (velocity fields) and 'qf' (critics): "
+                "dict(pi=[256, 256], qf=[256, 256]), or one list for both."
+            )
+        flow_arch, critic_arch = net_arch["pi"], net_arch["qf"]
+    else:
+        flow_arch = critic_arch = net_arch
+    for sizes in (flow_arch, critic_arch):
+        if not isinstance(sizes, (list, tuple)):
+            raise ValueError(f"net_arch must be a list of sizes such as [256, 256], or a dict of two, got {sizes!r}.")
+    for width in [*flow_arch, *critic_arch]:
+        check_positive_int("net_arch", width)
+    return flow_arch, critic_arch

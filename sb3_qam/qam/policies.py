@@ -19,48 +19,24 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_qam.common.buffers import n_rows
+from sb3_qam.common.checks import check_finite_observation
 from sb3_qam.common.chunks import predict_in_chunks
-from sb3_qam.networks.actors import EditPolicy, OneStepFlow, VelocityField
+from sb3_qam.networks.actors import ConditionedFlows, EditPolicy, OneStepFlow, VelocityField
 from sb3_qam.networks.critics import CriticEnsemble
 from sb3_qam.networks.features import FeaturesNetwork
-from sb3_qam.networks.flows import check_ode_method, integrate_flow
+from sb3_qam.networks.flows import Velocity, check_ode_method, integrate_flow
 from sb3_qam.networks.layers import TanhGELU
-from sb3_qam.networks.velocities import Velocity
-from sb3_qam.qam.conditioned_flows import ConditionedFlows
+from sb3_qam.qam.arguments import NetArch, split_net_arch
 from sb3_qam.qam.heads import EditHead, FlowHead, OneStepHead
 from sb3_qam.qam.noise import Draw, SamplingNoise, draw_from_observations
 from sb3_qam.utils.checks import check_positive_int
 
-NetArch = list[int] | dict[str, list[int]]
 SelfNetwork = TypeVar("SelfNetwork", bound=FeaturesNetwork)
 
 # Optimizers that have all their steps in one kernel
 FUSED_OPTIMIZERS = (th.optim.Adam, th.optim.AdamW)
 # What acts: the policy flow, the behavior flow in its place, or the behavior flow alone, without head and candidates
 ACTORS = ("policy", "behavior", "bc")
-
-
-def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
-    """
-    :param net_arch: Sizes of the hidden layers, either one list for all networks or ``dict(pi=[...], qf=[...])``
-    :return: The sizes for the velocity fields and for the critics
-    :raises ValueError: if the dict lacks a key or has another one, or a size is not a positive integer
-    """
-    if isinstance(net_arch, dict):
-        if set(net_arch) != {"pi", "qf"}:
-            raise ValueError(
-                f"net_arch has the keys {sorted(net_arch)}, expected 'pi' (velocity fields) and 'qf' (critics): "
-                "dict(pi=[256, 256], qf=[256, 256]), or one list for both."
-            )
-        flow_arch, critic_arch = net_arch["pi"], net_arch["qf"]
-    else:
-        flow_arch = critic_arch = net_arch
-    for sizes in (flow_arch, critic_arch):
-        if not isinstance(sizes, (list, tuple)):
-            raise ValueError(f"net_arch must be a list of sizes such as [256, 256], or a dict of two, got {sizes!r}.")
-    for width in [*flow_arch, *critic_arch]:
-        check_positive_int("net_arch", width)
-    return flow_arch, critic_arch
 
 
 def take_samples(samples: th.Tensor, index: th.Tensor) -> th.Tensor:
@@ -426,10 +402,14 @@ class FlowPolicy(BasePolicy):
         :param deterministic: Whether the noise that an action is made from is a function of the observation
             (the same observation gives the same action) or freshly drawn
         :return: the model's action and the next state, ``None`` where actions are not chunked
-        :raises ValueError: if the state is not one of as many environments
+        :raises ValueError: if the state is not one of as many environments, or an observation is not finite
         """
         # SB3 explains the mistake of passing what env.reset() returns
-        if self.chunk_size == 1 or isinstance(observation, tuple):
+        if isinstance(observation, tuple):
+            return super().predict(observation)
+        # Before anything moves: a robot would
+        check_finite_observation(observation, self.observation_space)
+        if self.chunk_size == 1:
             return super().predict(observation, state, episode_start, deterministic)
         return predict_in_chunks(
             lambda rows: super(FlowPolicy, self).predict(rows, deterministic=deterministic)[0],

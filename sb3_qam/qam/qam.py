@@ -23,10 +23,10 @@ from sb3_qam.networks.critics import CriticEnsemble
 from sb3_qam.networks.features import frozen
 from sb3_qam.networks.flows import flow_matching_loss
 from sb3_qam.qam import diagnostics
+from sb3_qam.qam.adjoint_matching import OBJECTIVES, Critics, LeanAdjoint
 from sb3_qam.qam.arguments import InverseTemperature, PolicyArgument, check_arguments, check_structure
 from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.noise import PathNoise, UpdateNoise
-from sb3_qam.qam.objectives import OBJECTIVES, Critics, LeanAdjoint
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
 from sb3_qam.qam.temperature import FixedTemperature, TrustRegion
 

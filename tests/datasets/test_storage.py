@@ -19,8 +19,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_qam import QAM
+from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.datasets.sources import open_datasets
-from sb3_qam.datasets.storage import cache_folder, load_episodes
+from sb3_qam.datasets.storage import cache_folder, map_episodes
 from tests.conftest import episode_buffer, needs_uncompressed_images, record, write_dataset
 
 SMALL = {"batch_size": 16, "flow_steps": 2, "policy_kwargs": {"net_arch": [8]}, "seed": 0}
@@ -45,9 +46,9 @@ def assert_same_episodes(first, second) -> None:
 
 
 def test_mapped_episodes_are_those_in_memory(pendulum_dataset):
-    expected = load_episodes([pendulum_dataset])
+    expected = read_episodes(pendulum_dataset)
     for _ in range(2):
-        mapped = load_episodes([pendulum_dataset], "memmap")
+        mapped = map_episodes(pendulum_dataset)
         assert isinstance(mapped.observations, np.memmap)
         assert not mapped.actions.flags.writeable
         assert_same_episodes(expected, mapped)
@@ -63,8 +64,8 @@ def test_dicts_and_images_keep_keys_and_types():
     }
     episode = {"observations": observations, "actions": rng.uniform(-1, 1, (5, 1)), "rewards": np.ones(5)}
     dataset = write_dataset([episode], space, spaces.Box(-1, 1, (1,)))
-    mapped = load_episodes([dataset], "memmap")
-    assert_same_episodes(load_episodes([dataset]), mapped)
+    mapped = map_episodes(dataset)
+    assert_same_episodes(read_episodes(dataset), mapped)
     assert mapped.observations["image"].dtype == np.uint8
 
 
@@ -81,18 +82,18 @@ def test_training_on_mapped_data_is_training_on_data_in_memory(variant: dict, pe
 
 def test_files_are_written_once_and_again_when_the_dataset_changes(cache: Path, pendulum_dataset):
     folder = cache_folder([pendulum_dataset])
-    load_episodes([pendulum_dataset], "memmap")
+    map_episodes(pendulum_dataset)
     written = (folder / "actions.npy").stat().st_mtime_ns
-    load_episodes(open_datasets(pendulum_dataset.id), "memmap")
+    map_episodes(*open_datasets(pendulum_dataset.id))
     assert (folder / "actions.npy").stat().st_mtime_ns == written
     filtered = pendulum_dataset.filter_episodes(lambda episode: episode.id != 0)
     assert cache_folder([filtered]) != folder
-    assert len(load_episodes([filtered], "memmap").lengths) == 4
+    assert len(map_episodes(filtered).lengths) == 4
     env = gym.make("Pendulum-v1", max_episode_steps=40)
     (episode,) = record(env, 1, seed=9)
     pendulum_dataset.update_dataset_from_buffer([episode_buffer(episode)])
     assert cache_folder([pendulum_dataset]) != folder
-    assert len(load_episodes([pendulum_dataset], "memmap").lengths) == 6
+    assert len(map_episodes(pendulum_dataset).lengths) == 6
 
 
 def test_data_that_is_refused_leaves_no_files(cache: Path):
@@ -100,7 +101,7 @@ def test_data_that_is_refused_leaves_no_files(cache: Path):
     episode = {"observations": np.zeros((4, 1)), "actions": np.zeros((3, 1)), "rewards": np.array([0, np.nan, 0])}
     dataset = write_dataset([episode], space, space)
     with pytest.raises(ValueError, match="rewards is not finite"):
-        load_episodes([dataset], "memmap")
+        map_episodes(dataset)
     assert not any(path.is_dir() for path in (cache / "memmap").iterdir())
 
 
@@ -115,7 +116,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_finished(cache: Path)
         "minari.RELEASE_INTERVAL = 100\n"
         "release = storage.release_pages\n"
         "storage.release_pages = lambda array: (release(array), print('half', flush=True), time.sleep(60))\n"
-        "storage.load_episodes(open_datasets('test/killed-v0'), 'memmap')\n"
+        "storage.map_episodes(*open_datasets('test/killed-v0'))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ)
     assert process.stdout.readline() == b"half\n"
@@ -123,16 +124,16 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_finished(cache: Path)
     process.wait()
     time.sleep(0.1)
     assert not cache_folder([dataset]).exists()
-    assert_same_episodes(load_episodes([dataset]), load_episodes([dataset], "memmap"))
+    assert_same_episodes(read_episodes(dataset), map_episodes(dataset))
     # and what it left is gone
     assert [path for path in (cache / "memmap").iterdir() if path.is_dir()] == [cache_folder([dataset])]
 
 
 def test_several_threads_write_the_files_once(cache: Path, pendulum_dataset):
     with ThreadPoolExecutor(4) as pool:
-        loaded = list(pool.map(lambda _: load_episodes([pendulum_dataset], "memmap"), range(4)))
+        loaded = list(pool.map(lambda _: map_episodes(pendulum_dataset), range(4)))
     for episodes in loaded:
-        assert_same_episodes(load_episodes([pendulum_dataset]), episodes)
+        assert_same_episodes(read_episodes(pendulum_dataset), episodes)
 
 
 def test_a_full_disk_is_an_error_that_says_where(cache: Path, pendulum_dataset, monkeypatch):
@@ -141,7 +142,7 @@ def test_a_full_disk_is_an_error_that_says_where(cache: Path, pendulum_dataset, 
 
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     with pytest.raises(OSError, match=rf"cannot be written to {cache}.*No space left.*SB3_QAM_CACHE"):
-        load_episodes([pendulum_dataset], "memmap")
+        map_episodes(pendulum_dataset)
     assert not any(path.is_dir() for path in (cache / "memmap").iterdir())
 
 
@@ -149,7 +150,7 @@ def test_a_folder_that_cannot_be_written(cache: Path, pendulum_dataset):
     cache.parent.mkdir(exist_ok=True)
     cache.write_text("a file")
     with pytest.raises(OSError, match=r"cannot be written to .*SB3_QAM_CACHE"):
-        load_episodes([pendulum_dataset], "memmap")
+        map_episodes(pendulum_dataset)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +162,13 @@ def test_a_folder_that_cannot_be_written(cache: Path, pendulum_dataset):
     ],
 )
 def test_files_that_are_damaged_say_what_to_remove(cache: Path, pendulum_dataset, damage):
-    load_episodes([pendulum_dataset], "memmap")
+    map_episodes(pendulum_dataset)
     folder = cache_folder([pendulum_dataset])
     damage(folder / "actions.npy")
     with pytest.raises(OSError, match=rf"{folder} cannot be read: .*Remove that folder"):
-        load_episodes([pendulum_dataset], "memmap")
+        map_episodes(pendulum_dataset)
     shutil.rmtree(folder)
-    assert_same_episodes(load_episodes([pendulum_dataset]), load_episodes([pendulum_dataset], "memmap"))
+    assert_same_episodes(read_episodes(pendulum_dataset), map_episodes(pendulum_dataset))
 
 
 def test_unknown_storages_are_refused(pendulum_dataset):
@@ -177,7 +178,7 @@ def test_unknown_storages_are_refused(pendulum_dataset):
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has other permissions")
 def test_complete_files_are_used_where_nothing_can_be_written(cache: Path, pendulum_dataset, monkeypatch):
-    load_episodes([pendulum_dataset], "memmap")
+    map_episodes(pendulum_dataset)
 
     def read_only(*args, **kwargs):
         # What an administrator, who may write anywhere, sees of a disk that is mounted read-only
@@ -185,7 +186,7 @@ def test_complete_files_are_used_where_nothing_can_be_written(cache: Path, pendu
 
     monkeypatch.setattr(os, "open", read_only)
     monkeypatch.setattr(os, "mkdir", read_only)
-    assert_same_episodes(load_episodes([pendulum_dataset]), load_episodes([pendulum_dataset], "memmap"))
+    assert_same_episodes(read_episodes(pendulum_dataset), map_episodes(pendulum_dataset))
 
 
 def test_without_a_home_folder_the_variable_is_named(pendulum_dataset, monkeypatch):
@@ -193,4 +194,4 @@ def test_without_a_home_folder_the_variable_is_named(pendulum_dataset, monkeypat
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     with pytest.raises(OSError, match=r"no home folder .*SB3_QAM_CACHE"):
-        load_episodes([pendulum_dataset], "memmap")
+        map_episodes(pendulum_dataset)

@@ -15,9 +15,9 @@ from sb3_qam import QAM
 from sb3_qam.networks import cpu_kernels
 from sb3_qam.networks.cpu_kernels import RecordingKernel, disabled, members_of
 from sb3_qam.networks.features import frozen
+from sb3_qam.networks.flows import ConditionedVelocity, Recorder, recorder, vector_jacobian_product
 from sb3_qam.networks.layers import LAYER_NORM_EPS, EnsembleLayerNorm, EnsembleLinear, TanhGELU, xavier_linear
 from sb3_qam.networks.mlp import MLP, create_mlp
-from sb3_qam.networks.velocities import ConditionedVelocity, Recorder, recorder, vector_jacobian_product
 from sb3_qam.qam.adjoint_matching import lean_adjoint
 
 

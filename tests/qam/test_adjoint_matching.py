@@ -7,6 +7,9 @@ import torch as th
 
 from sb3_qam.networks.layers import TanhGELU
 from sb3_qam.qam.adjoint_matching import (
+    Backpropagation,
+    Critics,
+    ScalarAdjoint,
     bridge_times,
     flow_times,
     lean_adjoint,
@@ -18,7 +21,6 @@ from sb3_qam.qam.adjoint_matching import (
     terminal_adjoint,
 )
 from sb3_qam.qam.noise import PathNoise
-from sb3_qam.qam.objectives import Backpropagation, Critics, ScalarAdjoint
 
 BATCH, DIM = 4, 3
 

@@ -57,7 +57,5 @@ def test_what_surrounds_the_arguments():
 def test_what_is_not_published_is_named():
     with pytest.raises(ValueError, match=r"Nothing is published for 'cube-single-play'.*cube-double-play"):
         preset("cube-single-play")
-    with pytest.raises(ValueError, match="variant must be one of QAM, .*, TRQAM, SQAM, FQL, BC, got 'SAC'"):
-        ValueError, match="variant must be one of QAM, QAM-E, QAM-F, BAM, TRQAM, SQAM, FQL, BC, got 'SAC'"
-    ):
+    with pytest.raises(ValueError, match=r"variant must be one of QAM, .*, TRQAM, SQAM, FQL, BC, got 'SAC'"):
         preset("scene-play", "SAC")
