@@ -52,8 +52,8 @@ class Walk(gym.Env):
 
 class CoarseWalk(Walk):
     """
-    Observations without the rounding of the actions before, which a batch of another size rounds otherwise: the noise of
-    deterministic actions is another one where an observation differs in one bit.
+    Rounds observations: a batch of another size computes actions that differ in the last bits, and where one bit of an
+    observation differs, deterministic actions have other noise.
     """
 
     def observation(self) -> np.ndarray:
@@ -147,10 +147,9 @@ def test_dict_observations_and_actions_of_any_shape_come_in_chunks():
 @pytest.mark.parametrize("vec_env_class", [DummyVecEnv, SubprocVecEnv])
 def test_several_environments_have_the_returns_that_each_has_alone(vec_env_class: type):
     model = QAM("FlowPolicy", Walk(), chunk_size=H, seed=0, **SMALL)
-    alone = [
-        evaluate_policy(model, CoarseWalk(first), 1, return_episode_rewards=True, warn=False) for first in range(5)
-    ]
-    env = vec_env_class([lambda first=first: CoarseWalk(first) for first in range(5)])
+    walks = [lambda first=first: CoarseWalk(first) for first in range(5)]
+    alone = [evaluate_policy(model, walk(), 1, return_episode_rewards=True, warn=False) for walk in walks]
+    env = vec_env_class(walks)
     returns, lengths = evaluate_policy(model, env, 5, return_episode_rewards=True, warn=False)
     env.close()
     # episodes end in the order of their lengths

@@ -22,8 +22,8 @@ from tests.conftest import record, write_dataset
 )
 def test_the_identity_in_four_hundred_steps(policy: str, variant: dict):
     """
-    The environment, the sizes, the steps and the threshold with which SB3 tests SAC; 100 is the most there is. Acting is
-    as good as sampling, and what is sampled is as sharp as the temperature.
+    The environment, the sizes, the steps and the threshold with which SB3 tests SAC; 100 is the most there is. Acting
+    is as good as sampling, and what is sampled is as sharp as the temperature.
     """
     env: gym.Env = IdentityEnvBox(eps=0.5)
     if policy == "MultiInputPolicy":
