@@ -19,10 +19,10 @@ class LossesOfQAM(QAM):
 
     losses: list[dict[str, float]]
 
-    def _optimize(self, losses: dict[str, th.Tensor], diagnostics: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-        assert all(value.dtype == th.float32 for value in {**losses, **diagnostics}.values())
+    def _optimize(self, losses: dict[str, th.Tensor], reported: dict[str, th.Tensor], targets: Any) -> None:
+        assert all(value.dtype == th.float32 for value in {**losses, **reported}.values())
         self.losses.append({name: float(value.detach()) for name, value in losses.items()})
-        return super()._optimize(losses, diagnostics)
+        super()._optimize(losses, reported, targets)
 
 
 def train(dataset: Any, n_updates: int = 2, **kwargs: Any) -> LossesOfQAM:

@@ -100,9 +100,9 @@ def test_evaluation_and_training_are_modes_of_dropout_and_normalization():
     modes = []
 
     class Watch(QAM):
-        def _optimize(self, losses, diagnostics):
+        def _optimize(self, losses, reported, targets):
             modes.append(self.policy.training)
-            return super()._optimize(losses, diagnostics)
+            super()._optimize(losses, reported, targets)
 
     model = Watch("MlpPolicy", "Pendulum-v1", **SMALL).learn(12)
     assert modes == [True, True]

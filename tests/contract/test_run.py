@@ -107,11 +107,10 @@ def test_a_schedule_reaches_every_parameter_group_of_every_optimizer():
     rates = []
 
     class Rates(QAM):
-        def _optimize(self, losses, diagnostics):
-            reported = super()._optimize(losses, diagnostics)
+        def _optimize(self, losses, reported, targets):
+            super()._optimize(losses, reported, targets)
             optimizers = [each.optimizer for each in self.policy.modules() if hasattr(each, "optimizer")]
             rates.append([group["lr"] for each in optimizers for group in each.param_groups])
-            return reported
 
     model = Rates("MlpPolicy", "Pendulum-v1", learning_rate=lambda left: 1e-2 * left, edit_scale=0.2, **SMALL).learn(20)
     # one optimizer has all that is trained
@@ -125,14 +124,13 @@ def test_the_interval_of_target_updates_counts_gradient_steps_over_all_of_traini
     moved = []
 
     class Watch(QAM):
-        def _optimize(self, losses, diagnostics):
+        def _optimize(self, losses, reported, targets):
             before = [
                 parameter.clone() for target, _ in self.policy.target_pairs() for parameter in target.parameters()
             ]
-            reported = super()._optimize(losses, diagnostics)
+            super()._optimize(losses, reported, targets)
             after = [parameter for target, _ in self.policy.target_pairs() for parameter in target.parameters()]
             moved.append(any(not th.equal(*pair) for pair in zip(before, after, strict=True)))
-            return reported
 
     kwargs = small(target_update_interval=3, learning_starts=0)
     # a call of train() for each step, as SB3's default has it
