@@ -1,7 +1,7 @@
 """Write the files that later versions must load: ``python -m tests.saved_models``
 
 Models of the current version, a replay buffer, and the actions that the models predict, in ``tests/data``, from where
-``tests/contract/test_old_files.py`` loads those of all versions. To be run once before each release, and never for a
+``tests/contract/test_saved_files.py`` loads those of all versions. To be run once before each release, and never for a
 version that has been released.
 """
 
@@ -19,7 +19,7 @@ OBSERVATIONS = [[1.0, 0.0, 0.0], [0.6, 0.8, -2.0], [-1.0, 0.0, 7.5], [0.0, -1.0,
 # What was added to the networks, the file and the replay buffer by arguments
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {"n_steps": 3},
-    "_variants": {"chunk_size": 2, "edit_scale": 0.2, "kl_budget": 0.1},
+    "_variants": {"chunk_size": 2, "edit_scale": 0.2, "kl_budget": 0.1, "adjoint": "scalar", "value_penalty": 0.3},
 }
 
 
