@@ -120,9 +120,7 @@ def find_algorithm(name: str) -> type[BaseAlgorithm]:
 
 
 def _load(model: Path, algo: str, env: str, statistics: Path | None) -> BaseAlgorithm:
-    """
-    :return: The model, with its ``VecNormalize`` where there is one
-    """
+    """:return: The model, with its ``VecNormalize`` where there is one"""
     policy = find_algorithm(algo).load(model, device="cpu")
     settings = settings_folder(model.parent)
     if statistics is None and settings is not None and (settings / "vecnormalize.pkl").is_file():

@@ -94,9 +94,7 @@ def _make_env(path: Path, env_id: str | None, model: BaseAlgorithm, n_envs: int,
 
 
 def _make_env_of_run(settings: Path, n_envs: int, seed: int) -> tuple[VecEnv, str]:
-    """
-    :return: Environments as those of the run, wrapped and normalized, and their id
-    """
+    """:return: Environments as those of the run, wrapped and normalized, and their id"""
     from sb3_qam.zoo import create_test_env
 
     args, config = read_settings(settings)

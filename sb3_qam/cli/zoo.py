@@ -30,16 +30,12 @@ Examples:
 
 
 def train(context: typer.Context) -> None:
-    """
-    Train by RL Zoo, with all its options. See: sb3-qam train --help
-    """
+    """Train by RL Zoo, with all its options. See: sb3-qam train --help"""
     _run(context, "train", TRAIN_HELP)
 
 
 def enjoy(context: typer.Context) -> None:
-    """
-    Watch a trained model by RL Zoo, with all its options. See: sb3-qam enjoy --help
-    """
+    """Watch a trained model by RL Zoo, with all its options. See: sb3-qam enjoy --help"""
     _run(context, "enjoy", ENJOY_HELP)
 
 

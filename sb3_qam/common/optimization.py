@@ -24,9 +24,7 @@ class JointOptimization(OffPolicyAlgorithm):
     target_update_interval: int
 
     def _remember_batch_norm_stats(self, pairs: Sequence[TargetPair]) -> None:
-        """
-        :param pairs: All targets, each beside its network: their running means and variances are copied
-        """
+        """:param pairs: All targets, each beside its network: their running means and variances are copied"""
         self.batch_norm_stats, self.batch_norm_stats_target = [], []
         for target, source in pairs:
             self.batch_norm_stats += get_parameters_by_name(source, ["running_"])
@@ -61,9 +59,7 @@ class JointOptimization(OffPolicyAlgorithm):
         return self._n_updates % self.target_update_interval == 0
 
     def _clip_gradients(self) -> th.Tensor:
-        """
-        :return: The norm of the gradients of all networks together, before clipping
-        """
+        """:return: The norm of the gradients of all networks together, before clipping"""
         parameters = [parameter for group in self.policy.optimizer.param_groups for parameter in group["params"]]
         # On a CPU PyTorch would go through them one by one by default
         foreach = True if self.device.type == "cpu" else None

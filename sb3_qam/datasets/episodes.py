@@ -53,7 +53,5 @@ def map_space(function: Callable[..., Any], space: spaces.Space, *values: Any, n
 
 
 def stack_values(space: spaces.Space, values: list[Any]) -> Any:
-    """
-    :return: Arrays with one row for each value, in the structure of the space
-    """
+    """:return: Arrays with one row for each value, in the structure of the space"""
     return map_space(lambda _, *parts: np.stack(parts[:-1]), space, *values)

@@ -42,16 +42,12 @@ class StackFrames(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self.observation_space = self._frames.stacked_observation_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """
-        :return: The first frame behind zeros, and the environment's info
-        """
+        """:return: The first frame behind zeros, and the environment's info"""
         observation, info = self.env.reset(seed=seed, options=options)
         return self._only(self._frames.reset(self._batch(observation))), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """
-        :return: As the environment's, with the latest frames
-        """
+        """:return: As the environment's, with the latest frames"""
         observation, reward, terminated, truncated, info = self.env.step(action)
         # The end of an episode concerns what a VecEnv does by itself, a reset
         stacked, _ = self._frames.update(self._batch(observation), np.zeros(1, dtype=bool), [{}])

@@ -19,9 +19,7 @@ UNCOMPRESSED = {"jpeg_encoding": False} if "jpeg_encoding" in signature(MinariSt
 
 
 def has_images(space: spaces.Space) -> bool:
-    """
-    :return: Whether there are images in an observation space, which Minari compresses unless it is told not to
-    """
+    """:return: Whether there are images in an observation space, which Minari compresses unless it is told not to"""
     return any(map(has_images, space.values())) if isinstance(space, spaces.Dict) else is_image_space(space)
 
 

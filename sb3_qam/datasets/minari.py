@@ -59,9 +59,7 @@ def _is_channels_last(space: spaces.Space) -> bool:
 
 
 def check_dataset_spaces(dataset: OpenDataset, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """
-    :raises ValueError: if the spaces of the dataset are not those of an environment or a model
-    """
+    """:raises ValueError: if the spaces of the dataset are not those of an environment or a model"""
     own_observation_space, own_action_space = training_spaces(dataset)
     check_same_space("observation", own_observation_space, observation_space, dataset.id)
     check_same_space("action", own_action_space, action_space, dataset.id)
@@ -158,9 +156,7 @@ def read_episodes(
 
 
 def allocate_observations(allocate: Callable[..., np.ndarray], space: spaces.Space, n_rows: int) -> Observations:
-    """
-    :return: An array for observations of a policy, or a dict of arrays
-    """
+    """:return: An array for observations of a policy, or a dict of arrays"""
 
     def array(name: str, part: spaces.Space) -> np.ndarray:
         dtype = np.dtype(np.float32) if part.dtype == np.float64 else np.dtype(part.dtype)
@@ -173,9 +169,7 @@ def allocate_observations(allocate: Callable[..., np.ndarray], space: spaces.Spa
 
 
 def _fill(target: Any, rows: slice, values: Any, space: spaces.Space, place: Place) -> None:
-    """
-    Copy the observations of an episode into their rows of an array, or of a dict of arrays.
-    """
+    """Copy the observations of an episode into their rows of an array, or of a dict of arrays."""
     if isinstance(space, spaces.Dict):
         for key, array in target.items():
             _fill(array, rows, values[key], space[key], place._replace(key=f"{place.key}[{key!r}]"))

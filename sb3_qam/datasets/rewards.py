@@ -59,9 +59,7 @@ class RewardTransform:
 
     @property
     def needs_success(self) -> bool:
-        """
-        Whether infos have to say which steps succeed.
-        """
+        """Whether infos have to say which steps succeed."""
         return self.from_success or self.terminate_on_success
 
     def __call__(self, rewards: np.ndarray, successes: np.ndarray | None) -> np.ndarray:

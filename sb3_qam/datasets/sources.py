@@ -49,9 +49,7 @@ def is_storable(source: OfflineDataset | None) -> bool:
 
 
 def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | None:
-    """
-    :return: The same source, with folders that are found from wherever a process is
-    """
+    """:return: The same source, with folders that are found from wherever a process is"""
 
     def absolute(each: DatasetSource) -> DatasetSource:
         is_folder = isinstance(each, os.PathLike) or (isinstance(each, str) and _names_a_folder(each))
@@ -126,9 +124,7 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
 
 
 def check_dataset_id(dataset_id: str) -> None:
-    """
-    :raises ValueError: if Minari does not take it for one
-    """
+    """:raises ValueError: if Minari does not take it for one"""
     match = DATASET_ID_RE.fullmatch(dataset_id)
     # The pattern takes ids without a version, and what Minari does with them fails
     if match is None or match.group("version") is None:
@@ -139,9 +135,7 @@ def check_dataset_id(dataset_id: str) -> None:
 
 
 def _names_a_folder(source: str) -> bool:
-    """
-    An id in the cache comes first, should there be a folder of the same name here.
-    """
+    """An id in the cache comes first, should there be a folder of the same name here."""
     is_id = DATASET_ID_RE.fullmatch(source) is not None
     return os.path.isdir(os.path.expanduser(source)) and not (is_id and source in minari.list_local_datasets())
 

@@ -101,18 +101,14 @@ def gather(array: np.ndarray, rows: Any) -> np.ndarray:
 
 
 def release_pages(array: np.ndarray) -> None:
-    """
-    Take the pages of an array, if it is mapped, out of this process; they are read again where they are needed.
-    """
+    """Take the pages of an array, if it is mapped, out of this process; they are read again where they are needed."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform | None) -> None:
-    """
-    Write the files of datasets. They appear under their name only when they are complete.
-    """
+    """Write the files of datasets. They appear under their name only when they are complete."""
     unfinished = folder.with_suffix(".unfinished")
     arrays: list[np.memmap] = []
 
@@ -143,9 +139,7 @@ def _write(datasets: list[OpenDataset], folder: Path, transform: RewardTransform
 
 
 def _open_mapped(folder: Path, datasets: list[OpenDataset]) -> Episodes:
-    """
-    :return: The episodes of datasets whose files are complete, their arrays read-only and mapped
-    """
+    """:return: The episodes of datasets whose files are complete, their arrays read-only and mapped"""
 
     def open_array(name: str, *_: Any) -> np.ndarray:
         return np.load(folder / f"{name}.npy", mmap_mode="r")

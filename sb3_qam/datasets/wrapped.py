@@ -76,9 +76,7 @@ class WrappedDataset:
         return self._key or ", ".join(map(str, names))
 
     def _replay_chain(self) -> tuple["_ReplayEnv", gym.Env]:
-        """
-        :return: What replays episodes, and that behind new wrappers: some have a state that outlives episodes
-        """
+        """:return: What replays episodes, and that behind new wrappers: some have a state that outlives episodes"""
         replay = _ReplayEnv(self._recorded_space, self.dataset.action_space, self.dataset.env_spec)
         try:
             return replay, self._wrap(replay)
@@ -99,9 +97,7 @@ class WrappedDataset:
         )
 
     def recover_environment(self) -> gym.Env:
-        """
-        :return: The environment of the dataset, wrapped
-        """
+        """:return: The environment of the dataset, wrapped"""
         return self._wrap(self.dataset.recover_environment())
 
     def episodes(self) -> Iterator[tuple[Place, EpisodeData]]:
@@ -158,9 +154,7 @@ def _in_recorded_order(space: spaces.Space, serialized: dict[str, Any]) -> space
 
 
 class _ReplayEnv(gym.Env):
-    """
-    Goes through recorded episodes again, whatever the actions.
-    """
+    """Goes through recorded episodes again, whatever the actions."""
 
     episode: EpisodeData
 

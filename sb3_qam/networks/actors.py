@@ -72,9 +72,7 @@ class ActorNetwork(FeaturesNetwork):
 
 
 class VelocityField(ActorNetwork):
-    """
-    The velocity v(s, x, t) of a flow from noise (t = 0) to an action (t = 1).
-    """
+    """The velocity v(s, x, t) of a flow from noise (t = 0) to an action (t = 1)."""
 
     def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], MLP]) -> None:
         self.mlp = make_mlp(features_dim + action_dim + 1, action_dim)
@@ -174,9 +172,7 @@ class OneStepFlow(ActorNetwork):
 
 
 class EditPolicy(ActorNetwork):
-    """
-    The tanh-Gaussian e(s, a) of QAM-E, which proposes how to change an action of the flow.
-    """
+    """The tanh-Gaussian e(s, a) of QAM-E, which proposes how to change an action of the flow."""
 
     def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], MLP]) -> None:
         input_dim = features_dim + action_dim
@@ -202,16 +198,12 @@ class EditPolicy(ActorNetwork):
 
 
 class EntropyCoefficient(nn.Module):
-    """
-    A positive entropy coefficient, learned as its logarithm from 1 on, as SAC's ``ent_coef="auto"``.
-    """
+    """A positive entropy coefficient, learned as its logarithm from 1 on, as SAC's ``ent_coef="auto"``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.log_value = nn.Parameter(th.zeros(()))
 
     def forward(self) -> th.Tensor:
-        """
-        :return: The number, shape ()
-        """
+        """:return: The number, shape ()"""
         return self.log_value.exp()

@@ -41,9 +41,7 @@ _is_enabled = True
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """
-    Inside, all networks are evaluated module by module.
-    """
+    """Inside, all networks are evaluated module by module."""
     global _is_enabled
     before, _is_enabled = _is_enabled, False
     try:
@@ -101,9 +99,7 @@ class Deltas(NamedTuple):
 
 
 def has_onednn() -> bool:
-    """
-    :return: Whether this build of PyTorch has the linear layers of oneDNN that its own compiler uses
-    """
+    """:return: Whether this build of PyTorch has the linear layers of oneDNN that its own compiler uses"""
     return th.backends.mkldnn.is_available() and hasattr(th.ops.mkldnn, "_linear_pointwise")
 
 
@@ -164,9 +160,7 @@ def gelu_and_slope(h: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
 
 @lru_cache(maxsize=8)
 def _scratch(thread: int, shape: th.Size) -> tuple[th.Tensor, ...]:
-    """
-    Memory of this size is given back to the system and cleared at every use, which takes longer than to use it.
-    """
+    """Memory of this size is given back to the system and cleared at every use, which takes longer than to use it."""
     return tuple(th.empty(shape) for _ in range(4))
 
 
@@ -360,9 +354,7 @@ def forward(mlp: nn.Sequential, n_members: int | None, inputs: th.Tensor) -> th.
 
 
 class FusedNetworks(th.autograd.Function):
-    """
-    An MLP as one node of autograd.
-    """
+    """An MLP as one node of autograd."""
 
     @staticmethod
     def forward(ctx: Any, inputs: th.Tensor, members: list[list[Layer]], is_ensemble: bool, *_: th.Tensor) -> th.Tensor:
@@ -504,18 +496,14 @@ class RecordingKernel:
         return value
 
     def velocities(self) -> th.Tensor:
-        """
-        :return: All velocities so far, with gradient, shape (calls, batch, action_dim)
-        """
+        """:return: All velocities so far, with gradient, shape (calls, batch, action_dim)"""
         kernel = self.kernel
         parameters = kernel.mlp.parameters()
         return RecordedVelocities.apply(kernel.features, kernel.layers, self._values, self._saved, *parameters)
 
 
 class RecordedVelocities(th.autograd.Function):
-    """
-    Several evaluations of a velocity for the same states as one node of autograd.
-    """
+    """Several evaluations of a velocity for the same states as one node of autograd."""
 
     @staticmethod
     def forward(

@@ -124,9 +124,7 @@ class Recorder:
         return self.velocity(x, t)
 
     def velocities(self) -> th.Tensor:
-        """
-        :return: All velocities so far, with gradient, shape (calls, batch, action_dim)
-        """
+        """:return: All velocities so far, with gradient, shape (calls, batch, action_dim)"""
         points, times = zip(*self._points, strict=True)
         return self.velocity(th.stack(points), th.stack(times))
 

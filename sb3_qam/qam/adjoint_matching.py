@@ -243,15 +243,11 @@ class PolicyPath(NamedTuple):
         return memoryless_sigma(self.times)
 
     def kl(self) -> th.Tensor:
-        """
-        :return: KL divergence of the policy's SDE from the behavior's, in nats, a scalar
-        """
+        """:return: KL divergence of the policy's SDE from the behavior's, in nats, a scalar"""
         return path_kl(self.policy_velocity, self.behavior_velocity, self.sigma)
 
     def shift(self) -> th.Tensor:
-        """
-        :return: Mean norm of v_theta - v_beta, a scalar
-        """
+        """:return: Mean norm of v_theta - v_beta, a scalar"""
         return (self.policy_velocity - self.behavior_velocity).norm(dim=-1).mean()
 
 

@@ -189,9 +189,7 @@ def _write_and_run(
 
 
 def _check_same(actions: np.ndarray, expected: np.ndarray, sampler: Sampler) -> None:
-    """
-    :raises ValueError: if actions of the file are not those of the policy
-    """
+    """:raises ValueError: if actions of the file are not those of the policy"""
     scale = (sampler.high - sampler.low).cpu().numpy() / 2
     difference = np.abs((actions - expected) / scale).max() if actions.shape == expected.shape else math.inf
     if not difference <= TOLERANCE:

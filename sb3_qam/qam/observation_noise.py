@@ -82,9 +82,7 @@ def _multipliers(n_values: int) -> np.ndarray:
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
-    """
-    :return: The output function of SplitMix64, a bijection in which every bit depends on every bit
-    """
+    """:return: The output function of SplitMix64, a bijection in which every bit depends on every bit"""
     for shift, multiplier in MIXING:
         words = (words ^ (words >> shift)) * multiplier
     return words ^ (words >> LAST_SHIFT)

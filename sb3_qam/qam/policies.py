@@ -211,15 +211,11 @@ class FlowPolicy(BasePolicy):
         self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
 
     def target_pairs(self) -> list[tuple[VelocityField | CriticEnsemble, VelocityField | CriticEnsemble]]:
-        """
-        :return: Each Polyak target beside the network it follows
-        """
+        """:return: Each Polyak target beside the network it follows"""
         return [(self.behavior_flow_target, self.behavior_flow), (self.critic_target, self.critic)]
 
     def trained_networks(self) -> list[nn.Module]:
-        """
-        :return: All that the optimizer trains
-        """
+        """:return: All that the optimizer trains"""
         return [self.behavior_flow, self.policy_flow, self.critic, self.head]
 
     def make_actor(
@@ -296,9 +292,7 @@ class FlowPolicy(BasePolicy):
             setattr(self.head, name, value)
 
     def start_from_behavior(self) -> None:
-        """
-        Make the policy flow what the behavior flow is, and forget how it was optimized.
-        """
+        """Make the policy flow what the behavior flow is, and forget how it was optimized."""
         for parameter in self.policy_flow.mlp.parameters():
             self.optimizer.state.pop(parameter, None)
         if self.residual:
@@ -323,9 +317,7 @@ class FlowPolicy(BasePolicy):
 
     @property
     def acting(self) -> Acting:
-        """
-        The flow that acts, its head, and of how many candidates the best is taken.
-        """
+        """The flow that acts, its head, and of how many candidates the best is taken."""
         if self.acts_as == "bc":
             return Acting(lambda flows: flows.behavior, FlowHead(), 1)
         if self.acts_as == "behavior":
@@ -438,9 +430,7 @@ MlpPolicy = FlowPolicy
 
 
 class CnnPolicy(FlowPolicy):
-    """
-    :class:`FlowPolicy` for images, with ``NatureCNN`` as the default features extractor.
-    """
+    """:class:`FlowPolicy` for images, with ``NatureCNN`` as the default features extractor."""
 
     def __init__(
         self,

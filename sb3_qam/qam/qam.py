@@ -251,6 +251,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         check_arguments(self)
 
     def _setup_model(self) -> None:
+        self._check_hyperparameters()
         check_structure(self)
         policy_kwargs = self.policy_kwargs
         self.policy_kwargs = {**policy_kwargs, **self._acting_kwargs()}
@@ -270,9 +271,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         self._remember_batch_norm_stats(self.policy.target_pairs())
 
     def _acting_kwargs(self) -> dict[str, Any]:
-        """
-        :return: Arguments of the algorithm that the policy needs to act on its own
-        """
+        """:return: Arguments of the algorithm that the policy needs to act on its own"""
         names = ("flow_steps", "chunk_size", "best_of_n", "edit_scale", "distill_coef", "residual")
         return {"acts_as": self._actor(), **{name: getattr(self, name) for name in names}}
 
@@ -443,17 +442,13 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         self.choose_actor()
 
     def _actor(self) -> str:
-        """
-        :return: What acts, one of the policy's ACTORS
-        """
+        """:return: What acts, one of the policy's ACTORS"""
         if self._objective == "bc":
             return "bc"
         return "behavior" if self.inverse_temperature == 0 or self._policy_flow_is_behind else "policy"
 
     def choose_actor(self) -> None:
-        """
-        Let the flow act that has been trained.
-        """
+        """Let the flow act that has been trained."""
         self.policy.set_actor(self._actor())
 
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:

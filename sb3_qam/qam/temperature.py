@@ -28,14 +28,10 @@ class FixedTemperature:
         return sigma
 
     def update(self, path_kl: th.Tensor) -> None:
-        """
-        :param path_kl: KL divergence between the paths of policy and behavior, which does not matter here
-        """
+        """:param path_kl: KL divergence between the paths of policy and behavior, which does not matter here"""
 
     def diagnostics(self) -> dict[str, th.Tensor]:
-        """
-        :return: Nothing for the log
-        """
+        """:return: Nothing for the log"""
         return {}
 
 
@@ -73,16 +69,12 @@ class TrustRegion:
         return sigma / (LAMBDA_SCALE * self.kl_lambda).sqrt()
 
     def update(self, path_kl: th.Tensor) -> None:
-        """
-        :param path_kl: KL divergence between the paths of policy and behavior, in nats per step, shape ()
-        """
+        """:param path_kl: KL divergence between the paths of policy and behavior, in nats per step, shape ()"""
         clipped = path_kl.detach().clamp(max=KL_CLIP * self.kl_budget)
         # In place: a CUDA graph looks for them where they were
         self.kl_average.mul_(1 - KL_AVERAGE_RATE).add_(KL_AVERAGE_RATE * clipped)
         self.kl_lambda.add_(LAMBDA_STEP * (self.kl_average - self.kl_budget)).clamp_(*LAMBDA_RANGE)
 
     def diagnostics(self) -> dict[str, th.Tensor]:
-        """
-        :return: Scalars for the log
-        """
+        """:return: Scalars for the log"""
         return {"kl_lambda": self.kl_lambda.clone(), "kl_average": self.kl_average.clone()}

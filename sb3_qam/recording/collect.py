@@ -156,9 +156,7 @@ def collect(
 def _env_maker(
     env: Any, policy: ScriptedPolicy, env_kwargs: dict[str, Any] | None, max_episode_steps: int | None
 ) -> Callable[[], gym.Env]:
-    """
-    :return: What makes the environment, here or in another process
-    """
+    """:return: What makes the environment, here or in another process"""
     if isinstance(env, str):
         # Unlike an id, a specification is enough for a process that has not imported the environment's package
         kwargs = {**policy.env_kwargs, **(env_kwargs or {})}
@@ -181,9 +179,7 @@ def _made(source: gym.Env | Callable[[], gym.Env], max_episode_steps: int | None
 
 
 def _describe(env: gym.Env) -> dict[str, str]:
-    """
-    :return: What an episode depends on in the environment, as far as it has a name
-    """
+    """:return: What an episode depends on in the environment, as far as it has a name"""
     wrappers = []
     inner = env
     while isinstance(inner, gym.Wrapper):

@@ -140,9 +140,7 @@ def _read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndar
 
 
 def _episode(rows: dict[str, np.ndarray], start: int, end: int) -> EpisodeBuffer:
-    """
-    :return: The trajectory from one transition to another, which is not of it
-    """
+    """:return: The trajectory from one transition to another, which is not of it"""
     truncations = np.zeros(end - start, dtype=bool)
     truncations[-1] = True
     return EpisodeBuffer(

@@ -85,9 +85,7 @@ class _Oracle(ScriptedPolicy):
         self._rng = rng
 
     def _bounded(self, action: np.ndarray) -> np.ndarray:
-        """
-        :return: The action, or a random one, in its bounds
-        """
+        """:return: The action, or a random one, in its bounds"""
         if self._rng.random() < self.p_random_action:
             action = self._rng.uniform(-1.0, 1.0, action.shape)
         return np.clip(action, -1.0, 1.0)
@@ -151,9 +149,7 @@ class ManipulationOracle(_Oracle):
         return self._bounded(action)
 
     def _make_oracles(self) -> dict[str, Any]:
-        """
-        :return: Oracles by the target's kind; a puzzle, which has nothing to grasp, keeps the gripper closed
-        """
+        """:return: Oracles by the target's kind; a puzzle, which has nothing to grasp, keeps the gripper closed"""
         has_cubes, has_buttons = hasattr(self._env, "_num_cubes"), hasattr(self._env, "_num_buttons")
         kwargs = {"env": self._env, "noise": self.noise} if self.kind == "plan" else {"env": self._env}
 
@@ -185,9 +181,7 @@ class PointMazeOracle(_Oracle):
             raise ValueError(f"OGBench's maze oracle needs one of its mazes, got {env}.")
 
     def reset_options(self, env: gym.Env, rng: np.random.Generator) -> dict[str, Any]:
-        """
-        :return: A start and a goal anywhere in the maze; environments of a single task have their own
-        """
+        """:return: A start and a goal anywhere in the maze; environments of a single task have their own"""
         start, goal = rng.choice(_free_cells(env.unwrapped), 2, replace=False).tolist()
         return {"task_info": {"init_ij": tuple(start), "goal_ij": tuple(goal)}}
 
@@ -207,7 +201,5 @@ class PointMazeOracle(_Oracle):
 
 
 def _free_cells(maze: Any) -> np.ndarray:
-    """
-    :return: Row and column of each cell without a wall, shape (n, 2)
-    """
+    """:return: Row and column of each cell without a wall, shape (n, 2)"""
     return np.argwhere(maze.maze_map == 0)

@@ -44,9 +44,7 @@ def check_storable(name: str, space: spaces.Space) -> None:
 
 
 def is_storable_key(key: str) -> bool:
-    """
-    :param key: A key of an info, or several of nested ones with slashes between them: a path, in an hdf5 file
-    """
+    """:param key: A key of an info, or several of nested ones with slashes between them: a path, in an hdf5 file"""
     try:
         key.encode()
     except UnicodeEncodeError:
@@ -110,9 +108,7 @@ def _observed(env: gym.Env, observation: Any, where: str) -> Any:
 
 
 def _part(space: spaces.Space, value: Any, name: str, where: str) -> Any:
-    """
-    :return: A copy of a part of an observation or action in the space's own type, as SB3's environments give it
-    """
+    """:return: A copy of a part of an observation or action in the space's own type, as SB3's environments give it"""
     array = np.array(value, dtype=space.dtype)
     if array.shape != space.shape:
         raise ValueError(f"{where}: {name} has the shape {array.shape}, and {space} asks for {space.shape}: {value!r}.")
@@ -176,9 +172,7 @@ def stack_infos(infos: list[dict[str, Any]]) -> tuple[dict[str, np.ndarray] | No
 
 
 def _leaves(info: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """
-    :return: The arrays and numbers, and where each is
-    """
+    """:return: The arrays and numbers, and where each is"""
     for key, value in info.items():
         if isinstance(value, dict):
             yield from _leaves(value, (*path, str(key)))

@@ -29,9 +29,7 @@ class ScriptedPolicy:
 
     @property
     def name(self) -> str:
-        """
-        Names the policy in the dataset: a collection resumes with a policy of the same name only.
-        """
+        """Names the policy in the dataset: a collection resumes with a policy of the same name only."""
         return type(self).__name__
 
     def check(self, env: gym.Env) -> None:
@@ -77,9 +75,7 @@ class RandomPolicy(ScriptedPolicy):
 
 
 class FunctionPolicy(ScriptedPolicy):
-    """
-    :param function: Observation to action
-    """
+    """:param function: Observation to action"""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
@@ -118,9 +114,7 @@ class PredictPolicy(ScriptedPolicy):
 
     @property
     def name(self) -> str:
-        """
-        With a digest of the parameters: a model that was trained on is another policy.
-        """
+        """With a digest of the parameters: a model that was trained on is another policy."""
         name = type(self._model).__name__
         policy = getattr(self._model, "policy", self._model)
         if not hasattr(policy, "state_dict"):
@@ -179,9 +173,7 @@ class PredictPolicy(ScriptedPolicy):
 
 
 def _sizes(space: spaces.Space) -> Any:
-    """
-    :return: The sizes of observations, or of each key, in any order: SB3 moves the channels of images
-    """
+    """:return: The sizes of observations, or of each key, in any order: SB3 moves the channels of images"""
     if isinstance(space, spaces.Dict):
         return {key: _sizes(part) for key, part in space.items()}
     return sorted(space.shape) if isinstance(space, spaces.Box) else space

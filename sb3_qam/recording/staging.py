@@ -40,9 +40,7 @@ Description = dict[str, str | int | bool]
 
 
 def write_episode(folder: Path, number: int, episode: EpisodeBuffer) -> None:
-    """
-    Stage an episode in a file of arrays, without objects that could be programs.
-    """
+    """Stage an episode in a file of arrays, without objects that could be programs."""
     arrays: dict[str, np.ndarray] = {}
 
     def names(value: Any) -> Any:
@@ -62,9 +60,7 @@ def write_episode(folder: Path, number: int, episode: EpisodeBuffer) -> None:
 
 
 def read_episode(path: Path) -> EpisodeBuffer:
-    """
-    :raises ValueError: if the file is damaged, or holds anything but arrays
-    """
+    """:raises ValueError: if the file is damaged, or holds anything but arrays"""
 
     def values(part: Any) -> Any:
         if isinstance(part, dict):
@@ -246,7 +242,5 @@ class Staging:
         self.n_published += n_episodes
 
     def remove(self) -> None:
-        """
-        Remove what is staged.
-        """
+        """Remove what is staged."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -95,18 +95,14 @@ def _begin(alive: Connection, payload: bytes) -> None:
 
 
 def _end_with_parent(alive: Connection) -> None:
-    """
-    Nobody tells a worker that its parent was killed, but then the pipe is closed.
-    """
+    """Nobody tells a worker that its parent was killed, but then the pipe is closed."""
     with suppress(EOFError, OSError):
         alive.recv_bytes()
     os._exit(1)
 
 
 def _record(number: int) -> list[str] | str:
-    """
-    :return: The keys of the infos that cannot be stored, or the traceback: not all exceptions can be sent
-    """
+    """:return: The keys of the infos that cannot be stored, or the traceback: not all exceptions can be sent"""
     global _recorder
     try:
         if _recorder is None:

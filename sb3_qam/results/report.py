@@ -119,9 +119,7 @@ class Report:
         return [output / PAGE, *charts]
 
     def _write_charts(self, output: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
-        """
-        :return: The files of the charts, each with its title and caption
-        """
+        """:return: The files of the charts, each with its title and caption"""
         import matplotlib
 
         captions = dict(CAPTIONS)

@@ -68,9 +68,7 @@ class TrainingRun:
 
 
 class LeftOut(NamedTuple):
-    """
-    A run that is not shown, and why; its algorithm and task as far as the folders say.
-    """
+    """A run that is not shown, and why; its algorithm and task as far as the folders say."""
 
     folder: Path
     reason: str
@@ -149,9 +147,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
 
 
 def _read_run(folder: Path, source: Path) -> TrainingRun:
-    """
-    :raises ValueError: if there is nothing to be seen
-    """
+    """:raises ValueError: if there is nothing to be seen"""
     settings = settings_folder(folder)
     if settings is None:
         raise ValueError(f"training did not begin, see {OUTPUT} there")

@@ -230,9 +230,7 @@ def estimate(tasks: Sequence[np.ndarray], statistic: Callable[..., Any]) -> Esti
 
 
 def performance_profile(tasks: Sequence[np.ndarray], thresholds: np.ndarray) -> Estimate:
-    """
-    Share of the runs, each task having the same weight, with a score above each threshold, shape (n_thresholds,).
-    """
+    """Share of the runs, each task having the same weight, with a score above each threshold, shape (n_thresholds,)."""
     return estimate([(task > thresholds[:, None]).astype(np.float64) for task in tasks], mean)
 
 

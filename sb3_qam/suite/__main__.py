@@ -10,9 +10,7 @@ from sb3_qam.suite import Run, execute
 
 
 def end_with_launcher() -> None:
-    """
-    Its end of the pipe closes when it dies, however it does.
-    """
+    """Its end of the pipe closes when it dies, however it does."""
     os.read(0, 1)
     os._exit(1)
 

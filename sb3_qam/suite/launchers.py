@@ -120,9 +120,7 @@ def run_on_ray(
 def _run_in_task(
     run: Run, root: Path, timeout: float | None, working_folder: Path, environment: dict[str, str]
 ) -> bool:
-    """
-    What happens on a node.
-    """
+    """What happens on a node."""
     import ray
 
     run.folder(root).mkdir(parents=True, exist_ok=True)

@@ -199,9 +199,7 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
 
 
 def _by_name(key: str, entries: Any) -> dict[str, dict[str, Any]]:
-    """
-    :raises ValueError: if they are neither names nor hyper-parameters by name, or a name leads out of the suite
-    """
+    """:raises ValueError: if they are neither names nor hyper-parameters by name, or a name leads out of the suite"""
     is_list = isinstance(entries, list) and all(isinstance(each, str) for each in entries)
     by_name = dict.fromkeys(entries) if is_list else entries
     if not isinstance(by_name, dict) or not all(isinstance(each, (dict, type(None))) for each in by_name.values()):
