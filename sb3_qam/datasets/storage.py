@@ -65,7 +65,7 @@ def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None 
     """
     :return: Where their mapped files belong: another folder if a file of theirs, the choice of episodes, the wrappers
         or the transform are others
-    :raises ValueError: if wrappers have no name, see :func:`~sb3_qam.datasets.sources.wrap_dataset`
+    :raises ValueError: if wrappers have no name, see :func:`~sb3_qam.datasets.wrap_dataset`
     :raises OSError: if there is no home folder
     """
     described: list[Any] = [FORMAT_VERSION, repr(transform)]

@@ -32,7 +32,7 @@ class WrappedDataset:
     :param dataset: The dataset
     :param wrappers: Wrapper classes, or functions of an environment, applied in this order: the first one lies
         directly around the environment
-    :param key: Names what the wrappers do, see :func:`~sb3_qam.datasets.sources.wrap_dataset`
+    :param key: Names what the wrappers do, see :func:`~sb3_qam.datasets.wrap_dataset`
     :raises ValueError: if a wrapper cannot be used
     """
 

@@ -56,8 +56,8 @@ def collect(
     an action beyond its bounds: SB3's models clip theirs, and a function has to.
 
     :param policy: A model of SB3 or sb3-contrib, recurrent or not; a function of an observation; a
-        :class:`~sb3_qam.recording.scripted.ScriptedPolicy` such as
-        :func:`~sb3_qam.recording.oracles.ogbench_oracle` gives; ``None`` for random actions. A model that has a
+        :class:`~sb3_qam.recording.ScriptedPolicy` such as
+        :func:`~sb3_qam.recording.ogbench_oracle` gives; ``None`` for random actions. A model that has a
         ``VecNormalize`` environment sees observations normalized by it, and images need no ``VecTransposeImage``.
     :param env: An id, a function that makes an environment, or, for one process, an environment
     :param dataset_id: Id of the Minari dataset

@@ -1,4 +1,4 @@
-"""OGBench's scripted controllers, for :func:`~sb3_qam.recording.collect.collect`."""
+"""OGBench's scripted controllers, for :func:`~sb3_qam.recording.collect`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

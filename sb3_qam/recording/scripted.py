@@ -19,7 +19,7 @@ from sb3_qam.utils.names import name_of
 
 class ScriptedPolicy:
     """
-    Base of controllers for :func:`~sb3_qam.recording.collect.collect` that see infos and the environment itself. What
+    Base of controllers for :func:`~sb3_qam.recording.collect` that see infos and the environment itself. What
     is random in them has to come from ``rng``, or from the global generators of NumPy, PyTorch or Python, and what they
     remember has to be forgotten in :meth:`reset`: an episode depends on its seed alone.
     """
@@ -181,7 +181,7 @@ def _sizes(space: spaces.Space) -> Any:
 
 def as_scripted(policy: Any, deterministic: bool) -> ScriptedPolicy:
     """
-    :param policy: What :func:`~sb3_qam.recording.collect.collect` takes
+    :param policy: What :func:`~sb3_qam.recording.collect` takes
     :param deterministic: Passed to ``predict()``
     :return: The same behind one interface
     :raises TypeError: if it is something else
