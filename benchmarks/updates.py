@@ -230,10 +230,10 @@ def time_phases(model: QAM, batch_size: int, n_updates: int) -> dict[str, float]
         (model, "_update", "critic"),
         (model.policy, "sample_actions", "sampling"),
         (qam, "flow_matching_loss", "cloning"),
-        (model.policy_objective, "path", "path"),
-        (model.policy_objective, "terminal", "adjoint"),
-        (model.policy_objective, "adjoints", "adjoint"),
-        (model.policy_objective, "loss", "matching"),
+        (model.adjoint_method, "path", "path"),
+        (model.adjoint_method, "terminal", "adjoint"),
+        (model.adjoint_method, "adjoints", "adjoint"),
+        (model.adjoint_method, "loss", "matching"),
         (model, "_optimize", "backward"),
         (model, "_clip_gradients", "optimizer"),
         (model.policy.optimizer, "step", "optimizer"),
@@ -273,7 +273,7 @@ def measure(
     :return: Rates of each model, and the phases of the first
     """
     dataset = make_dataset(size)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM reset: the peak is that of this size
     before = resident_megabytes("VmRSS")
     results: list[dict[str, Any]] = []
     turns: dict[str, Callable[[], Any]] = {}

@@ -24,7 +24,7 @@ from sb3_qam import QAM
 from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.networks import cpu_kernels
-from sb3_qam.qam.adjoint_matching import LeanAdjoint, PolicyPath
+from sb3_qam.qam.adjoint_matching import AdjointMethod, PolicyPath
 from sb3_qam.qam.noise import PathNoise, SamplingNoise, UpdateNoise
 
 TOLERANCE = 5e-5
@@ -105,7 +105,7 @@ CONSTANTS = {
 class RecordedObjective:
     """An objective that keeps its paths and adjoints."""
 
-    def __init__(self, objective: LeanAdjoint) -> None:
+    def __init__(self, objective: AdjointMethod) -> None:
         self._objective = objective
         self.paths: list[PolicyPath] = []
         self.all_adjoints: list[th.Tensor] = []
@@ -127,7 +127,7 @@ class RecordedQAM(QAM):
 
     def replay(self, batches: list[TransitionBatch], noises: list[UpdateNoise]) -> None:
         self._recorded = iter(zip(batches, noises, strict=True))
-        self.policy_objective = self.recorded_objective = RecordedObjective(self.policy_objective)  # type: ignore[assignment]
+        self.adjoint_method = self.recorded_objective = RecordedObjective(self.adjoint_method)  # type: ignore[assignment]
         self.gradients: list[dict[str, th.Tensor]] = []
         self.reported: list[dict[str, th.Tensor]] = []
         self.dual_variables: list[dict[str, th.Tensor]] = []

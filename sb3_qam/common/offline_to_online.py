@@ -76,7 +76,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         its arguments as a dict.
     :param random_shift: Shift the images of training batches by up to that many pixels at random, 0 for not at all
     :raises ValueError: if an argument is out of range, the dataset is unusable or does not fit the environment
-    :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
+    :raises FileNotFoundError: if the dataset is not in the local Minari cache and cannot be downloaded
     :raises TypeError: if ``env`` is not an environment, or ``offline_dataset`` not a dataset
     """
 
@@ -343,7 +343,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         :raises ValueError: if there is no dataset, it is unusable or does not fit the model's spaces,
             ``gradient_steps`` is not positive or ``objective`` is unknown
         :raises TypeError: if a callback is not one, or ``dataset`` is not a dataset
-        :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
+        :raises FileNotFoundError: if the dataset is not in the local Minari cache and cannot be downloaded
         :raises FloatingPointError: if a loss is no longer finite
         """
         check_one_of("objective", objective, OBJECTIVES)
@@ -389,7 +389,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         :return: the trained model
         :raises ValueError: if there is no environment, or offline data the model was made for is missing or unusable
         :raises TypeError: if a callback is not one
-        :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
+        :raises FileNotFoundError: if the dataset is not in the local Minari cache and cannot be downloaded
         :raises FloatingPointError: if a loss is no longer finite
         """
         if self.env is None:

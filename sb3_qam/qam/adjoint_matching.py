@@ -39,7 +39,7 @@ def memoryless_sigma(times: th.Tensor) -> th.Tensor:
     The noise level that makes the end of the SDE independent of its beginning (arXiv 2409.08861, section 4.3),
     shifted by one step so that it stays finite at t = 0: sigma_k^2 = 2 (1 - t_k + delta) / (t_k + delta).
 
-    :param times: t_k (or tau_k), shape (N, 1, 1)
+    :param times: All t_k (or tau_k), shape (N, 1, 1): their number says how long a step is
     :return: sigma_k, shape (N, 1, 1)
     """
     step_size = 1 / len(times)
@@ -53,7 +53,7 @@ def memoryless_path(
     Roll the policy's memoryless SDE from noise to an action:
     x_{k+1} = x_k + delta (2 v_theta(x_k, t_k) - x_k / (t_k + delta)) + sqrt(delta) sigma_k eps_k.
     The last step follows the behavior flow without noise, x_N = x_{N-1} + delta v_beta(x_{N-1}, t_{N-1}).
-    Gradients pass; adjoint matching itself wants none.
+    Differentiable; adjoint matching calls it under ``no_grad``.
 
     :param policy_velocity: v_theta
     :param behavior_velocity: v_beta, its Polyak average in training
@@ -225,7 +225,7 @@ class PolicyPath(NamedTuple):
     Where the policy went for one batch; A is the action dimension, N the number of flow steps.
 
     :param states: x_k, where the velocities are matched, shape (N, batch, A)
-    :param times: t_k, shape (N, 1, 1)
+    :param times: t_k, of SQAM tau_k, shape (N, 1, 1)
     :param action: Where the path ends, not clipped, shape (batch, A)
     :param policy_velocity: v_theta(x_k, t_k), with gradient, shape (N, batch, A)
     :param behavior_velocity: v_beta(x_k, t_k), same shape
@@ -244,15 +244,15 @@ class PolicyPath(NamedTuple):
 
     def kl(self) -> th.Tensor:
         """:return: KL divergence of the policy's SDE from the behavior's, in nats, a scalar"""
-        return path_kl(self.policy_velocity, self.behavior_velocity, self.sigma)
+        return path_kl(self.policy_velocity.detach(), self.behavior_velocity, self.sigma)
 
     def shift(self) -> th.Tensor:
         """:return: Mean norm of v_theta - v_beta, a scalar"""
         return (self.policy_velocity - self.behavior_velocity).norm(dim=-1).mean()
 
 
-class LeanAdjoint:
-    """QAM: the policy's memoryless SDE, and the lean adjoint along it (arXiv 2601.14234)."""
+class AdjointMethod:
+    """The steps of an update that train the policy flow."""
 
     def path(self, flows: Velocities, noise: PathNoise) -> PolicyPath:
         """
@@ -260,15 +260,7 @@ class LeanAdjoint:
         :param noise: What the path is made from
         :return: The path; gradients reach v_theta at fixed states alone
         """
-        # Along the rollout v_theta is evaluated once: what its gradients need is recorded
-        policy_velocity, behavior_velocity = recorder(flows.policy, noise.x0), flows.behavior_target
-        times = flow_times(len(noise.steps), noise.x0.device)
-        with th.no_grad():
-            path = memoryless_path(policy_velocity, behavior_velocity, *noise)
-            # The last step followed the behavior
-            policy_velocity(path[-2], times[-1])
-            at_states = behavior_velocity(path[:-1], times)
-        return PolicyPath(path[:-1], times, path[-1], policy_velocity.velocities(), at_states)
+        raise NotImplementedError
 
     def terminal(self, critics: Critics, path: PolicyPath, inverse_temperature: float) -> th.Tensor:
         """
@@ -279,7 +271,6 @@ class LeanAdjoint:
         """
         return terminal_adjoint(lambda action: critics.target(action).mean(dim=0), path.action, inverse_temperature)
 
-    @th.no_grad()
     def adjoints(self, flows: Velocities, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
         """
         :param flows: The flows
@@ -287,7 +278,7 @@ class LeanAdjoint:
         :param terminal: g_N
         :return: g_k, shape (N, batch, A)
         """
-        return lean_adjoint(flows.behavior_target, path.states, terminal)
+        raise NotImplementedError
 
     def loss(self, path: PolicyPath, adjoints: th.Tensor, scale_sigma: Callable[[th.Tensor], th.Tensor]) -> th.Tensor:
         """
@@ -307,7 +298,26 @@ class LeanAdjoint:
         return {"policy_shift": path.shift(), "adjoint_norm": adjoints.norm(dim=-1).mean()}
 
 
-class ScalarAdjoint(LeanAdjoint):
+class LeanAdjoint(AdjointMethod):
+    """QAM: the policy's memoryless SDE, and the lean adjoint along it (arXiv 2601.14234)."""
+
+    def path(self, flows: Velocities, noise: PathNoise) -> PolicyPath:
+        # Along the rollout v_theta is evaluated once: what its gradients need is recorded
+        policy_velocity, behavior_velocity = recorder(flows.policy, noise.x0), flows.behavior_target
+        times = flow_times(len(noise.steps), noise.x0.device)
+        with th.no_grad():
+            path = memoryless_path(policy_velocity, behavior_velocity, *noise)
+            # The last step followed the behavior
+            policy_velocity(path[-2], times[-1])
+            at_states = behavior_velocity(path[:-1], times)
+        return PolicyPath(path[:-1], times, path[-1], policy_velocity.velocities(), at_states)
+
+    @th.no_grad()
+    def adjoints(self, flows: Velocities, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
+        return lean_adjoint(flows.behavior_target, path.states, terminal)
+
+
+class ScalarAdjoint(AdjointMethod):
     """SQAM: an action of the policy's flow, bridges to it from fresh noise, no Jacobian (arXiv 2610.10437)."""
 
     def path(self, flows: Velocities, noise: PathNoise) -> PolicyPath:
@@ -326,12 +336,14 @@ class ScalarAdjoint(LeanAdjoint):
         return scalar_adjoint(path.times, terminal)
 
 
-class Backpropagation(LeanAdjoint):
+class Backpropagation(AdjointMethod):
     """
     Back-propagation through the same SDE ("BAM" in the ablation of arXiv 2601.14234): the cost of leaving the behavior
     minus w (mean_i Q_i - rho std_i Q_i) of the online critics at the end of the path.
 
-    For comparison: it needs the memory of N steps, and its gradients can explode where those of matching do not.
+    Unlike matching it takes the online critics, with pessimism, at an action that is not clipped, and its cost lacks
+    the step size: w counts as w / N does there. For comparison: it needs the memory of N steps, and its gradients can
+    explode where those of matching do not.
     """
 
     def path(self, flows: Velocities, noise: PathNoise) -> PolicyPath:
@@ -369,4 +381,8 @@ class Backpropagation(LeanAdjoint):
 
 
 # By the value of QAM's argument ``adjoint``
-OBJECTIVES: dict[str, LeanAdjoint] = {"lean": LeanAdjoint(), "scalar": ScalarAdjoint(), "bptt": Backpropagation()}
+ADJOINT_METHODS: dict[str, AdjointMethod] = {
+    "lean": LeanAdjoint(),
+    "scalar": ScalarAdjoint(),
+    "bptt": Backpropagation(),
+}

@@ -4,7 +4,7 @@ import math
 from typing import Any, Generic, TypeVar
 
 from sb3_qam.common.precision import check_precision
-from sb3_qam.qam.adjoint_matching import OBJECTIVES
+from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS
 from sb3_qam.utils.checks import check_in_range, check_positive_int
 
 Value = TypeVar("Value")
@@ -65,8 +65,8 @@ def check_arguments(model: Any) -> None:
     for name in ("residual", "cuda_graph"):
         if not isinstance(getattr(model, name), bool):
             raise ValueError(f"{name} must be True or False, got {getattr(model, name)!r}.")
-    if model.adjoint not in list(OBJECTIVES):
-        raise ValueError(f"adjoint must be one of {', '.join(map(repr, OBJECTIVES))}, got {model.adjoint!r}.")
+    if model.adjoint not in list(ADJOINT_METHODS):
+        raise ValueError(f"adjoint must be one of {', '.join(map(repr, ADJOINT_METHODS))}, got {model.adjoint!r}.")
     check_precision(model.precision, model.device)
     _check_combinations(model)
 

@@ -25,7 +25,7 @@ def flow_diagnostics(model: Any, n_states: int) -> dict[str, th.Tensor]:
     flows = model.policy.flows(batch.observations)
     critics = model._critics(batch, model.critic.features(batch.observations))
     # Back-propagation has no adjoint: shown is the one that matching would have
-    objective = LeanAdjoint() if model.adjoint == "bptt" else model.policy_objective
+    objective = LeanAdjoint() if model.adjoint == "bptt" else model.adjoint_method
     path = objective.path(flows, noise.path)
     adjoints = objective.adjoints(flows, path, objective.terminal(critics, path, model.inverse_temperature))
     q_values = values_of_policy(model, batch.observations, noise.next_action)

@@ -23,7 +23,7 @@ from sb3_qam.networks.critics import CriticEnsemble
 from sb3_qam.networks.features import frozen
 from sb3_qam.networks.flows import flow_matching_loss
 from sb3_qam.qam import diagnostics
-from sb3_qam.qam.adjoint_matching import OBJECTIVES, Critics, LeanAdjoint
+from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS, AdjointMethod, Critics
 from sb3_qam.qam.arguments import InverseTemperature, PolicyArgument, check_arguments, check_structure
 from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.noise import PathNoise, UpdateNoise
@@ -66,7 +66,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
     :param optimize_memory_usage: Enable a memory efficient variant of the replay buffer
         at a cost of more complexity.
     :param n_steps: Number of steps of the returns (1 by default). Samples whose steps would cross the end of a
-        trajectory have no weight. A ``replay_buffer_class`` of one's own gives the returns it gives
+        trajectory have no weight. A custom ``replay_buffer_class`` computes its own returns
     :param target_update_interval: update the target networks every ``target_update_interval`` gradient steps, counted
         over the whole training and not within one call of ``train()``
     :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
@@ -101,13 +101,13 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
     :param offline_storage: ``"memory"``; ``"memmap"`` for datasets that do not fit into it: they are written to files
         once, and batches are read from there; or ``"cuda"`` to have them on the GPU as well, where batches are
         gathered without a copy
-    :param reward_transform: What to make of rewards and terminations, offline and online: a ``RewardTransform``, or
+    :param reward_transform: How to transform rewards and terminations, offline and online: a ``RewardTransform``, or
         its arguments as a dict
     :param random_shift: Shift the images of training batches by up to that many pixels at random (DrQ,
         https://arxiv.org/abs/2004.13649, has 4), also those in Dicts, 0 for not at all. Acting sees them as they are
-    :param precision: Of the networks' products in training: ``"float32"``, or ``"bf16"``, PyTorch's autocast to
+    :param precision: Precision of matrix products in training: ``"float32"``, or ``"bf16"``, PyTorch's autocast to
         bfloat16, on a CPU or GPU that has it. Parameters, losses and the flow's steps stay float32, and so does acting
-    :param cuda_graph: Whether a GPU is given each update as one CUDA graph, which is recorded after a few ordinary
+    :param cuda_graph: Whether to run each update on a GPU as one CUDA graph, which is recorded after a few ordinary
         updates. It takes Euler steps alone, and networks and features extractors that read no values back. On other
         devices it does nothing
     :param stats_window_size: Window size for the rollout logging, specifying the number of episodes to average
@@ -122,7 +122,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :raises ValueError: if an argument is out of range, two arguments exclude each other, the action space is not a
         bounded Box, or the dataset is unusable or does not fit the environment
-    :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
+    :raises FileNotFoundError: if the dataset is not in the local Minari cache and cannot be downloaded
     :raises TypeError: if ``env`` is not an environment, or ``offline_dataset`` not a dataset
     """
 
@@ -133,7 +133,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: FlowPolicy
-    policy_objective: LeanAdjoint
+    adjoint_method: AdjointMethod
     actor: VelocityField
     critic: CriticEnsemble
     critic_target: CriticEnsemble
@@ -240,7 +240,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         # What the networks were made for, to compare at loading
         self._structure: dict[str, Any] | None = None
         # Whether the policy flow was left out of the last update: it then starts from the behavior flow
-        self._policy_flow_is_behind = False
+        self._is_policy_flow_stale = False
 
         if _init_setup_model:
             self._setup_model()
@@ -256,11 +256,11 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         policy_kwargs = self.policy_kwargs
         self.policy_kwargs = {**policy_kwargs, **self._acting_kwargs()}
         super()._setup_model()
-        # The user's own again, as load(policy_kwargs=...) compares them
+        # Restore the user's: load(policy_kwargs=...) compares them
         self.policy_kwargs = policy_kwargs
         self._create_aliases()
-        self.policy_objective = OBJECTIVES[self.adjoint]
-        # Of the algorithm, so that a file fits with and without a budget
+        self.adjoint_method = ADJOINT_METHODS[self.adjoint]
+        # Of the algorithm and not of the policy, so that a model can be loaded with or without kl_budget
         self.kl_lambda, self.kl_average = th.ones((), device=self.device), th.zeros((), device=self.device)
         self.temperature: FixedTemperature | TrustRegion = FixedTemperature()
         if self.kl_budget is not None:
@@ -296,11 +296,11 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         # A callback may have changed the temperature
         self._set_objective(self._objective)
 
-        objective = {"full": self._update, "bc": self._update_bc}[self._objective]
+        update_networks = {"full": self._update, "bc": self._update_bc}[self._objective]
 
         def update(batch: TransitionBatch, noise: UpdateNoise) -> None:
             with autocast(self.precision, self.device):
-                objective(batch, noise)
+                update_networks(batch, noise)
 
         for _ in range(gradient_steps):
             batch, noise = self._sample_batch(batch_size), self._sample_noise(batch_size)
@@ -337,20 +337,21 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
 
         critics = self._critics(batch, features)
         if noise.path is not None:
-            objective = self.policy_objective
+            method = self.adjoint_method
             # The policy's path, from noise to an action
-            path = objective.path(flows, noise.path)
-            # Terminal adjoint: the gradient of -w Q where the path ends
-            terminal = objective.terminal(critics, path, self.inverse_temperature)
+            path = method.path(flows, noise.path)
+            # Terminal adjoint: the gradient of -w Q where the path ends (for back-propagation, the cost itself)
+            terminal = method.terminal(critics, path, self.inverse_temperature)
             # Lean adjoint: that gradient, carried back along the path
-            adjoints = objective.adjoints(flows, path, terminal)
+            adjoints = method.adjoints(flows, path, terminal)
             # Matching loss: the velocity that the adjoint asks for
-            losses["adjoint_loss"] = objective.loss(path, adjoints, self.temperature.scale_sigma)
+            losses["adjoint_loss"] = method.loss(path, adjoints, self.temperature.scale_sigma)
+            # Value penalty: of all samples, as in the published code, not only of valid ones
             if self.value_penalty > 0:
                 policy_value = self.critic(features, path.action.detach().clamp(-1, 1)).mean()
                 losses["value_penalty"] = self.value_penalty * (policy_value - q_values.mean())
             reported |= {
-                **objective.diagnostics(path, adjoints),
+                **method.diagnostics(path, adjoints),
                 "path_kl": path.kl() / self.chunk_size,
                 **self.temperature.diagnostics(),
             }
@@ -404,7 +405,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
             with frozen(self.critic):
                 return self.critic(features.detach(), actions)
 
-        # Extracted when they are asked for
+        # The target critics extract features when they are called
         return Critics(online, partial(self._target_values, batch), self.pessimism)
 
     def _target_values(self, batch: TransitionBatch, actions: th.Tensor) -> th.Tensor:
@@ -435,20 +436,20 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
 
     def _set_objective(self, objective: str) -> None:
         super()._set_objective(objective)
-        if self.trains_policy_flow and self._policy_flow_is_behind:
+        if self.trains_policy_flow and self._is_policy_flow_stale:
             self.policy.start_from_behavior()
             self.temperature.reset()
-        self._policy_flow_is_behind = not self.trains_policy_flow
+        self._is_policy_flow_stale = not self.trains_policy_flow
         self.choose_actor()
 
     def _actor(self) -> str:
         """:return: What acts, one of the policy's ACTORS"""
         if self._objective == "bc":
             return "bc"
-        return "behavior" if self.inverse_temperature == 0 or self._policy_flow_is_behind else "policy"
+        return "behavior" if self.inverse_temperature == 0 or self._is_policy_flow_stale else "policy"
 
     def choose_actor(self) -> None:
-        """Let the flow act that has been trained."""
+        """Select the flow that acts: the one that was trained last."""
         self.policy.set_actor(self._actor())
 
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
@@ -460,7 +461,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
     def load_behavior(self, source: "QAM | str | Path | io.BufferedIOBase") -> None:
         """
         Take over the behavior flow of another model, whatever its variant: this one then acts as that clone, and
-        its policy starts from there when training goes on.
+        its policy flow starts from it when training continues.
 
         :param source: A model, or the path or file of a saved one, with the same spaces, ``chunk_size``, and sizes,
             activation and features extractor of the velocity fields
@@ -479,7 +480,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
             *super()._excluded_save_params(),
             "actor",
             "_graphed_updates",
-            "policy_objective",
+            "adjoint_method",
             "temperature",
             "kl_lambda",
             "kl_average",

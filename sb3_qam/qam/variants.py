@@ -1,4 +1,8 @@
-"""The variants of QAM: the one place where presets, RL Zoo, suites, charts and the command line look them up."""
+"""The registry of variants: names, defaults, search ranges and published values, for presets, RL Zoo and charts.
+
+What a variant does is elsewhere: how it acts in ``heads.py``, what the policy flow learns from in
+``adjoint_matching.py``, its temperature in ``temperature.py``.
+"""
 
 import math
 from dataclasses import dataclass, field

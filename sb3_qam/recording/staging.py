@@ -1,7 +1,7 @@
 """
 Staged episodes: any process writes each to a file, and all are published together in the Minari cache.
 
-Whatever is killed when, the cache holds the dataset as it was published last, and no finished episode is lost.
+If a process is killed at any time, the cache keeps the dataset as last published, and no finished episode is lost.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Files that are there as a whole, or as they were."""
+"""Atomic file writes."""
 
 import os
 import shutil

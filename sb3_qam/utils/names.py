@@ -1,4 +1,4 @@
-"""Names that say in every process, and tomorrow, which function or class is meant."""
+"""Stable names for functions and classes, the same in every process and run."""
 
 import json
 from functools import partial

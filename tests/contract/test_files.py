@@ -117,7 +117,7 @@ def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_f
         "critic",
         "critic_target",
     }
-    unwanted |= {"_monitor", "_augmentation", "_logger", "rollout_buffer", "eval_env", "device", "policy_objective"}
+    unwanted |= {"_monitor", "_augmentation", "_logger", "rollout_buffer", "eval_env", "device", "adjoint_method"}
     assert not unwanted & data.keys()
     assert data["policy_class"][":type:"]
     # all that a user passes is

@@ -98,7 +98,7 @@ def test_before_the_first_episode_has_ended_sb3_says_so():
         hindsight(Reach(), learning_starts=2).learn(4)
 
 
-def test_statistics_of_vec_normalize_apply_after_relabelling():
+def test_statistics_of_vec_normalize_apply_after_relabeling():
     env = VecNormalize(DummyVecEnv([Reach]))
     model = hindsight(env).learn(60)
     batch = model._sample_batch(100)

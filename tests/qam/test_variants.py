@@ -347,7 +347,7 @@ def test_a_clone_of_another_size_is_refused_and_nothing_is_loaded(pendulum_datas
     assert model.policy.acts_as != "bc"
 
 
-def test_clone_steps_are_not_offline_steps(pendulum_dataset):
+def test_bc_steps_are_not_offline_steps(pendulum_dataset):
     model = QAM("FlowPolicy", "Pendulum-v1", offline_steps=3, **SMALL)
     model.pretrain(pendulum_dataset, gradient_steps=4, objective="bc")
     assert model.num_timesteps == 4
