@@ -1,10 +1,10 @@
 """What happens when learning goes online: ``python benchmarks/offline_to_online.py [--seeds 0 1]``.
 
 On the data and with the settings of the quickstart: after the offline phase the same model is trained for another
-5,000 environment steps, in two ways: with batches of the union of offline and online data, and with half of each batch from either.
-The return is evaluated on the same 50 starts every 500 steps (an episode has a return of 1 if it reaches the goal,
-and 0 otherwise). Printed is the lowest online return beside the offline one; the curves go to ``offline_to_online.png`` and
-``offline_to_online.json`` in the folder given by ``--output``.
+5,000 environment steps, in two ways: with batches of the union of offline and online data, and with half of each
+batch from either. The return is evaluated on the same 50 starts every 500 steps (an episode has a return of 1 if it
+reaches the goal, and 0 otherwise). Printed is the lowest online return beside the offline one; the curves go to
+``offline_to_online.png`` and ``offline_to_online.json`` in the folder given by ``--output``.
 
 Takes about seven minutes for each seed on two CPU cores.
 """

@@ -106,7 +106,8 @@ class ImpalaCNN(BaseFeaturesExtractor):
 
 class ImageCombinedExtractor(CombinedExtractor):
     """
-    SB3's ``CombinedExtractor`` for Dict observations, with a configurable extractor for the images; each image key has its own instance. All other keys are flattened, and the features of all are put side by side.
+    SB3's ``CombinedExtractor`` for Dict observations, with a configurable extractor for the images; each image key
+    has its own instance. All other keys are flattened, and the features of all are put side by side.
 
     :param observation_space: Space of the observations, images channels first
     :param image_extractor_class: Features extractor of an image
