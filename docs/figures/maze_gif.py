@@ -16,7 +16,6 @@ from two_modes import read_arguments
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import quickstart
-
 from sb3_qam import QAM
 
 SIZE = 280
