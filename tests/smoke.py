@@ -12,10 +12,9 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-import yaml
 
 import sb3_qam
-from sb3_qam import QAM
+from sb3_qam import QAM, preset
 from sb3_qam.callbacks import FlowDiagnosticsCallback
 from sb3_qam.recording.collect import collect
 
@@ -55,16 +54,12 @@ def train() -> None:
     print(f"Trained for {model.num_timesteps} steps: {model.num_timesteps - 20} offline and 20 online")
 
 
-def read_configurations() -> None:
-    """The zoo's files are there and can be read."""
-    tasks = {
-        file.name: len(yaml.safe_load(file.read_text()))
-        for file in (files(sb3_qam) / "zoo" / "hyperparams").iterdir()
-        if file.name.endswith(".yml")
-    }
-    if "qam.yml" not in tasks:
-        raise SystemExit(f"The zoo's configurations are missing, there are {tasks}")
-    print("Configurations: " + ", ".join(f"{name} ({number} entries)" for name, number in sorted(tasks.items())))
+def read_files() -> None:
+    """What is no Python is there as well, and the published settings can be read."""
+    missing = [name for name in ("page.html", "published.csv") if not (files(sb3_qam) / "results" / name).is_file()]
+    if missing:
+        raise SystemExit(f"sb3_qam/results lacks {missing}")
+    print(f"Published settings: {', '.join(preset('cube-triple-play', 'SQAM').kwargs)}")
 
 
 def run_commands() -> None:
@@ -85,6 +80,6 @@ if __name__ == "__main__":
         os.environ["MINARI_DATASETS_PATH"] = folder
         check_installation()
         train()
-        read_configurations()
+        read_files()
         run_commands()
     print("The wheel works.")
