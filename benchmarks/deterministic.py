@@ -94,7 +94,8 @@ def ogbench(seed: int, data: Path | None) -> Iterator[Checkpoint]:
     register_environments()
     task = "pointmaze-medium-navigate-singletask-task1-v0"
     dataset = import_ogbench(task, data)
-    model = QAM("FlowPolicy", offline_dataset=dataset.id, kl_budget=0.5, chunk_size=5, seed=seed, **SMALL)
+    arguments: dict[str, Any] = {"kl_budget": 0.5, "chunk_size": 5, "gamma": 0.995, "flow_steps": 5}
+    model = QAM("FlowPolicy", offline_dataset=dataset.id, seed=seed, **arguments, **SMALL)
     model.pretrain(gradient_steps=10_000, objective="bc")
     for steps in (10_000, 20_000):
         model.pretrain(gradient_steps=10_000, reset_num_timesteps=False)
