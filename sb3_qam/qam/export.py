@@ -85,6 +85,7 @@ def export_onnx(policy: FlowPolicy, path: str | os.PathLike[str]) -> None:
     :param policy: The policy
     :param path: The file, ``.onnx`` is appended where it has no suffix
     :raises ImportError: if onnx or onnxruntime is not installed
+    :raises OSError: if the file cannot be written
     :raises ValueError: if the ``ode_method`` or a features extractor cannot be exported, or gives other actions in
         onnxruntime than here, or a key of the observations is a name of the file's own
     """
@@ -98,7 +99,6 @@ def export_onnx(policy: FlowPolicy, path: str | os.PathLike[str]) -> None:
     _check_ode_method(policy)
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".onnx")
-    path.parent.mkdir(parents=True, exist_ok=True)
     space = policy.observation_space
     keys = list(space.spaces) if isinstance(space, spaces.Dict) else None
     traced, compared = (_example_inputs(policy, n, seed=n) for n in (N_TRACED, N_COMPARED))
@@ -106,10 +106,13 @@ def export_onnx(policy: FlowPolicy, path: str | os.PathLike[str]) -> None:
     modes = [(module, module.training) for module in policy.modules()]
     sampler.eval()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as unfinished:
             actions = _write_and_run(sampler, traced, compared, unfinished)
             with th.no_grad():
                 _check_same(actions, sampler(*compared.values()).cpu().numpy(), sampler)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}. Make room there, or choose another folder.") from error
     finally:
         for module, mode in modes:
             module.training = mode
@@ -177,6 +180,9 @@ def _write_and_run(
             )
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (actions,) = session.run(None, {name: part.cpu().numpy() for name, part in compared.items()})
+    except OSError:
+        # Of the file, and not of what is written
+        raise
     except Exception as error:
         # The exporter, onnxruntime and an extractor's own code have no error in common
         reason = str(error).strip().partition("\n")[0]

@@ -222,3 +222,13 @@ def test_what_to_install_is_said(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r'pip install "sb3-qam\[onnx\]"'):
         export_onnx(make_policy(), tmp_path / "policy.onnx")
+
+
+def test_a_full_disk_or_a_folder_that_cannot_be_made_is_named_and_nothing_is_left(small_disk: Path, tmp_path: Path):
+    policy = make_policy(net_arch=[1024] * 5)
+    with pytest.raises(OSError, match=r"policy.onnx cannot be written: .*No space left.*Make room"):
+        export_onnx(policy, small_disk / "policy.onnx")
+    assert list(small_disk.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/policy.onnx cannot be written: .*another folder"):
+        export_onnx(make_policy(), tmp_path / "file" / "policy.onnx")
