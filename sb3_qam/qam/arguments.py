@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from sb3_qam.common.precision import check_precision
 from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS
-from sb3_qam.utils.checks import check_in_range, check_positive_int
+from sb3_qam.utils.checks import check_in_range, check_one_of, check_positive_int
 
 Value = TypeVar("Value")
 
@@ -65,8 +65,7 @@ def check_arguments(model: Any) -> None:
     for name in ("residual", "cuda_graph"):
         if not isinstance(getattr(model, name), bool):
             raise ValueError(f"{name} must be True or False, got {getattr(model, name)!r}.")
-    if model.adjoint not in list(ADJOINT_METHODS):
-        raise ValueError(f"adjoint must be one of {', '.join(map(repr, ADJOINT_METHODS))}, got {model.adjoint!r}.")
+    check_one_of("adjoint", model.adjoint, ADJOINT_METHODS)
     check_precision(model.precision, model.device)
     _check_combinations(model)
 
