@@ -58,7 +58,7 @@ def evaluate(
                 for name, deterministic in {"deterministic": True, "sampled": False}.items():
                     # The same starts and noise in each row
                     each.set_random_seed(seed)
-                    vec_env, env_id = _make_env(model, env, models[""], n_envs, seed)
+                    vec_env, env_id = make_env(model, env, models[""], n_envs, seed)
                     found = evaluate_model(each, vec_env, episodes, deterministic)
                     summaries[prefix + name] = found.summary()
                     vec_env.close()
@@ -74,8 +74,13 @@ def evaluate(
         typer.echo(f"{name:16} {spread:>22} {row['mean_length']:8.4g} {success:>8}")
 
 
-def _make_env(path: Path, env_id: str | None, model: BaseAlgorithm, n_envs: int, seed: int) -> tuple[VecEnv, str]:
+def make_env(path: Path, env_id: str | None, model: BaseAlgorithm, n_envs: int, seed: int) -> tuple[VecEnv, str]:
     """
+    :param path: Path of the saved model
+    :param env_id: Id of the environment, by default that of RL Zoo's run or of the model's dataset
+    :param model: The model
+    :param n_envs: Number of environments
+    :param seed: Their seed
     :return: Environments as the model knows them, and their id
     :raises ValueError: if the environment is not known
     """
