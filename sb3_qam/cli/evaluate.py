@@ -15,10 +15,18 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_qam import QAM
 from sb3_qam.cli.data import find_algorithm
 from sb3_qam.cli.errors import on_one_line
+from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.evaluation import evaluate as evaluate_model
 from sb3_qam.datasets.sources import open_datasets
 from sb3_qam.environments import register_environments
 from sb3_qam.results.runs import read_settings, settings_folder
+
+ReplanEvery = Annotated[
+    int | None, typer.Option(help="With chunks: make a new one after that many actions, by default at its end.")
+]
+EnsembleDecay = Annotated[
+    float | None, typer.Option(help="With chunks: average those that overlap, with ACT's weights, such as 0.01.")
+]
 
 
 def evaluate(
@@ -34,6 +42,8 @@ def evaluate(
         str | None, typer.Option(help="bc: also evaluate the model's behavior flow, a clone of its data.")
     ] = None,
     algo: Annotated[str, typer.Option(help="Its algorithm, of SB3, sb3-contrib or this package.")] = "qam",
+    replan_every: ReplanEvery = None,
+    ensemble_decay: EnsembleDecay = None,
     device: Annotated[str, typer.Option(help="PyTorch device (cpu, cuda, ...).")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
@@ -53,6 +63,11 @@ def evaluate(
                 clone = QAM.load(model, device=device, seed=seed)
                 clone.load_behavior(model)
                 models["bc "] = clone
+            for each in models.values():
+                if isinstance(each.policy, ChunkedPolicy):
+                    each.policy.replan_every, each.policy.ensemble_decay = replan_every, ensemble_decay
+                elif (replan_every, ensemble_decay) != (None, None):
+                    raise ValueError(f"--replan-every and --ensemble-decay are for chunks, which '{algo}' has not.")
             summaries = {}
             for prefix, each in models.items():
                 for name, deterministic in {"deterministic": True, "sampled": False}.items():

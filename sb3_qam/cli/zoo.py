@@ -7,6 +7,8 @@ from importlib import import_module
 import typer
 
 from sb3_qam.cli.errors import on_one_line
+from sb3_qam.cli.evaluate import EnsembleDecay, ReplanEvery
+from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.qam.variants import VARIANTS
 
 TRAIN_HELP = f"""Train by RL Zoo: every option below is the zoo's.
@@ -21,11 +23,14 @@ Examples:
 Algorithms of this package: {", ".join(VARIANTS)}. Configurations: sb3_qam/zoo/hyperparams.py.
 Ctrl-C saves the model and says how to resume.
 """
-ENJOY_HELP = """Watch a trained model by RL Zoo: every option below is the zoo's.
+ENJOY_HELP = """Watch a trained model by RL Zoo: every option below is the zoo's. With chunks also:
+  --replan-every N      make a new chunk after that many actions, by default at its end
+  --ensemble-decay K    average overlapping chunks, with ACT's weights, such as 0.01
 
 Examples:
   sb3-qam enjoy --algo qam --env PointMaze_UMaze-v3 -f logs
   sb3-qam enjoy --algo qam --env PointMaze_UMaze-v3 -f logs --load-best --no-render -n 3000
+  sb3-qam enjoy --algo trqam --env cube-double-play-singletask-task1-v0 -f logs --replan-every 1 --ensemble-decay 0.01
 """
 
 
@@ -34,8 +39,10 @@ def train(context: typer.Context) -> None:
     _run(context, "train", TRAIN_HELP)
 
 
-def enjoy(context: typer.Context) -> None:
+def enjoy(context: typer.Context, replan_every: ReplanEvery = None, ensemble_decay: EnsembleDecay = None) -> None:
     """Watch a trained model by RL Zoo, with all its options. See: sb3-qam enjoy --help"""
+    # The zoo loads the model itself
+    ChunkedPolicy.replan_every, ChunkedPolicy.ensemble_decay = replan_every, ensemble_decay
     _run(context, "enjoy", ENJOY_HELP)
 
 

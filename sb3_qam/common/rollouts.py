@@ -9,6 +9,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_qam.common.buffers import end_trajectories
 from sb3_qam.common.checks import check_finite_observation
+from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.datasets.rewards import RewardTransform, successes_of_step
 
 
@@ -22,6 +23,7 @@ class StatefulRollouts(OffPolicyAlgorithm):
     environments are reset first, so that no trajectory has a gap.
     """
 
+    policy: ChunkedPolicy
     reward_transform: RewardTransform | None = None
     _rollout_state: tuple[np.ndarray, ...] | None = None
     _step_pending = False
@@ -36,8 +38,10 @@ class StatefulRollouts(OffPolicyAlgorithm):
         if self.num_timesteps < learning_starts and not self._has_learned:
             check_finite_observation(self._last_obs, self.observation_space)
             return super()._sample_action(learning_starts, action_noise, n_envs)
-        # As SB3, which has no state
-        action, self._rollout_state = self.predict(self._last_obs, self._rollout_state, self._last_episode_starts)
+        # As SB3, which has no state. The critics value whole chunks, however they are executed in acting
+        action, self._rollout_state = self.policy.predict(
+            self._last_obs, self._rollout_state, self._last_episode_starts, open_loop=True
+        )
         scaled_action = self.policy.scale_action(action)
         if action_noise is not None:
             scaled_action = np.clip(scaled_action + action_noise(), -1, 1)

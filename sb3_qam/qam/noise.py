@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_qam.qam.observation_noise import ObservationNoise
+from sb3_qam.runtime import ObservationNoise
 
 # ``draw(n_samples, batch, action_dim)`` gives standard normal numbers of that shape
 Draw = Callable[..., th.Tensor]

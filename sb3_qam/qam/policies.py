@@ -4,10 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -19,8 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_qam.common.buffers import n_rows
-from sb3_qam.common.checks import check_finite_observation
-from sb3_qam.common.chunks import predict_in_chunks
+from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.networks.actors import ConditionedFlows, EditPolicy, OneStepFlow, VelocityField
 from sb3_qam.networks.critics import CriticEnsemble
 from sb3_qam.networks.features import FeaturesNetwork
@@ -63,7 +60,7 @@ class Acting(NamedTuple):
     n_candidates: int
 
 
-class FlowPolicy(BasePolicy):
+class FlowPolicy(ChunkedPolicy):
     """
     Policy class of QAM: a behavior flow, a policy flow, an ensemble of critics, and the action head of a variant.
 
@@ -376,41 +373,6 @@ class FlowPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         draw = draw_from_observations(observation) if deterministic else None
         return self.sample_actions(observation, self.draw_noise(n_rows(observation), draw))
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        Get the policy action from an observation. With chunks, the rest of each environment's chunk is the state:
-        give it back, as to a recurrent policy, and the chunk is executed open loop; without it a new one begins.
-
-        :param observation: the input observation
-        :param state: what the last call returned
-        :param episode_start: whether each environment has just been reset, shape (n_envs,): a new chunk begins
-        :param deterministic: Whether the noise that an action is made from is a function of the observation
-            (the same observation gives the same action) or freshly drawn
-        :return: the model's action and the next state, ``None`` where actions are not chunked
-        :raises ValueError: if the state is not one of as many environments, or an observation is not finite
-        """
-        # SB3 explains the mistake of passing what env.reset() returns
-        if isinstance(observation, tuple):
-            return super().predict(observation)
-        # Before anything moves: a robot would
-        check_finite_observation(observation, self.observation_space)
-        if self.chunk_size == 1:
-            return super().predict(observation, state, episode_start, deterministic)
-        return predict_in_chunks(
-            lambda rows: super(FlowPolicy, self).predict(rows, deterministic=deterministic)[0],
-            observation,
-            state,
-            episode_start,
-            (self.chunk_size, *self.action_space.shape),  # type: ignore[misc]
-            self.is_vectorized_observation,
-        )
 
     def set_training_mode(self, mode: bool) -> None:
         """

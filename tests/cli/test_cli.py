@@ -79,7 +79,11 @@ def test_train_enjoy_resume_and_evaluate_from_an_empty_folder(maze_dataset, tmp_
     model = QAM.load(folder / f"{MAZE}.zip")
     assert (model.num_timesteps, model._n_offline_steps_done, model._n_updates) == (300, 100, 300)
 
-    assert "Loading logs/qam" in run(tmp_path, "enjoy", *task, "-f", "logs", "--no-render", "-n", "50")
+    enjoy = ["enjoy", *task, "-f", "logs", "--no-render", "-n", "50"]
+    assert "Loading logs/qam" in run(tmp_path, *enjoy)
+    assert "Loading logs/qam" in run(tmp_path, *enjoy, "--replan-every", "1", "--ensemble-decay", "0.01")
+    refused = start(tmp_path, *enjoy, "--replan-every", "2").communicate()[1]
+    assert "replan_every must be an integer from 1 to chunk_size=1" in refused.splitlines()[-1]
 
     file = str(folder / f"{MAZE}.zip")
     run(tmp_path, "train", *task, "-n", "20", "--eval-freq", "-1", "-i", file, *HYPERPARAMS)

@@ -164,3 +164,15 @@ def test_what_is_no_model_is_said_on_one_line(model: Path):
     (model.parent / "text.zip").write_text("no model")
     for name in ("nothing.zip", ".", "text.zip"):
         assert error_of(model.parent / name).startswith("Error: ")
+
+
+def test_chunks_are_executed_as_the_options_say(model: Path, tmp_path: Path):
+    task = (model, "-n", "2", "--env", "Pendulum-v1")
+    open_loop = evaluate(*task)
+    assert evaluate(*task, "--replan-every", "3") == open_loop
+    for options in (["--replan-every", "1"], ["--ensemble-decay", "0.01"]):
+        assert evaluate(*task, *options)["deterministic"] != open_loop["deterministic"]
+    assert "replan_every must be an integer from 1 to chunk_size=3" in error_of(*task, "--replan-every", "4")
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "sac.zip")
+    of_sac = (tmp_path / "sac.zip", "--algo", "sac", "--env", "Pendulum-v1")
+    assert "are for chunks, which 'sac' has not" in error_of(*of_sac, "--replan-every", "1")

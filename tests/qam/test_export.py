@@ -18,7 +18,7 @@ from sb3_qam.common.buffers import map_observations
 from sb3_qam.networks.cpu_kernels import members_of
 from sb3_qam.qam.export import export_onnx
 from sb3_qam.qam.noise import SamplingNoise
-from sb3_qam.qam.observation_noise import ObservationNoise
+from sb3_qam.runtime import ObservationNoise
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
 IMAGE = spaces.Box(0, 255, (3, 12, 12), np.uint8)
