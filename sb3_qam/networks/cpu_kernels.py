@@ -286,11 +286,12 @@ def members_of(mlp: nn.Sequential, n_members: int | None = None) -> list[list[La
     :param mlp: A network
     :param n_members: Number of members of an ensemble, ``None`` for a single network
     :return: The layers of each member, as views of the parameters, or as copies in bfloat16 where autocast asks
-        for it; ``None`` if they cannot be evaluated together, or are being exported to ONNX
+        for it; ``None`` if they cannot be evaluated together, or are being exported
     """
     dtype = th.get_autocast_dtype("cpu") if th.is_autocast_enabled("cpu") else th.float32
     # In a file there are to be the operators of the modules
-    if not _is_enabled or th.onnx.is_in_onnx_export() or dtype not in (th.float32, th.bfloat16):
+    is_exported = th.onnx.is_in_onnx_export() or th.compiler.is_exporting()
+    if not _is_enabled or is_exported or dtype not in (th.float32, th.bfloat16):
         return None
     kinds = LAYER_KINDS if n_members is None else ENSEMBLE_LAYER_KINDS
     layers: list[tuple[Any, ...]] = []

@@ -16,7 +16,7 @@ from torch import nn
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
 from sb3_qam.common.buffers import map_observations
 from sb3_qam.networks.cpu_kernels import members_of
-from sb3_qam.qam.export import export_onnx
+from sb3_qam.qam.export import Sampler, export_onnx
 from sb3_qam.qam.noise import SamplingNoise
 from sb3_qam.runtime import ObservationNoise
 
@@ -232,3 +232,17 @@ def test_a_full_disk_or_a_folder_that_cannot_be_made_is_named_and_nothing_is_lef
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file/policy.onnx cannot be written: .*another folder"):
         export_onnx(make_policy(), tmp_path / "file" / "policy.onnx")
+
+
+@pytest.mark.parametrize("name", ["plain", "edit, best of n, chunk", "one-step", "residual", "Dict", "image"])
+def test_torch_export_takes_what_is_exported(name: str):
+    policy = make_policy(**POLICIES[name])
+    sampler = Sampler(policy).eval()
+    inputs = sampler.example_inputs(2)
+    batch = th.export.Dim("batch", min=1)
+    shapes = tuple({1 if key.endswith("noise") else 0: batch} for key in inputs)
+    program = th.export.export(sampler, tuple(inputs.values()), dynamic_shapes=(shapes,))
+    for n in (1, 5):
+        others = sampler.example_inputs(n, seed=n).values()
+        with th.no_grad():
+            assert th.allclose(program.module()(*others), sampler(*others), atol=1e-5)
