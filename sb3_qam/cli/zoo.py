@@ -43,7 +43,10 @@ def enjoy(context: typer.Context, replan_every: ReplanEvery = None, ensemble_dec
     """Watch a trained model by RL Zoo, with all its options. See: sb3-qam enjoy --help"""
     # The zoo loads the model itself
     ChunkedPolicy.replan_every, ChunkedPolicy.ensemble_decay = replan_every, ensemble_decay
-    _run(context, "enjoy", ENJOY_HELP)
+    try:
+        _run(context, "enjoy", ENJOY_HELP)
+    finally:
+        ChunkedPolicy.replan_every = ChunkedPolicy.ensemble_decay = None
 
 
 def _run(context: typer.Context, command: str, help_text: str) -> None:
