@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_qam.common.buffers import map_observations, to_tensor
-from sb3_qam.qam.noise import SamplingNoise
+from sb3_qam.common.noise import SamplingNoise
 from sb3_qam.qam.policies import FlowPolicy
 from sb3_qam.utils.atomic import atomic_write
 
@@ -73,8 +73,9 @@ def export_onnx(policy: FlowPolicy, path: str | os.PathLike[str]) -> None:
     - ``noise``: standard normal, shape (best_of_n, batch, action_dim), action_dim being that of a whole chunk
     - ``edit_noise``, with QAM-E alone: standard normal, of the same shape
 
-    With the noise that :class:`~sb3_qam.qam.observation_noise.ObservationNoise` makes of the observations, ``noise``
-    first, the file acts as ``predict(deterministic=True)`` does: ONNX has no operator for the bits of a number.
+    With the noise that :class:`~sb3_qam.networks.observation_noise.ObservationNoise` makes of the observations,
+    ``noise`` first, the file acts as ``predict(deterministic=True)`` does: ONNX has no operator for the bits of a
+    number.
 
     The output ``action`` is within the bounds of the action space, shape ``(batch, *action_shape)``, or
     ``(batch, chunk_size, *action_shape)`` where actions are chunked. What acts in the policy acts in the file:

@@ -15,10 +15,10 @@ from torch import nn
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
 from sb3_qam.common.buffers import map_observations
+from sb3_qam.common.noise import SamplingNoise
 from sb3_qam.networks.cpu_kernels import members_of
+from sb3_qam.networks.observation_noise import ObservationNoise
 from sb3_qam.qam.export import export_onnx
-from sb3_qam.qam.noise import SamplingNoise
-from sb3_qam.qam.observation_noise import ObservationNoise
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
 IMAGE = spaces.Box(0, 255, (3, 12, 12), np.uint8)

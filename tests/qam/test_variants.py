@@ -13,8 +13,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_qam import QAM, FlowPolicy
+from sb3_qam.common.noise import SamplingNoise
 from sb3_qam.common.phases import SpacesOnlyEnv
-from sb3_qam.qam.noise import SamplingNoise
 from sb3_qam.qam.temperature import TrustRegion
 
 SMALL = {"batch_size": 32, "flow_steps": 4, "buffer_size": 1000, "seed": 0, "policy_kwargs": {"net_arch": [16, 16]}}
