@@ -1,6 +1,20 @@
 """Q-learning with Adjoint Matching for Stable-Baselines3."""
 
-from sb3_qam.qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy, export_onnx, preset
+from sb3_qam.common.export import export_onnx
+from sb3_qam.ifql import IFQL
+from sb3_qam.presets import preset
+from sb3_qam.qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
+from sb3_qam.rebrac import ReBRAC
 from sb3_qam.version import __version__
 
-__all__ = ["QAM", "CnnPolicy", "FlowPolicy", "MultiInputPolicy", "__version__", "export_onnx", "preset"]
+__all__ = [
+    "IFQL",
+    "QAM",
+    "CnnPolicy",
+    "FlowPolicy",
+    "MultiInputPolicy",
+    "ReBRAC",
+    "__version__",
+    "export_onnx",
+    "preset",
+]

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import gymnasium as gym
 
-from sb3_qam.qam.presets import DOMAINS
+from sb3_qam.presets import DOMAINS
 from sb3_qam.recording.ogbench import split_task_id
 
 __all__ = ["OGBENCH_TASKS", "register_environments"]

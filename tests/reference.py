@@ -1,4 +1,4 @@
-"""Compare QAM with recorded numbers of the published implementation: ``python -m tests.reference FILE.npz...``
+"""Compare with recorded numbers of the published implementation: ``python -m tests.reference FILE.npz...``
 
 Each file is one tiny problem: parameters, batches, every random draw, and what came of them. The model is built from
 the file's own ``meta``, is given its parameters, and runs its own ``train()``; only the batches and the noise are
@@ -20,12 +20,15 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
-from sb3_qam import QAM
+from sb3_qam import IFQL, QAM, ReBRAC
 from sb3_qam.common.buffers import TransitionBatch
+from sb3_qam.common.noise import SamplingNoise
+from sb3_qam.common.optimization import JointOptimization
 from sb3_qam.common.phases import SpacesOnlyEnv
+from sb3_qam.ifql import ifql
 from sb3_qam.networks import cpu_kernels
 from sb3_qam.qam.adjoint_matching import AdjointMethod, PolicyPath
-from sb3_qam.qam.noise import PathNoise, SamplingNoise, UpdateNoise
+from sb3_qam.qam.noise import PathNoise, UpdateNoise
 
 TOLERANCE = 5e-5
 
@@ -41,6 +44,10 @@ MODULES = {
     "modules_edit_alpha": "head.entropy_coef",
     "modules_actor_bc_flow": "behavior_flow",
     "modules_actor_onestep_flow": "head.one_step_flow",
+    "modules_actor_flow": "behavior_flow",
+    "modules_value": "value",
+    "modules_actor": "actor",
+    "modules_target_actor": "actor_target",
 }
 UNUSED_MODULES = {"modules_target_actor_fast"}
 # Recorded name -> what train() reports it as, where the two differ
@@ -50,16 +57,29 @@ REPORTED = {
     "bam_loss": "adjoint_loss",
     "bc_flow_loss": "bc_loss",
     "distill_loss": "fql_distill_loss",
+    "total_loss": "policy_loss",
 }
 # Recorded name -> attribute of the trust region, both after the update
 DUAL_VARIABLES = {"lam": "kl_lambda", "kl_ema": "kl_average"}
 # Diagnostics that this package defines otherwise or leaves out; fast_loss repeats adj_loss, and critic_loss_total has
 # the gap_reg_term with its coefficient
 NOT_REPORTED = {"fast_loss", "adj_max", "adj_mean", "adj_std", "q_max", "q_min", "gap_reg_term"}
+NOT_REPORTED |= {"v_max", "v_min", "mse", "action_std"}
 # Sums of losses that train() reports one by one
-SUMS = {"critic_loss_total": ("critic_loss", "value_penalty"), "actor_loss": ("bc_loss", "fql_loss")}
+SUMS = {
+    "critic_loss_total": ("critic_loss", "value_penalty"),
+    "fql_actor_loss": ("bc_loss", "fql_loss"),
+    "policy_loss": ("actor_loss", "bc_loss"),
+}
+# Recorded name -> what train() reports it as, where algorithms have other things of that name
+OF_ALGORITHM = {
+    # The cost of leaving the behavior
+    ("bam", "bc_loss"): "control_cost",
+    ("fql", "actor_loss"): "fql_actor_loss",
+    ("ifql", "actor_loss"): "bc_loss",
+}
 
-# Hyper-parameter in the file -> argument of QAM
+# Hyper-parameter in the file -> argument
 ARGUMENTS = {
     "discount": "gamma",
     "inv_temp": "inverse_temperature",
@@ -69,6 +89,12 @@ ARGUMENTS = {
     "flow_steps": "flow_steps",
     "batch_size": "batch_size",
     "kl_budget": "kl_budget",
+    "kappa": "expectile",
+    "num_samples": "best_of_n",
+    "alpha_actor": "bc_coef",
+    "actor_freq": "target_update_interval",
+    "actor_noise": "target_policy_noise",
+    "actor_noise_clip": "target_noise_clip",
 }
 # Algorithm in the file -> what makes it of QAM, beside the hyper-parameters
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -99,6 +125,7 @@ CONSTANTS = {
     "lam_scale": 3.0,
     "lambda_max": 100.0,
     "lambda_min": 0.01,
+    "actor_fc_scale": 0.01,
 }
 
 
@@ -122,12 +149,11 @@ class RecordedObjective:
         return self.all_adjoints[-1]
 
 
-class RecordedQAM(QAM):
-    """QAM on recorded batches and noise, which keeps what its updates make of them."""
+class Recorded(JointOptimization):
+    """An algorithm on recorded batches and noise, which keeps what its updates make of them."""
 
-    def replay(self, batches: list[TransitionBatch], noises: list[UpdateNoise]) -> None:
+    def replay(self, batches: list[TransitionBatch], noises: list[Any]) -> None:
         self._recorded = iter(zip(batches, noises, strict=True))
-        self.adjoint_method = self.recorded_objective = RecordedObjective(self.adjoint_method)  # type: ignore[assignment]
         self.gradients: list[dict[str, th.Tensor]] = []
         self.reported: list[dict[str, th.Tensor]] = []
         self.dual_variables: list[dict[str, th.Tensor]] = []
@@ -138,16 +164,17 @@ class RecordedQAM(QAM):
         batch, self._noise = next(self._recorded)
         return batch
 
-    def _sample_noise(self, batch_size: int) -> UpdateNoise:
+    def _sample_noise(self, batch_size: int) -> Any:
         return self._noise
 
-    def _update(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
+    def _update(self, batch: TransitionBatch, noise: Any) -> None:
         super()._update(batch, noise)
+        temperature = getattr(self, "temperature", None)
         self.dual_variables.append(
             {
-                name: getattr(self.temperature, ours).clone()
+                name: getattr(temperature, ours).clone()
                 for name, ours in DUAL_VARIABLES.items()
-                if hasattr(self.temperature, ours)
+                if hasattr(temperature, ours)
             }
         )
 
@@ -165,12 +192,33 @@ class RecordedQAM(QAM):
         super()._optimize(losses, reported, targets)
 
 
-def build_model(meta: dict[str, Any]) -> RecordedQAM:
+class RecordedQAM(Recorded, QAM):
+    """QAM, whose paths and adjoints are kept, too."""
+
+    def replay(self, batches: list[TransitionBatch], noises: list[Any]) -> None:
+        self.adjoint_method = self.recorded_objective = RecordedObjective(self.adjoint_method)  # type: ignore[assignment]
+        super().replay(batches, noises)
+
+
+class RecordedIFQL(Recorded, IFQL):
+    pass
+
+
+class RecordedReBRAC(Recorded, ReBRAC):
+    pass
+
+
+# Algorithm in the file -> class, where it is not QAM
+CLASSES: dict[str, type[Recorded]] = {"ifql": RecordedIFQL, "rebrac": RecordedReBRAC}
+
+
+def build_model(meta: dict[str, Any]) -> Recorded:
     """The model that ``meta`` describes, all sizes and hyper-parameters included."""
     config = meta["config"]
     for name, expected in CONSTANTS.items():
         if name in config and config[name] != expected:
-            raise ValueError(f"{name}={config[name]!r} is recorded, QAM has {expected!r} and no argument for it")
+            raise ValueError(f"{name}={config[name]!r} is recorded, here is {expected!r} and no argument for it")
+    algorithm = CLASSES.get(config["agent_name"], RecordedQAM)
     arguments = {argument: config[name] for name, argument in ARGUMENTS.items() if name in config}
     arguments |= ALGORITHMS.get(config["agent_name"], {})
     for name, (argument, off) in VARIANT_ARGUMENTS.items():
@@ -178,19 +226,16 @@ def build_model(meta: dict[str, Any]) -> RecordedQAM:
             arguments[argument] = config[name]
     if meta["horizon"] > 1:
         arguments["chunk_size" if meta["action_chunking"] else "n_steps"] = meta["horizon"]
+    policy_kwargs = {
+        "net_arch": {"pi": list(config["actor_hidden_dims"]), "qf": list(config["value_hidden_dims"])},
+        "n_critics": config["num_qs"],
+        "flow_layer_norm": config["actor_layer_norm"],
+    }
+    if algorithm is RecordedReBRAC:
+        # It has no flow
+        del arguments["flow_steps"], policy_kwargs["flow_layer_norm"]
     env = SpacesOnlyEnv(spaces.Box(-np.inf, np.inf, (meta["obs_dim"],)), spaces.Box(-1.0, 1.0, (meta["action_dim"],)))
-    return RecordedQAM(
-        "FlowPolicy",
-        env,
-        **arguments,
-        buffer_size=1000,
-        device="cpu",
-        policy_kwargs={
-            "net_arch": {"pi": list(config["actor_hidden_dims"]), "qf": list(config["value_hidden_dims"])},
-            "n_critics": config["num_qs"],
-            "flow_layer_norm": config["actor_layer_norm"],
-        },
-    )
+    return algorithm("MlpPolicy", env, **arguments, buffer_size=1000, device="cpu", policy_kwargs=policy_kwargs)
 
 
 def parameter_for(policy: nn.Module, recorded: str) -> tuple[str, nn.Parameter]:
@@ -201,7 +246,8 @@ def parameter_for(policy: nn.Module, recorded: str) -> tuple[str, nn.Parameter]:
     if layer_name is None:  # a lone scalar: modules_edit_alpha/log_value
         name = f"{name}.{leaf}"
     else:
-        kind, _, index = layer_name.rpartition("_")
+        # ReBRAC's output layer, behind those that are counted
+        kind, _, index = "Dense_-1".rpartition("_") if layer_name == "mean_net" else layer_name.rpartition("_")
         if kind in ("Dense", "LayerNorm"):
             layers = {"Dense": [], "LayerNorm": []}  # type: dict[str, list[str]]
             for position, layer in policy.get_submodule(f"{name}.mlp").named_children():
@@ -215,8 +261,13 @@ def parameter_for(policy: nn.Module, recorded: str) -> tuple[str, nn.Parameter]:
 
 
 def as_recorded(ours: th.Tensor, recorded: np.ndarray, leaf: str) -> np.ndarray:
-    """Our array in the recorded layout: a kernel is (in, out) there, PyTorch's linear layers have (out, in)."""
+    """
+    Our array in the recorded layout: a kernel is (in, out) there, PyTorch's linear layers have (out, in). A value
+    function is an ensemble of one here.
+    """
     array = ours.detach().numpy()
+    if array.ndim > recorded.ndim:
+        return array[0]
     return array.T if leaf == "kernel" and recorded.ndim == 2 else array
 
 
@@ -243,9 +294,13 @@ def recorded_batch(batch: dict[str, np.ndarray], meta: dict[str, Any]) -> Transi
     return TransitionBatch(*map(th.from_numpy, tensors))
 
 
-def recorded_noise(noise: dict[str, np.ndarray]) -> UpdateNoise:
+def recorded_noise(noise: dict[str, np.ndarray], algorithm: str) -> Any:
     """The samples of an action count along the second axis in the file, along the first one here."""
     tensors = {name: th.from_numpy(array) for name, array in noise.items()}
+    if algorithm == "rebrac":
+        return tensors["target_noise"]
+    if algorithm == "ifql":
+        return ifql.UpdateNoise(**tensors)
     next_noise = [tensors.pop(name).transpose(0, 1) for name in ("next_action_x0", "next_edit_eps") if name in tensors]
     head_noise = [tensors.pop(name) for name in ("fql_x0", "edit_x0", "edit_eps") if name in tensors]
     path_noise = [tensors.pop(name) for name in ("sde_x0", "sde_noise", "bridge_noise") if name in tensors]
@@ -280,18 +335,19 @@ def compare(path: Path | str) -> dict[str, float]:
     meta = json.loads(bytes(arrays.pop("meta")))
     n_updates, algorithm = meta["updates"], meta["algorithm"]
     model = build_model(meta)
-    policy = model.policy
+    policy: Any = model.policy
 
     with th.no_grad():
         for name, recorded in used_parameters(arrays, "params0/").items():
             _, parameter = parameter_for(policy, name)
             leaf = name.rsplit("/", 1)[-1]
-            parameter.copy_(th.from_numpy(recorded.T if leaf == "kernel" and recorded.ndim == 2 else recorded))
+            is_linear = leaf == "kernel" and parameter.dim() == 2
+            parameter.copy_(th.from_numpy(recorded.T if is_linear else recorded))
 
     updates = [section(arrays, f"update{update}/") for update in range(n_updates)]
     model.replay(
         [recorded_batch(section(update, "batch/"), meta) for update in updates],
-        [recorded_noise(section(update, "noise/")) for update in updates],
+        [recorded_noise(section(update, "noise/"), algorithm) for update in updates],
     )
 
     errors: dict[str, float] = defaultdict(float)
@@ -301,6 +357,7 @@ def compare(path: Path | str) -> dict[str, float]:
 
     for number, update in enumerate(updates):
         if "xs" in update:
+            assert isinstance(model, RecordedQAM)
             note("xs", model.recorded_objective.paths[number].states.numpy(), update["xs"])
             note("adjoints", model.recorded_objective.all_adjoints[number].numpy(), update["adjoints"])
         reported = {name: value.numpy() for name, value in model.reported[number].items()}
@@ -308,15 +365,18 @@ def compare(path: Path | str) -> dict[str, float]:
         reported |= {name: np.sum([reported.get(part, zero) for part in parts], axis=0) for name, parts in SUMS.items()}
         scalars = {name.rsplit("/", 1)[-1]: value for name, value in section(update, "info/").items()}
         for name, value in scalars.items():
-            if name not in NOT_REPORTED:
-                # BAM's file calls the cost of leaving the behavior so
-                ours = "control_cost" if (name, algorithm) == ("bc_loss", "bam") else REPORTED.get(name, name)
+            # IFQL's values are those of the target
+            if name not in NOT_REPORTED and (algorithm, name) != ("ifql", "q_mean"):
+                ours = OF_ALGORITHM.get((algorithm, name), REPORTED.get(name, name))
                 note(ours, reported[ours], value)
         for name, dual_variable in model.dual_variables[number].items():
             if name in update:
                 note(f"{DUAL_VARIABLES[name]} after the update", dual_variable.numpy(), update[name])
         for name, recorded in used_parameters(update, "grads/").items():
             our_name, _ = parameter_for(policy, name)
+            # Those of the critic's loss alone
+            if algorithm == "rebrac" and our_name.startswith("actor"):
+                continue
             leaf = name.rsplit("/", 1)[-1]
             note("gradients", as_recorded(model.gradients[number][our_name], recorded, leaf), recorded)
     for name, recorded in used_parameters(arrays, f"params{n_updates}/").items():

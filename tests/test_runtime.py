@@ -18,9 +18,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTrans
 import sb3_qam.runtime
 from sb3_qam import QAM, MultiInputPolicy, __version__, export_onnx
 from sb3_qam.common.buffers import map_observations
+from sb3_qam.ifql import policies as ifql
+from sb3_qam.rebrac import policies as rebrac
 from sb3_qam.runtime import OnnxPolicy
+from tests.common.test_export import POLICIES, make_policy
 from tests.contract.conftest import RandomEnv, images, small
-from tests.qam.test_export import POLICIES, make_policy
 
 N_STEPS, N_ENVS = 7, 3
 # Of chunks, which the others take no notice of
@@ -30,8 +32,17 @@ EXECUTIONS: dict[str, dict[str, Any]] = {
     "ensembled": {"ensemble_decay": 0.1},
     "ensembled, now and then": {"replan_every": 2, "ensemble_decay": 0.0},
 }
-CASES = [(name, "open loop") for name in POLICIES] + [
-    (name, execution) for name in ("chunk", "edit, best of n, chunk") for execution in list(EXECUTIONS)[1:]
+DICT = spaces.Dict(arm=spaces.Box(-np.inf, np.inf, (2,)), camera=images(channels_first=True), tool=spaces.Discrete(3))
+ALL_POLICIES: dict[str, dict[str, Any]] = {
+    **POLICIES,
+    "IFQL": {"policy_class": ifql.FlowPolicy, "best_of_n": 4},
+    "IFQL, chunk, Dict": {"space": DICT, "policy_class": ifql.MultiInputPolicy, "best_of_n": 3, "chunk_size": 3},
+    "ReBRAC": {"policy_class": rebrac.ReBRACPolicy},
+    "ReBRAC, chunk, Dict": {"space": DICT, "policy_class": rebrac.MultiInputPolicy, "chunk_size": 3},
+}
+IN_CHUNKS = ("chunk", "edit, best of n, chunk", "IFQL, chunk, Dict", "ReBRAC, chunk, Dict")
+CASES = [(name, "open loop") for name in ALL_POLICIES] + [
+    (name, execution) for name in IN_CHUNKS for execution in list(EXECUTIONS)[1:]
 ]
 
 
@@ -68,7 +79,7 @@ def assert_same(policy: Any, runtime: OnnxPolicy, raw: list[Any], seen: list[Any
 
 @pytest.mark.parametrize(("name", "execution"), CASES)
 def test_it_acts_as_the_policy_does(name: str, execution: str, tmp_path: Path):
-    policy = make_policy(**POLICIES[name])
+    policy = make_policy(**ALL_POLICIES[name])
     for setting, value in EXECUTIONS[execution].items():
         setattr(policy, setting, value)
     export_onnx(policy, tmp_path / "policy.onnx")
@@ -90,11 +101,11 @@ def test_settings_can_be_changed_after_export(tmp_path: Path):
 # ---------------------------------------------------------------------- VecNormalize
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-DICT = spaces.Dict(arm=spaces.Box(-np.inf, np.inf, (2,), np.float64), camera=images(), tool=spaces.Discrete(3))
+PARTS = spaces.Dict(arm=spaces.Box(-np.inf, np.inf, (2,), np.float64), camera=images(), tool=spaces.Discrete(3))
 NORMALIZED: dict[str, tuple[spaces.Space, dict[str, Any]]] = {
     "vector": (VECTOR, {}),
     "float64": (spaces.Box(-np.inf, np.inf, (3,), np.float64), {}),
-    "a part of a Dict": (DICT, {"norm_obs_keys": ["arm"]}),
+    "a part of a Dict": (PARTS, {"norm_obs_keys": ["arm"]}),
     "image": (images(), {}),
     "rewards alone": (VECTOR, {"norm_obs": False}),
     "narrow": (VECTOR, {"clip_obs": 0.5}),
@@ -219,7 +230,7 @@ def test_files_of_others_are_refused(tmp_path: Path):
     onnx.save(file, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match=r"other.onnx does not say how to act with it: write it again by export_onnx"):
         OnnxPolicy(tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="SAC has no policy that makes actions from noise"):
+    with pytest.raises(ValueError, match="takes models of this package and their policies, got SAC"):
         export_onnx(SAC("MlpPolicy", "Pendulum-v1", buffer_size=10), tmp_path / "policy.onnx")
 
 
@@ -236,6 +247,8 @@ def test_fewer_flow_steps_are_faster_and_come_with_a_warning(tmp_path: Path):
     with pytest.raises(ValueError, match="flow_steps must be an integer of at least 1, got 0"):
         export_onnx(policy, tmp_path / "policy.onnx", flow_steps=0)
     assert policy.flow_steps == 2
+    with pytest.raises(ValueError, match="ReBRACPolicy has no flow, leave flow_steps out"):
+        export_onnx(make_policy(policy_class=rebrac.ReBRACPolicy), tmp_path / "policy.onnx", flow_steps=5)
 
 
 def test_it_runs_alone_where_there_is_nothing_but_numpy_and_onnxruntime(tmp_path: Path):

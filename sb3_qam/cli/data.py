@@ -14,11 +14,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_qam.cli.errors import on_one_line
 from sb3_qam.datasets.describe import describe as describe_dataset
 from sb3_qam.environments import register_environments
-from sb3_qam.qam.variants import VARIANTS
 from sb3_qam.recording.collect import collect as collect_dataset
 from sb3_qam.recording.ogbench import import_ogbench
 from sb3_qam.recording.oracles import ogbench_oracle
 from sb3_qam.results.runs import settings_folder
+from sb3_qam.variants import VARIANTS
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: what is in them, and where they come from.")
 

@@ -9,7 +9,7 @@ import typer
 from sb3_qam.cli.errors import on_one_line
 from sb3_qam.cli.evaluate import EnsembleDecay, ReplanEvery
 from sb3_qam.common.chunks import ChunkedPolicy
-from sb3_qam.qam.variants import VARIANTS
+from sb3_qam.variants import VARIANTS
 
 TRAIN_HELP = f"""Train by RL Zoo: every option below is the zoo's.
 

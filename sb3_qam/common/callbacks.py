@@ -24,6 +24,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_qam.common.buffers import OfflineBuffer
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.common.policies import BaseFlowPolicy
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.checks import check_one_of, check_positive_int
@@ -225,7 +226,8 @@ class FlowDiagnosticsCallback(PeriodicCallback):
         with self._aside(self.seed + self.num_timesteps):
             for name, value in self.model.flow_diagnostics(self.n_states).items():
                 self.logger.record(f"flow/{name}", float(value))
-            if self.n_figure_states > 0 and self._draws_figures():
+            has_flows = isinstance(self.model.policy, BaseFlowPolicy)
+            if has_flows and self.n_figure_states > 0 and self._draws_figures():
                 figure = Figure(draw_actions(*self._sample_actions()), close=True)
                 self.logger.record("flow/actions", figure, exclude=("stdout", "log", "json", "csv"))
 
@@ -243,7 +245,7 @@ class FlowDiagnosticsCallback(PeriodicCallback):
         n_actions = self.n_figure_actions
         observations = map_observations(lambda part: part.repeat_interleave(n_actions, dim=0), self._figure_states)
         noise = policy.draw_noise(self.n_figure_states * n_actions)
-        clone = policy.flow_actions(policy.flows(observations).behavior, noise.x0[0])
+        clone = policy.clone_actions(observations, noise.x0[0])
         acting = policy.sample_actions(observations, noise)
         n_dims = get_action_dim(self.model.action_space)
         shape = (self.n_figure_states, n_actions, -1)

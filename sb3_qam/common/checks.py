@@ -45,6 +45,37 @@ def check_hyperparameters(model: Any) -> None:
         )
 
 
+def check_structure(model: Any, structure: dict[str, Any]) -> None:
+    """
+    :param model: An offline-to-online algorithm whose networks are about to be made
+    :param structure: What they are made for, by argument
+    :raises ValueError: if the model was saved with other networks
+    """
+    saved = model._structure or structure
+    for name, value in structure.items():
+        if saved[name] != value:
+            start = ", and let load_behavior(path) start it from the saved clone" * hasattr(model, "load_behavior")
+            raise ValueError(
+                f"The model was saved with {name}={saved[name]} and cannot be loaded with {name}={value}: its networks "
+                f"are others. Make a new model{start}."
+            )
+    model._structure = {**saved, **structure}
+
+
+def check_policy_kwargs(model: Any, acting_kwargs: dict[str, Any]) -> None:
+    """
+    :param model: An offline-to-online algorithm
+    :param acting_kwargs: What it passes to its policy itself
+    :raises ValueError: if its ``policy_kwargs`` say otherwise
+    """
+    given = sorted(name for name, value in acting_kwargs.items() if model.policy_kwargs.get(name, value) != value)
+    if given:
+        name = type(model).__name__
+        raise ValueError(
+            f"policy_kwargs={model.policy_kwargs} sets what {name} sets itself ({', '.join(given)}): pass it to {name}."
+        )
+
+
 def check_replay_buffer_class(model: Any, buffer_class: type[ReplayBuffer]) -> None:
     """
     :param model: An offline-to-online algorithm

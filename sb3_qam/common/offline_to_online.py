@@ -30,7 +30,9 @@ from sb3_qam.common.checks import (
     check_callback,
     check_episodic_training,
     check_hyperparameters,
+    check_policy_kwargs,
     check_replay_buffer_class,
+    check_structure,
     check_wrappers,
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
@@ -86,6 +88,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     _offline_dataset_id: str | None = None
     # What trains now
     _phase: Phase = ONLINE
+    # What the networks were made for, to compare at loading
+    _structure: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -157,10 +161,20 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
             self.replay_buffer_kwargs.update(self._sequence_kwargs())
             # This buffer makes the n-step returns; SB3 would warn that it does not know that
             self.n_steps = 1
+        check_structure(self, {"chunk_size": self.chunk_size})
+        policy_kwargs, acting_kwargs = self.policy_kwargs, self._acting_kwargs()
+        check_policy_kwargs(self, acting_kwargs)
+        self.policy_kwargs = {**policy_kwargs, **acting_kwargs}
         super()._setup_model()
+        # Restore the user's: load(policy_kwargs=...) compares them
+        self.policy_kwargs = policy_kwargs
         self.n_steps, self._random_state = n_steps, random_state
         self._monitor = UpdateMonitor.for_device(self.device)
         self._augmentation = RandomShift(self.observation_space, self.random_shift, self.policy.normalize_images)
+
+    def _acting_kwargs(self) -> dict[str, Any]:
+        """:return: Arguments of the algorithm that the policy needs to act on its own"""
+        return {"chunk_size": self.chunk_size}
 
     def _convert_train_freq(self) -> None:
         if not isinstance(self.train_freq, TrainFreq):

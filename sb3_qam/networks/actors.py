@@ -1,4 +1,4 @@
-"""Networks that make or change actions: velocity fields, the one-step policy of QAM-F and the edit policy of QAM-E."""
+"""Networks that make or change actions: velocity fields, one-step and deterministic policies, the edits of QAM-E."""
 
 import math
 from collections.abc import Callable
@@ -18,6 +18,8 @@ from sb3_qam.networks.mlp import MLP, create_mlp
 
 # Of an edit, before the tanh
 LOG_STD_RANGE = (-20.0, 2.0)
+# Of the output layer of a deterministic actor, whose variance is 0.01 times that of the other layers
+OUTPUT_SCALE = 0.1
 
 
 class ActorNetwork(FeaturesNetwork):
@@ -169,6 +171,23 @@ class OneStepFlow(ActorNetwork):
         :return: Actions, not clipped, same shape
         """
         return self.mlp(th.cat([broadcast_features(features, z), z], dim=-1))
+
+
+class DeterministicActor(ActorNetwork):
+    """A deterministic policy mu(s), as in TD3."""
+
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Callable[[int, int | None], MLP]) -> None:
+        self.mlp = make_mlp(features_dim, action_dim)
+        # As published: actions begin near 0, where tanh has its slope
+        with th.no_grad():
+            self.mlp[-1].weight.mul_(OUTPUT_SCALE)  # type: ignore[operator]
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: Features of the observations, shape (..., features_dim)
+        :return: Actions in (-1, 1), shape (..., action_dim)
+        """
+        return self.mlp(features).tanh()
 
 
 class EditPolicy(ActorNetwork):

@@ -13,6 +13,15 @@ from sb3_qam.networks.layers import EnsembleLayerNorm, EnsembleLinear, TanhGELU
 from sb3_qam.networks.mlp import create_mlp
 
 
+def pessimistic_value(q_values: th.Tensor, pessimism: float) -> th.Tensor:
+    """
+    :param q_values: Q_i, shape (n_critics, ...)
+    :param pessimism: rho
+    :return: mean_i Q_i - rho std_i Q_i, population standard deviation, shape (...)
+    """
+    return q_values.mean(dim=0) - pessimism * q_values.std(dim=0, correction=0)
+
+
 class CriticEnsemble(FeaturesNetwork):
     """
     ``n_critics`` action-value functions Q_i(s, a), evaluated together as one batched network.

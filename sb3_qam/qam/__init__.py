@@ -1,8 +1,6 @@
 """Q-learning with Adjoint Matching."""
 
-from sb3_qam.qam.export import export_onnx
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
-from sb3_qam.qam.presets import preset
 from sb3_qam.qam.qam import QAM
 
-__all__ = ["QAM", "CnnPolicy", "FlowPolicy", "MlpPolicy", "MultiInputPolicy", "export_onnx", "preset"]
+__all__ = ["QAM", "CnnPolicy", "FlowPolicy", "MlpPolicy", "MultiInputPolicy"]

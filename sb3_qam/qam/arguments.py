@@ -1,39 +1,14 @@
 """The arguments of QAM: their ranges, and which exclude each other."""
 
-import math
-from typing import Any, Generic, TypeVar
+from typing import Any
 
+from sb3_qam.common.checks import check_structure as check_networks
+from sb3_qam.common.policies import PolicyArgument
 from sb3_qam.common.precision import check_precision
 from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS
 from sb3_qam.utils.checks import check_in_range, check_one_of, check_positive_int
 
-Value = TypeVar("Value")
-
-NetArch = list[int] | dict[str, list[int]]
 DEFAULT_INVERSE_TEMPERATURE = 3.0
-
-
-class PolicyArgument(Generic[Value]):
-    """
-    An argument of the algorithm that its policy acts by. The algorithm owns its value, and is saved with it; setting it
-    reaches the policy.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, model: Any, owner: type | None = None) -> Value:
-        if model is None:
-            return self  # type: ignore[return-value]
-        try:
-            return model.__dict__[self.name]
-        except KeyError:
-            raise AttributeError(self.name) from None
-
-    def __set__(self, model: Any, value: Value) -> None:
-        model.__dict__[self.name] = value
-        if getattr(model, "policy", None) is not None:
-            model.policy.set_hyperparameter(self.name, value)
 
 
 class InverseTemperature(PolicyArgument[float]):
@@ -52,12 +27,10 @@ def check_arguments(model: Any) -> None:
     """
     if model.inverse_temperature is None:
         model.inverse_temperature = DEFAULT_INVERSE_TEMPERATURE if model.kl_budget is None else 1.0
-    for name in ("flow_steps", "best_of_n", "target_update_interval"):
+    for name in ("flow_steps", "best_of_n"):
         check_positive_int(name, getattr(model, name))
-    for name in ("inverse_temperature", "pessimism", "distill_coef", "value_penalty"):
+    for name in ("inverse_temperature", "distill_coef", "value_penalty"):
         check_in_range(name, getattr(model, name), 0)
-    if model.max_grad_norm != math.inf:
-        check_in_range("max_grad_norm", model.max_grad_norm, 0, low_excluded=True)
     # Scaled actions lie in [-1, 1]: an edit of 2 reaches everything
     check_in_range("edit_scale", model.edit_scale, 0, 2)
     if model.kl_budget is not None:
@@ -112,14 +85,7 @@ def check_structure(model: Any) -> None:
         "distill_coef": "positive" if model.distill_coef > 0 else 0,
         "residual": model.residual,
     }
-    for name, value in structure.items():
-        saved = (model._structure or structure)[name]
-        if saved != value:
-            raise ValueError(
-                f"The model was saved with {name}={saved} and cannot be loaded with {name}={value}: its networks "
-                "are others. Make a new model, and let load_behavior(path) start it from the saved clone."
-            )
-    model._structure = structure
+    check_networks(model, structure)
     given = model._acting_kwargs().keys() & model.policy_kwargs.keys()
     if given:
         raise ValueError(
@@ -132,26 +98,3 @@ def check_structure(model: Any) -> None:
             f"cuda_graph=True: ode_method={method!r} reads values back, which cannot be part of a CUDA graph. "
             "Use ode_method='euler' without ode_options, or cuda_graph=False."
         )
-
-
-def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
-    """
-    :param net_arch: Sizes of the hidden layers, either one list for all networks or ``dict(pi=[...], qf=[...])``
-    :return: The sizes for the velocity fields and for the critics
-    :raises ValueError: if the dict lacks a key or has another one, or a size is not a positive integer
-    """
-    if isinstance(net_arch, dict):
-        if set(net_arch) != {"pi", "qf"}:
-            raise ValueError(
-                f"net_arch has the keys {sorted(net_arch)}, expected 'pi' (velocity fields) and 'qf' (critics): "
-                "dict(pi=[256, 256], qf=[256, 256]), or one list for both."
-            )
-        flow_arch, critic_arch = net_arch["pi"], net_arch["qf"]
-    else:
-        flow_arch = critic_arch = net_arch
-    for sizes in (flow_arch, critic_arch):
-        if not isinstance(sizes, (list, tuple)):
-            raise ValueError(f"net_arch must be a list of sizes such as [256, 256], or a dict of two, got {sizes!r}.")
-    for width in [*flow_arch, *critic_arch]:
-        check_positive_int("net_arch", width)
-    return flow_arch, critic_arch

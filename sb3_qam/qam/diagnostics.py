@@ -6,9 +6,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_qam.common.buffers import TransitionBatch, n_rows
+from sb3_qam.common.noise import SamplingNoise
 from sb3_qam.networks.flows import flow_matching_loss
 from sb3_qam.qam.adjoint_matching import LeanAdjoint
-from sb3_qam.qam.noise import SamplingNoise
 
 
 @th.no_grad()

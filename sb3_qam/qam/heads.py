@@ -10,8 +10,8 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_qam.common.noise import Draw, SamplingNoise
 from sb3_qam.networks.actors import EditPolicy, EntropyCoefficient, OneStepFlow
-from sb3_qam.qam.noise import Draw, SamplingNoise
 
 # Of the tanh-Gaussian of QAM-E, per dimension
 TARGET_ENTROPY_PER_DIM = -0.5

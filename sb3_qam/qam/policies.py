@@ -2,48 +2,22 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    NatureCNN,
-)
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_qam.common.buffers import n_rows
-from sb3_qam.common.chunks import ChunkedPolicy
+from sb3_qam.common.noise import Draw, SamplingNoise
+from sb3_qam.common.policies import BaseFlowPolicy, DictPolicy, ImagePolicy, TargetPair
 from sb3_qam.networks.actors import ConditionedFlows, EditPolicy, OneStepFlow, VelocityField
-from sb3_qam.networks.critics import CriticEnsemble
-from sb3_qam.networks.features import FeaturesNetwork
-from sb3_qam.networks.flows import Velocity, check_ode_method, integrate_flow
-from sb3_qam.networks.layers import TanhGELU
-from sb3_qam.qam.arguments import NetArch, split_net_arch
+from sb3_qam.networks.flows import Velocity
 from sb3_qam.qam.heads import EditHead, FlowHead, OneStepHead
-from sb3_qam.qam.noise import Draw, SamplingNoise, draw_from_observations
-from sb3_qam.utils.checks import check_positive_int
 
-SelfNetwork = TypeVar("SelfNetwork", bound=FeaturesNetwork)
-
-# Optimizers that have all their steps in one kernel
-FUSED_OPTIMIZERS = (th.optim.Adam, th.optim.AdamW)
 # What acts: the policy flow, the behavior flow in its place, or the behavior flow alone, without head and candidates
 ACTORS = ("policy", "behavior", "bc")
-
-
-def take_samples(samples: th.Tensor, index: th.Tensor) -> th.Tensor:
-    """
-    :param samples: shape (n_samples, batch, action_dim)
-    :param index: Which sample of each observation, shape (batch,)
-    :return: shape (batch, action_dim)
-    """
-    # In this form it can be exported for any number of observations
-    return samples.gather(0, index.view(1, -1, 1).expand(1, -1, samples.shape[2]))[0]
 
 
 class Acting(NamedTuple):
@@ -60,7 +34,7 @@ class Acting(NamedTuple):
     n_candidates: int
 
 
-class FlowPolicy(ChunkedPolicy):
+class FlowPolicy(BaseFlowPolicy):
     """
     Policy class of QAM: a behavior flow, a policy flow, an ensemble of critics, and the action head of a variant.
 
@@ -95,135 +69,43 @@ class FlowPolicy(ChunkedPolicy):
     :raises ValueError: if a size is not positive or torchdiffeq does not take the method or its options
     """
 
-    behavior_flow: VelocityField
     behavior_flow_target: VelocityField
     policy_flow: VelocityField
-    critic: CriticEnsemble
-    critic_target: CriticEnsemble
 
     def __init__(
         self,
         observation_space: spaces.Space,
         action_space: spaces.Box,
         lr_schedule: Schedule,
-        net_arch: NetArch | None = None,
-        activation_fn: Callable[[], nn.Module] = TanhGELU,
-        n_critics: int = 2,
-        flow_layer_norm: bool = False,
-        flow_steps: int = 10,
-        ode_method: str = "euler",
-        ode_options: dict[str, Any] | None = None,
+        *,
         acts_as: str = "policy",
-        chunk_size: int = 1,
-        best_of_n: int = 1,
         edit_scale: float = 0.0,
         distill_coef: float = 0.0,
         residual: bool = False,
-        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-        share_features_extractor: bool = False,
-        normalize_images: bool = True,
-        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
-        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
-        if features_extractor_class is None:
-            is_dict = isinstance(observation_space, spaces.Dict)
-            features_extractor_class = CombinedExtractor if is_dict else FlattenExtractor
-        sizes = {"n_critics": n_critics, "flow_steps": flow_steps, "chunk_size": chunk_size, "best_of_n": best_of_n}
-        for name, size in sizes.items():
-            check_positive_int(name, size)
-        check_ode_method(ode_method, ode_options)
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor_class,
-            features_extractor_kwargs,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
-            normalize_images=normalize_images,
-            squash_output=True,
-        )
-        self.net_arch: NetArch = [256, 256] if net_arch is None else net_arch
-        self.activation_fn = activation_fn
-        self.action_dim = chunk_size * get_action_dim(action_space)
-        self.flow_steps = flow_steps
-        self.ode_method = ode_method
-        self.ode_options = ode_options
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.acts_as = acts_as
-        self.chunk_size = chunk_size
-        self.best_of_n = best_of_n
         self.edit_scale = edit_scale
         self.distill_coef = distill_coef
         self.residual = residual
-        self.share_features_extractor = share_features_extractor
-
-        flow_arch, critic_arch = split_net_arch(self.net_arch)
-        net_kwargs = {
-            "observation_space": observation_space,
-            "action_space": action_space,
-            "action_dim": self.action_dim,
-            "activation_fn": activation_fn,
-            "normalize_images": normalize_images,
-        }
-        self.actor_kwargs: dict[str, Any] = {
-            **net_kwargs,
-            "net_arch": flow_arch,
-            "layer_norm": flow_layer_norm,
-            "trains_features_extractor": not share_features_extractor,
-        }
-        self.critic_kwargs: dict[str, Any] = {**net_kwargs, "net_arch": critic_arch, "n_critics": n_critics}
-
         self._build(lr_schedule)
 
-    def _build(self, lr_schedule: Schedule) -> None:
-        """
-        Create the networks, their targets and the one optimizer.
-
-        :param lr_schedule: Learning rate schedule; ``lr_schedule(1)`` is the initial learning rate
-        """
-        self.critic = self.make_critic()
-        shared_extractor = self.critic.features_extractor if self.share_features_extractor else None
-        self.behavior_flow = self.make_actor(VelocityField, shared_extractor)
+    def _build_actors(self, shared_extractor: BaseFeaturesExtractor | None) -> None:
+        super()._build_actors(shared_extractor)
         self.policy_flow = self.make_actor(VelocityField, shared_extractor)
         if self.residual:
             self._zero_policy_flow()
         self.set_actor(self.acts_as)
         self.head = self.make_head(shared_extractor)
-
-        self.critic_target = self.make_critic()
         self.behavior_flow_target = self.make_actor(VelocityField)
-        for target, source in self.target_pairs():
-            target.load_state_dict(source.state_dict())
-            target.requires_grad_(False)
-            # Target networks should always be in eval mode
-            target.set_training_mode(False)
 
-        # One step for all networks (the gradients are clipped together); a set would lose the order.
-        networks = self.trained_networks()
-        parameters = list(dict.fromkeys(parameter for network in networks for parameter in network.parameters()))
-        kwargs = self.optimizer_kwargs
-        if self.optimizer_class in FUSED_OPTIMIZERS and not kwargs.keys() & {"foreach", "fused", "capturable"}:
-            # One pass over parameters and moments instead of eight
-            kwargs = {**kwargs, "fused": True}
-        self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
-
-    def target_pairs(self) -> list[tuple[VelocityField | CriticEnsemble, VelocityField | CriticEnsemble]]:
-        """:return: Each Polyak target beside the network it follows"""
-        return [(self.behavior_flow_target, self.behavior_flow), (self.critic_target, self.critic)]
+    def target_pairs(self) -> list[TargetPair]:
+        return [(self.behavior_flow_target, self.behavior_flow), *super().target_pairs()]
 
     def trained_networks(self) -> list[nn.Module]:
-        """:return: All that the optimizer trains"""
+        # In the order of optimizers that are saved
         return [self.behavior_flow, self.policy_flow, self.critic, self.head]
-
-    def make_actor(
-        self, network_class: type[SelfNetwork], features_extractor: BaseFeaturesExtractor | None = None
-    ) -> SelfNetwork:
-        """
-        :param network_class: VelocityField, OneStepFlow or EditPolicy
-        :param features_extractor: Extractor to share; by default the network gets its own
-        :return: A new network
-        """
-        return network_class(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
 
     def make_head(self, features_extractor: BaseFeaturesExtractor | None = None) -> FlowHead:
         """
@@ -237,39 +119,9 @@ class FlowPolicy(ChunkedPolicy):
             head = OneStepHead(self.make_actor(OneStepFlow, features_extractor), self.distill_coef)
         return head.to(self.device)
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CriticEnsemble:
-        """
-        :param features_extractor: Extractor to share; by default the network gets its own
-        :return: A new ensemble of critics
-        """
-        return CriticEnsemble(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
-
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            dict(
-                net_arch=self.net_arch,
-                activation_fn=self.activation_fn,
-                n_critics=self.critic_kwargs["n_critics"],
-                flow_layer_norm=self.actor_kwargs["layer_norm"],
-                flow_steps=self.flow_steps,
-                ode_method=self.ode_method,
-                ode_options=self.ode_options,
-                acts_as=self.acts_as,
-                chunk_size=self.chunk_size,
-                best_of_n=self.best_of_n,
-                edit_scale=self.edit_scale,
-                distill_coef=self.distill_coef,
-                residual=self.residual,
-                lr_schedule=self._dummy_schedule,  # dummy lr schedule, not needed for loading policy alone
-                features_extractor_class=self.features_extractor_class,
-                features_extractor_kwargs=self.features_extractor_kwargs,
-                share_features_extractor=self.share_features_extractor,
-                optimizer_class=self.optimizer_class,
-                optimizer_kwargs=self.optimizer_kwargs,
-            )
-        )
-        return data
+        names = ("acts_as", "edit_scale", "distill_coef", "residual")
+        return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
 
     def set_actor(self, acts_as: str) -> None:
         """
@@ -279,18 +131,16 @@ class FlowPolicy(ChunkedPolicy):
         self.acts_as = acts_as
         self.behavior_flow.trains_features_extractor = acts_as == "bc" or not self.share_features_extractor
 
-    def set_hyperparameter(self, name: str, value: float) -> None:
-        """
-        :param name: ``flow_steps``, ``best_of_n``, ``edit_scale`` or ``distill_coef``
-        :param value: Its new value
-        """
-        setattr(self, name, value)
+    def set_hyperparameter(self, name: str, value: Any) -> None:
+        super().set_hyperparameter(name, value)
         if hasattr(self.head, name):
             setattr(self.head, name, value)
 
     def start_from_behavior(self) -> None:
         """Make the policy flow what the behavior flow is, and forget how it was optimized."""
-        for parameter in self.policy_flow.mlp.parameters():
+        # A shared features extractor is that of the other networks, too
+        shared = {*self.behavior_flow.parameters(), *self.critic.parameters()}
+        for parameter in set(self.policy_flow.parameters()) - shared:
             self.optimizer.state.pop(parameter, None)
         if self.residual:
             self.behavior_flow_target.load_state_dict(self.behavior_flow.state_dict())
@@ -321,111 +171,27 @@ class FlowPolicy(ChunkedPolicy):
             return Acting(lambda flows: flows.behavior, self.head, self.best_of_n)
         return Acting(lambda flows: flows.acting_policy, self.head, self.best_of_n)
 
-    @th.no_grad()
-    def flow_actions(self, velocity: Velocity, x0: th.Tensor) -> th.Tensor:
-        """
-        Follow a flow from noise to its end.
-
-        :param velocity: The flow
-        :param x0: Standard normal noise, shape (..., batch, action_dim)
-        :return: Actions in [-1, 1], same shape
-        """
-        return integrate_flow(velocity, x0, self.flow_steps, self.ode_method, self.ode_options).clamp(-1, 1)
-
     def draw_noise(self, batch_size: int, draw: Draw | None = None) -> SamplingNoise:
-        """
-        :param batch_size: Number of observations
-        :param draw: Draws standard normal numbers, by default from PyTorch's generator
-        :return: Noise for :meth:`sample_actions`, shape (n_candidates, batch, action_dim)
-        """
         acting = self.acting
         draw = draw or partial(th.randn, device=self.device)
         return acting.head.draw_noise(draw, acting.n_candidates, batch_size, self.action_dim)
 
     def candidate_actions(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
-        """
-        :param observations: A batch of observations
-        :param noise: Noise of shape (n_samples, batch, action_dim)
-        :return: An action in [-1, 1] of each noise, same shape
-        """
         velocity, head, _ = self.acting
         flows = self.flows(observations)
         return head(observations, lambda x0: self.flow_actions(velocity(flows), x0), noise)
-
-    def sample_actions(self, observations: PyTorchObs, noise: SamplingNoise) -> th.Tensor:
-        """
-        Make actions from noise: the best of the candidates by the mean of the critics, where there are several.
-        Acting, evaluation and the critic's target all come here.
-
-        :param observations: A batch of observations
-        :param noise: Noise of shape (n_samples, batch, action_dim)
-        :return: Actions in [-1, 1], those of a chunk one after the other, shape (batch, action_dim)
-        """
-        candidates = self.candidate_actions(observations, noise)
-        if len(candidates) == 1:
-            return candidates[0]
-        q_values = self.critic(self.critic.features(observations), candidates).mean(dim=0)
-        return take_samples(candidates, q_values.argmax(dim=0))
-
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self._predict(obs, deterministic=deterministic)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        draw = draw_from_observations(observation) if deterministic else None
-        return self.sample_actions(observation, self.draw_noise(n_rows(observation), draw))
-
-    def set_training_mode(self, mode: bool) -> None:
-        """
-        Put the policy in either training or evaluation mode; the targets stay in evaluation mode.
-        This affects certain modules, such as batch normalization and dropout.
-
-        :param mode: if true, set to training mode, else set to evaluation mode
-        """
-        # Before every action: going through all modules takes as long as a few flow steps
-        if self.training != mode:
-            for network in self.trained_networks():
-                network.train(mode)
-            self.training = mode
 
 
 MlpPolicy = FlowPolicy
 
 
-class CnnPolicy(FlowPolicy):
+class CnnPolicy(ImagePolicy, FlowPolicy):
     """:class:`FlowPolicy` for images, with ``NatureCNN`` as the default features extractor."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
-        )
 
-
-class MultiInputPolicy(FlowPolicy):
+class MultiInputPolicy(DictPolicy, FlowPolicy):
     """
     :class:`FlowPolicy` for Dict observations, with ``CombinedExtractor`` as the default features extractor.
 
     :raises ValueError: if observations are no Dict, and for what :class:`FlowPolicy` refuses
     """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ) -> None:
-        if not isinstance(observation_space, spaces.Dict):
-            raise ValueError(
-                f"MultiInputPolicy is for Dict observations, use FlowPolicy or CnnPolicy for {observation_space}."
-            )
-        super().__init__(
-            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
-        )

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_qam.qam.variants import VARIANTS
 from sb3_qam.results.runs import LeftOut, TrainingRun
+from sb3_qam.variants import VARIANTS
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 2000

@@ -1,4 +1,4 @@
-"""QAM in RL Zoo: importing this package makes the algorithms known to the zoo's own commands."""
+"""The algorithms in RL Zoo: importing this package makes the algorithms known to the zoo's own commands."""
 
 from functools import partialmethod
 
@@ -12,7 +12,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.environments import register_environments
-from sb3_qam.qam.variants import VARIANTS, Variant
+from sb3_qam.variants import VARIANTS, Variant
 from sb3_qam.zoo.experiment import ExperimentManager
 from sb3_qam.zoo.search import Sampler, convert_params
 
@@ -42,7 +42,7 @@ globals().update({each.__name__: each for each in ALGORITHMS.values()})
 
 def register() -> None:
     """
-    Make QAM and its variants known to RL Zoo, with their configurations and search spaces, and the environments of
+    Make the algorithms and their variants known to RL Zoo, with their configurations and search spaces, and the environments of
     the configurations to Gymnasium. Importing ``sb3_qam.zoo`` has done it.
     """
     for name, algorithm in ALGORITHMS.items():

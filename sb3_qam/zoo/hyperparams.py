@@ -9,8 +9,8 @@ import copy
 from typing import Any
 
 from sb3_qam.environments import OGBENCH_TASKS
-from sb3_qam.qam.presets import preset
-from sb3_qam.qam.variants import VARIANTS
+from sb3_qam.presets import preset
+from sb3_qam.variants import VARIANTS
 
 Entry = dict[str, Any]
 
@@ -104,8 +104,8 @@ def hyperparams_of(algorithm: str) -> dict[str, Entry]:
     :return: Its configurations by environments, which the caller may change
     """
     entries = {**ENTRIES, **{task_id: _published(algorithm, task_id) for task_id in OGBENCH_TASKS}}
-    policy = VARIANTS[algorithm].policy
-    return {env_id: {"policy": policy, **copy.deepcopy(entry)} for env_id, entry in entries.items()}
+    own = {"policy": VARIANTS[algorithm].policy, **VARIANTS[algorithm].zoo}
+    return {env_id: {**own, **copy.deepcopy(entry)} for env_id, entry in entries.items()}
 
 
 def _published(algorithm: str, task_id: str) -> Entry:

@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_qam import QAM, FlowPolicy
-from sb3_qam.qam.noise import SamplingNoise
+from sb3_qam.common.noise import SamplingNoise
 from tests.conftest import record, write_dataset
 
 SMALL = {"batch_size": 16, "flow_steps": 3, "policy_kwargs": {"net_arch": [16, 16]}, "buffer_size": 1000}

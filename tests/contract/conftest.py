@@ -8,8 +8,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_qam import QAM
+from sb3_qam import IFQL, QAM, ReBRAC
 
+Algorithm = QAM | IFQL | ReBRAC
 # Small enough for a few updates in a few milliseconds
 SMALL: dict[str, Any] = {
     "batch_size": 8,
@@ -20,10 +21,11 @@ SMALL: dict[str, Any] = {
 }
 
 
-def small(**kwargs: Any) -> dict[str, Any]:
-    """SMALL with other arguments beside its own; ``policy_kwargs`` are merged."""
+def small(algorithm: type[Algorithm] = QAM, /, **kwargs: Any) -> dict[str, Any]:
+    """SMALL as far as it concerns an algorithm, with other arguments beside its own; ``policy_kwargs`` are merged."""
     policy_kwargs = SMALL["policy_kwargs"] | kwargs.pop("policy_kwargs", {})
-    return {**SMALL, **kwargs, "policy_kwargs": policy_kwargs}
+    own = {name: value for name, value in SMALL.items() if name != "flow_steps" or algorithm is not ReBRAC}
+    return {**own, **kwargs, "policy_kwargs": policy_kwargs}
 
 
 class RandomEnv(gym.Env):
@@ -53,7 +55,7 @@ def images(channels_first: bool = False, size: int = 36, n_channels: int = 3) ->
     return spaces.Box(0, 255, shape, np.uint8)
 
 
-def parameters_of(model: QAM) -> dict[str, th.Tensor]:
+def parameters_of(model: Algorithm) -> dict[str, th.Tensor]:
     return {name: value.clone() for name, value in model.policy.state_dict().items()}
 
 
@@ -61,7 +63,12 @@ def same_parameters(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -
     return first.keys() == second.keys() and all(th.equal(first[name], second[name]) for name in first)
 
 
+@pytest.fixture(params=[QAM, IFQL, ReBRAC], ids=lambda algorithm: algorithm.__name__)
+def algorithm(request: pytest.FixtureRequest) -> type[Algorithm]:
+    return request.param
+
+
 @pytest.fixture
-def model() -> QAM:
+def model(algorithm: type[Algorithm]) -> Algorithm:
     """A model of Pendulum that has made a few updates."""
-    return QAM("MlpPolicy", "Pendulum-v1", seed=0, **SMALL).learn(20)
+    return algorithm("MlpPolicy", "Pendulum-v1", seed=0, **small(algorithm)).learn(20)

@@ -20,8 +20,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_qam import QAM
-from tests.contract.conftest import SMALL
+from tests.contract.conftest import Algorithm, small
 
 OFFLINE, ONLINE = 12, 24
 BOTH = OFFLINE + ONLINE
@@ -32,9 +31,11 @@ def short_pendulum() -> gym.Env:
 
 
 @pytest.fixture
-def two_phases(pendulum_dataset) -> QAM:
+def two_phases(algorithm, pendulum_dataset) -> Algorithm:
     """A model with 12 gradient steps before its first environment step."""
-    return QAM("MlpPolicy", short_pendulum(), offline_dataset=pendulum_dataset, offline_steps=OFFLINE, **SMALL)
+    return algorithm(
+        "MlpPolicy", short_pendulum(), offline_dataset=pendulum_dataset, offline_steps=OFFLINE, **small(algorithm)
+    )
 
 
 class Events(BaseCallback):
@@ -62,7 +63,7 @@ class Events(BaseCallback):
         self.names.append("training end")
 
 
-def test_the_order_of_events(two_phases: QAM):
+def test_the_order_of_events(two_phases: Algorithm):
     events = Events()
     two_phases.learn(ONLINE, callback=events)
     assert events.timesteps == list(range(1, BOTH + 1))
@@ -78,7 +79,7 @@ def test_the_order_of_events(two_phases: QAM):
     assert events.n_calls == BOTH
 
 
-def test_what_callbacks_find_in_the_model_and_the_locals(two_phases: QAM):
+def test_what_callbacks_find_in_the_model_and_the_locals(two_phases: Algorithm):
     found = []
 
     class Looks(BaseCallback):
@@ -94,7 +95,7 @@ def test_what_callbacks_find_in_the_model_and_the_locals(two_phases: QAM):
     assert found == [two_phases] * BOTH
 
 
-def test_a_function_is_a_callback_and_stops_training_by_false(two_phases: QAM):
+def test_a_function_is_a_callback_and_stops_training_by_false(two_phases: Algorithm):
     calls = []
 
     def callback(locals_: dict, globals_: dict) -> bool:
@@ -107,13 +108,13 @@ def test_a_function_is_a_callback_and_stops_training_by_false(two_phases: QAM):
 
 
 @pytest.mark.parametrize("as_list", [True, False])
-def test_lists_of_callbacks(as_list: bool, two_phases: QAM):
+def test_lists_of_callbacks(as_list: bool, two_phases: Algorithm):
     inner = [Events(), Events()]
     two_phases.learn(ONLINE, callback=inner if as_list else CallbackList(inner))
     assert inner[0].timesteps == inner[1].timesteps == list(range(1, BOTH + 1))
 
 
-def test_evaluation_in_both_phases(two_phases: QAM, tmp_path: Path):
+def test_evaluation_in_both_phases(algorithm, two_phases: Algorithm, tmp_path: Path):
     better = Events()
     evaluation = EvalCallback(
         make_vec_env(short_pendulum),
@@ -130,14 +131,14 @@ def test_evaluation_in_both_phases(two_phases: QAM, tmp_path: Path):
         assert results["timesteps"].tolist() == after.timesteps == list(range(6, BOTH + 1, 6))
         assert results["results"].shape == (6, 2)
         assert results["results"].mean(axis=1).max() == pytest.approx(evaluation.best_mean_reward)
-    best = QAM.load(tmp_path / "best" / "best_model")
+    best = algorithm.load(tmp_path / "best" / "best_model")
     assert best.num_timesteps == better.timesteps[-1]
 
 
-def test_evaluation_does_not_disturb_a_chunk_in_flight():
-    def run(callback: BaseCallback | None) -> QAM:
-        kwargs = SMALL | {"learning_starts": 100}
-        model = QAM("MlpPolicy", make_vec_env(short_pendulum, seed=0), chunk_size=4, seed=0, **kwargs)
+def test_evaluation_does_not_disturb_a_chunk_in_flight(algorithm):
+    def run(callback: BaseCallback | None) -> Algorithm:
+        kwargs = small(algorithm, learning_starts=100)
+        model = algorithm("MlpPolicy", make_vec_env(short_pendulum, seed=0), chunk_size=4, seed=0, **kwargs)
         model._has_learned = True
         return model.learn(14, callback=callback)
 
@@ -148,16 +149,16 @@ def test_evaluation_does_not_disturb_a_chunk_in_flight():
     np.testing.assert_array_equal(plain.replay_buffer.actions[:14], evaluated.replay_buffer.actions[:14])
 
 
-def test_checkpoints_of_model_buffer_and_statistics(pendulum_dataset, tmp_path: Path):
+def test_checkpoints_of_model_buffer_and_statistics(algorithm, pendulum_dataset, tmp_path: Path):
     env = VecNormalize(make_vec_env(short_pendulum))
-    model = QAM("MlpPolicy", env, offline_dataset=pendulum_dataset, offline_steps=OFFLINE, **SMALL)
+    model = algorithm("MlpPolicy", env, offline_dataset=pendulum_dataset, offline_steps=OFFLINE, **small(algorithm))
     callback = CheckpointCallback(9, str(tmp_path), name_prefix="qam", save_replay_buffer=True, save_vecnormalize=True)
     model.learn(ONLINE, callback=callback)
     for steps in (9, 18, 27, 36):
         loaded_env = VecNormalize.load(
             str(tmp_path / f"qam_vecnormalize_{steps}_steps.pkl"), make_vec_env(short_pendulum)
         )
-        loaded = QAM.load(tmp_path / f"qam_{steps}_steps", env=loaded_env, offline_dataset=pendulum_dataset)
+        loaded = algorithm.load(tmp_path / f"qam_{steps}_steps", env=loaded_env, offline_dataset=pendulum_dataset)
         loaded.load_replay_buffer(tmp_path / f"qam_replay_buffer_{steps}_steps")
         assert loaded.num_timesteps == steps
         # the step that the callback sees is stored afterwards
@@ -167,14 +168,14 @@ def test_checkpoints_of_model_buffer_and_statistics(pendulum_dataset, tmp_path: 
         assert loaded.num_timesteps == max(steps, OFFLINE) + 2
 
 
-def test_every_n_timesteps_in_both_phases_and_several_environments(pendulum_dataset):
+def test_every_n_timesteps_in_both_phases_and_several_environments(algorithm, pendulum_dataset):
     env = make_vec_env(short_pendulum, n_envs=2)
-    model = QAM("MlpPolicy", env, offline_dataset=pendulum_dataset, offline_steps=OFFLINE, **SMALL)
+    model = algorithm("MlpPolicy", env, offline_dataset=pendulum_dataset, offline_steps=OFFLINE, **small(algorithm))
     model.learn(ONLINE, callback=EveryNTimesteps(6, events := Events()))
     assert events.timesteps == list(range(6, BOTH + 1, 6))
 
 
-def test_a_reward_threshold_stops_in_the_offline_phase(two_phases: QAM):
+def test_a_reward_threshold_stops_in_the_offline_phase(two_phases: Algorithm):
     stop = StopTrainingOnRewardThreshold(-1e9, verbose=0)
     evaluation = EvalCallback(
         make_vec_env(short_pendulum), callback_on_new_best=stop, eval_freq=5, n_eval_episodes=1, verbose=0
@@ -184,7 +185,7 @@ def test_a_reward_threshold_stops_in_the_offline_phase(two_phases: QAM):
     assert two_phases.replay_buffer.size() == 0
 
 
-def test_no_improvement_stops_training(two_phases: QAM):
+def test_no_improvement_stops_training(two_phases: Algorithm):
     class Constant(gym.RewardWrapper):
         def reward(self, reward: float) -> float:
             return 0.0
@@ -202,18 +203,18 @@ def test_no_improvement_stops_training(two_phases: QAM):
     assert two_phases.num_timesteps == 20
 
 
-def test_a_number_of_episodes_stops_training_and_gradient_steps_are_none(two_phases: QAM):
+def test_a_number_of_episodes_stops_training_and_gradient_steps_are_none(two_phases: Algorithm):
     two_phases.learn(100, callback=StopTrainingOnMaxEpisodes(max_episodes=3, verbose=0))
     assert two_phases.num_timesteps == OFFLINE + 3 * 6
 
 
-def test_sb3s_progress_bar_may_be_passed_as_a_callback_too():
+def test_sb3s_progress_bar_may_be_passed_as_a_callback_too(algorithm):
     callback = ProgressBarCallback()
-    QAM("MlpPolicy", short_pendulum(), **SMALL).learn(20, callback=callback)
+    algorithm("MlpPolicy", short_pendulum(), **small(algorithm)).learn(20, callback=callback)
     assert callback.pbar.n == 20
 
 
-def test_what_is_no_callback_is_refused_before_anything_happens(two_phases: QAM):
+def test_what_is_no_callback_is_refused_before_anything_happens(two_phases: Algorithm):
     with pytest.raises(TypeError, match=r"callback must be an SB3 callback, a list of them or a function, got 'eval'"):
         two_phases.learn(ONLINE, callback=["eval"])
     assert two_phases.num_timesteps == 0

@@ -1,4 +1,4 @@
-"""What SB3 saves and loads, QAM saves and loads: models, parameters, replay buffers, policies."""
+"""What SB3 saves and loads, so do the algorithms: models, parameters, replay buffers, policies."""
 
 import gc
 import io
@@ -20,16 +20,16 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
-from tests.contract.conftest import SMALL, RandomEnv, images, parameters_of, same_parameters, small
+from sb3_qam import IFQL, QAM, ReBRAC
+from tests.contract.conftest import Algorithm, RandomEnv, images, parameters_of, same_parameters, small
 
 PENDULUM = gym.make("Pendulum-v1")
 OBSERVATIONS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
 
-def test_a_model_comes_back_with_its_actions_parameters_and_optimizer(model: QAM, tmp_path: Path):
+def test_a_model_comes_back_with_its_actions_parameters_and_optimizer(algorithm, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "model")
-    loaded = QAM.load(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model")
     np.testing.assert_array_equal(*(each.predict(OBSERVATIONS, deterministic=True)[0] for each in (model, loaded)))
     assert same_parameters(parameters_of(model), parameters_of(loaded))
     moments = [each.policy.optimizer.state_dict()["state"] for each in (model, loaded)]
@@ -61,21 +61,21 @@ def in_memory(tmp_path: Path) -> tuple[io.BytesIO, Callable[[], io.BytesIO]]:
     ],
     ids=["str", "suffix", "pathlib", "new folder", "BytesIO"],
 )
-def test_kinds_of_paths(places, model: QAM, tmp_path: Path):
+def test_kinds_of_paths(algorithm, places, model: Algorithm, tmp_path: Path):
     to_write, to_read = places(tmp_path)
     model.save(to_write)
-    loaded = QAM.load(to_read())
+    loaded = algorithm.load(to_read())
     assert same_parameters(parameters_of(model), parameters_of(loaded))
-    other = QAM("MlpPolicy", "Pendulum-v1", **SMALL)
+    other = algorithm("MlpPolicy", "Pendulum-v1", **small(algorithm))
     other.set_parameters(to_read())
     assert same_parameters(parameters_of(model), parameters_of(other))
 
 
-def test_open_files(model: QAM, tmp_path: Path):
+def test_open_files(algorithm, model: Algorithm, tmp_path: Path):
     with open(tmp_path / "model.zip", "wb") as file:
         model.save(file)
     with open(tmp_path / "model.zip", "rb") as file:
-        assert same_parameters(parameters_of(model), parameters_of(QAM.load(file)))
+        assert same_parameters(parameters_of(model), parameters_of(algorithm.load(file)))
     with open(tmp_path / "buffer.pkl", "wb") as file:
         model.save_replay_buffer(file)
     with open(tmp_path / "buffer.pkl", "rb") as file:
@@ -83,24 +83,24 @@ def test_open_files(model: QAM, tmp_path: Path):
     assert model.replay_buffer.size() == 20
 
 
-def test_a_file_that_does_not_exist(tmp_path: Path):
+def test_a_file_that_does_not_exist(algorithm, tmp_path: Path):
     with pytest.raises(FileNotFoundError):
-        QAM.load(tmp_path / "nothing")
+        algorithm.load(tmp_path / "nothing")
 
 
-def test_what_is_excluded_is_not_in_the_file_and_what_is_included_is(model: QAM, tmp_path: Path):
+def test_what_is_excluded_is_not_in_the_file_and_what_is_included_is(algorithm, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "model", exclude=["learning_starts"], include=["replay_buffer"])
     data, _, _ = load_from_zip_file(tmp_path / "model")
     assert "learning_starts" not in data
     assert isinstance(data["replay_buffer"], ReplayBuffer)
-    loaded = QAM.load(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model")
     # the default of a new model
     assert loaded.learning_starts == 100
     assert loaded.replay_buffer.size() == 20
 
 
 def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_file(
-    model: QAM, pendulum_dataset, tmp_path
+    model: Algorithm, pendulum_dataset, tmp_path
 ):
     model.pretrain(pendulum_dataset, gradient_steps=2)
     model.save(tmp_path / "model")
@@ -114,6 +114,7 @@ def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_f
         "offline_buffer",
         "offline_dataset",
         "actor",
+        "actor_target",
         "critic",
         "critic_target",
     }
@@ -121,18 +122,19 @@ def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_f
     assert not unwanted & data.keys()
     assert data["policy_class"][":type:"]
     # all that a user passes is
-    passed = {"gamma", "tau", "flow_steps", "chunk_size", "target_update_interval", "random_shift", "batch_size"}
+    passed = {*small(type(model)), "gamma", "tau", "chunk_size", "target_update_interval", "random_shift", "batch_size"}
     assert passed <= data.keys()
 
 
-def test_files_from_before_an_argument_existed_have_its_default(model: QAM, tmp_path: Path):
+def test_files_from_before_an_argument_existed_have_its_default(algorithm, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "model", exclude=["target_update_interval", "random_shift"])
-    loaded = QAM.load(tmp_path / "model", env=gym.make("Pendulum-v1")).learn(2)
-    assert (loaded.target_update_interval, loaded.random_shift) == (1, 0)
+    loaded = algorithm.load(tmp_path / "model", env=gym.make("Pendulum-v1")).learn(2)
+    default = algorithm("MlpPolicy", "Pendulum-v1", buffer_size=10).target_update_interval
+    assert (loaded.target_update_interval, loaded.random_shift) == (default, 0)
 
 
-def test_custom_objects_replace_what_cannot_be_read(tmp_path: Path):
-    model = QAM("MlpPolicy", "Pendulum-v1", learning_rate=lambda left: 1e-3 * left, **SMALL)
+def test_custom_objects_replace_what_cannot_be_read(algorithm, tmp_path: Path):
+    model = algorithm("MlpPolicy", "Pendulum-v1", learning_rate=lambda left: 1e-3 * left, **small(algorithm))
     model.save(tmp_path / "model")
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
@@ -143,47 +145,49 @@ def test_custom_objects_replace_what_cannot_be_read(tmp_path: Path):
         for name, content in contents.items():
             archive.writestr(name, content)
     custom_objects = {"learning_rate": 5e-4, "lr_schedule": lambda _: 5e-4}
-    loaded = QAM.load(tmp_path / "damaged", env=gym.make("Pendulum-v1"), custom_objects=custom_objects)
+    loaded = algorithm.load(tmp_path / "damaged", env=gym.make("Pendulum-v1"), custom_objects=custom_objects)
     assert loaded.learn(12).policy.optimizer.param_groups[0]["lr"] == 5e-4
 
 
-def test_arguments_at_loading_replace_stored_ones(model: QAM, tmp_path: Path):
+def test_arguments_at_loading_replace_stored_ones(algorithm, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "model")
-    loaded = QAM.load(
+    loaded = algorithm.load(
         tmp_path / "model", env=gym.make("Pendulum-v1"), learning_rate=7e-4, tensorboard_log=str(tmp_path)
     )
     loaded.learn(2, reset_num_timesteps=False)
     assert loaded.policy.optimizer.param_groups[0]["lr"] == 7e-4
-    assert list(tmp_path.glob("QAM_*/events*"))
+    assert list(tmp_path.glob(f"{algorithm.__name__}_*/events*"))
 
 
-def test_a_schedule_of_numpy_numbers_is_stored_as_plain_ones(tmp_path: Path):
+def test_a_schedule_of_numpy_numbers_is_stored_as_plain_ones(algorithm, tmp_path: Path):
     # PyTorch reads its files back only where they hold none of NumPy's
-    model = QAM("MlpPolicy", "Pendulum-v1", learning_rate=lambda left: np.float64(1e-3) * left, **SMALL).learn(12)
+    model = algorithm(
+        "MlpPolicy", "Pendulum-v1", learning_rate=lambda left: np.float64(1e-3) * left, **small(algorithm)
+    ).learn(12)
     model.save(tmp_path / "model")
-    loaded = QAM.load(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model")
     assert type(loaded.policy.optimizer.param_groups[0]["lr"]) is float
 
 
-def test_default_sizes_may_be_asked_for_by_none(tmp_path: Path):
-    QAM("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": None}, buffer_size=10).save(tmp_path / "model")
-    assert QAM.load(tmp_path / "model").policy.net_arch == [256, 256]
+def test_default_sizes_may_be_asked_for_by_none(algorithm, tmp_path: Path):
+    algorithm("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": None}, buffer_size=10).save(tmp_path / "model")
+    assert algorithm.load(tmp_path / "model").policy.net_arch == [256, 256]
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")
-def test_files_are_closed(model: QAM, tmp_path: Path):
+def test_files_are_closed(algorithm, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
     model.policy.save(tmp_path / "policy")
-    QAM.load(tmp_path / "model").load_replay_buffer(tmp_path / "buffer")
-    FlowPolicy.load(tmp_path / "policy")
+    algorithm.load(tmp_path / "model").load_replay_buffer(tmp_path / "buffer")
+    type(model.policy).load(tmp_path / "policy")
     gc.collect()
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto", th.device("cpu")])
-def test_a_device_to_load_on(device: str | th.device, model: QAM, tmp_path: Path):
+def test_a_device_to_load_on(algorithm, device: str | th.device, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "model")
-    loaded = QAM.load(tmp_path / "model", device=device, env=gym.make("Pendulum-v1")).learn(2)
+    loaded = algorithm.load(tmp_path / "model", device=device, env=gym.make("Pendulum-v1")).learn(2)
     assert (
         loaded.device
         == loaded.policy.device
@@ -192,7 +196,7 @@ def test_a_device_to_load_on(device: str | th.device, model: QAM, tmp_path: Path
 
 
 @pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
-def test_from_one_device_to_another_and_back(model: QAM, tmp_path: Path):
+def test_from_one_device_to_another_and_back(model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "cpu")
     on_gpu = QAM.load(tmp_path / "cpu", device="cuda", env=gym.make("Pendulum-v1")).learn(15)
     on_gpu.save(tmp_path / "gpu")
@@ -205,21 +209,23 @@ def test_from_one_device_to_another_and_back(model: QAM, tmp_path: Path):
     back.learn(15)
 
 
-def test_the_system_is_printed_where_asked(model: QAM, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_system_is_printed_where_asked(
+    algorithm, model: Algorithm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     model.save(tmp_path / "model")
-    QAM.load(tmp_path / "model", print_system_info=True)
+    algorithm.load(tmp_path / "model", print_system_info=True)
     assert "== SAVED MODEL SYSTEM INFO ==" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- environments
 
 
-def test_a_new_environment_or_another_number_of_them(model: QAM, tmp_path: Path):
+def test_a_new_environment_or_another_number_of_them(algorithm, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "model")
-    loaded = QAM.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs=3))
+    loaded = algorithm.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs=3))
     assert loaded.n_envs == loaded.replay_buffer.n_envs == 3
     loaded.learn(12, reset_num_timesteps=False)
-    without = QAM.load(tmp_path / "model")
+    without = algorithm.load(tmp_path / "model")
     assert without.get_env() is None
     without.set_env(gym.make("Pendulum-v1"))
     without.learn(2, reset_num_timesteps=False)
@@ -232,10 +238,12 @@ def test_a_new_environment_or_another_number_of_them(model: QAM, tmp_path: Path)
         (RandomEnv(PENDULUM.observation_space, spaces.Box(-1.0, 1.0, (1,))), "Action spaces do not match"),
     ],
 )
-def test_an_environment_with_other_spaces_is_refused(env: gym.Env, message: str, model: QAM, tmp_path: Path):
+def test_an_environment_with_other_spaces_is_refused(
+    algorithm, env: gym.Env, message: str, model: Algorithm, tmp_path: Path
+):
     model.save(tmp_path / "model")
     with pytest.raises(ValueError, match=message):
-        QAM.load(tmp_path / "model", env=env)
+        algorithm.load(tmp_path / "model", env=env)
     with pytest.raises(ValueError, match=message):
         model.set_env(DummyVecEnv([lambda: env]))
 
@@ -250,14 +258,14 @@ class CountsResets(gym.Wrapper):
 
 @pytest.mark.parametrize("force_reset", [True, False])
 @pytest.mark.parametrize("by_loading", [True, False])
-def test_an_environment_is_reset_where_it_is_forced(force_reset: bool, by_loading: bool, tmp_path: Path):
+def test_an_environment_is_reset_where_it_is_forced(algorithm, force_reset: bool, by_loading: bool, tmp_path: Path):
     env = CountsResets(gym.make("Pendulum-v1"))
-    model = QAM("MlpPolicy", env, **SMALL).learn(12)
+    model = algorithm("MlpPolicy", env, **small(algorithm)).learn(12)
     assert env.n_resets == 1
     vec_env = model.get_env()
     if by_loading:
         model.save(tmp_path / "model")
-        model = QAM.load(tmp_path / "model", env=vec_env, force_reset=force_reset)
+        model = algorithm.load(tmp_path / "model", env=vec_env, force_reset=force_reset)
     else:
         model.set_env(vec_env, force_reset=force_reset)
     model.learn(5, reset_num_timesteps=False)
@@ -267,8 +275,8 @@ def test_an_environment_is_reset_where_it_is_forced(force_reset: bool, by_loadin
 # ---------------------------------------------------------------- parameters
 
 
-def test_parameters_are_given_and_taken_as_a_dict(model: QAM):
-    other = QAM("MlpPolicy", "Pendulum-v1", seed=1, **SMALL)
+def test_parameters_are_given_and_taken_as_a_dict(algorithm, model: Algorithm):
+    other = algorithm("MlpPolicy", "Pendulum-v1", seed=1, **small(algorithm))
     parameters = model.get_parameters()
     assert set(parameters) == {"policy", "policy.optimizer"}
     before = parameters_of(other)
@@ -277,21 +285,21 @@ def test_parameters_are_given_and_taken_as_a_dict(model: QAM):
     assert same_parameters(parameters_of(other), parameters["policy"])
 
 
-def test_an_exact_match_misses_nothing_and_without_it_parts_will_do(model: QAM):
+def test_an_exact_match_misses_nothing_and_without_it_parts_will_do(model: Algorithm):
     parameters = {"policy": {name: th.zeros_like(value) for name, value in model.get_parameters()["policy"].items()}}
     with pytest.raises(ValueError, match="Names of parameters do not match"):
         model.set_parameters(parameters)
     part = {name: value for name, value in parameters["policy"].items() if name.startswith("critic.")}
     with pytest.raises(RuntimeError, match="Missing key"):
         model.set_parameters({**model.get_parameters(), "policy": part})
-    flow = [parameter.clone() for parameter in model.policy.policy_flow.parameters()]
+    actor = [parameter.clone() for parameter in model.actor.parameters()]
     model.set_parameters({"policy": part}, exact_match=False)
     assert not any(parameter.any() for parameter in model.critic.parameters())
-    for old, parameter in zip(flow, model.policy.policy_flow.parameters(), strict=True):
+    for old, parameter in zip(actor, model.actor.parameters(), strict=True):
         assert th.equal(old, parameter)
 
 
-def test_an_unknown_name_of_parameters_is_refused(model: QAM):
+def test_an_unknown_name_of_parameters_is_refused(model: Algorithm):
     with pytest.raises(ValueError, match=r"Key actor_of_sac\.optimizer is an invalid object name"):
         model.set_parameters({"actor_of_sac.optimizer": {}}, exact_match=False)
 
@@ -321,20 +329,20 @@ def test_a_replay_buffer_comes_back(variant: dict, tmp_path: Path):
     assert new.size() == 41
 
 
-def test_a_chunk_in_flight_is_executed_to_its_end_after_loading(tmp_path: Path):
+def test_a_chunk_in_flight_is_executed_to_its_end_after_loading(algorithm, tmp_path: Path):
     env = make_vec_env("Pendulum-v1")
-    model = QAM("MlpPolicy", env, chunk_size=5, **small(learning_starts=0)).learn(13)
+    model = algorithm("MlpPolicy", env, chunk_size=5, **small(algorithm, learning_starts=0)).learn(13)
     # three of five actions of the third chunk are done
     in_flight = model.policy.scale_action(model._rollout_state.actions[0, 3:])
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
-    loaded = QAM.load(tmp_path / "model", env=env, force_reset=False)
+    loaded = algorithm.load(tmp_path / "model", env=env, force_reset=False)
     loaded.load_replay_buffer(tmp_path / "buffer")
     loaded.learn(2, reset_num_timesteps=False)
     np.testing.assert_allclose(loaded.replay_buffer.actions[13:15, 0], in_flight, atol=1e-6)
 
 
-def test_what_is_no_replay_buffer_is_refused(model: QAM, tmp_path: Path):
+def test_what_is_no_replay_buffer_is_refused(model: Algorithm, tmp_path: Path):
     (tmp_path / "buffer.pkl").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(AssertionError, match="must inherit from ReplayBuffer"):
         model.load_replay_buffer(tmp_path / "buffer")
@@ -344,20 +352,27 @@ def test_what_is_no_replay_buffer_is_refused(model: QAM, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("policy_class", "space"),
+    ("policy", "space"),
     [
-        (FlowPolicy, spaces.Box(-1.0, 1.0, (3,))),
-        (CnnPolicy, images()),
-        (MultiInputPolicy, spaces.Dict(image=images(), number=spaces.Discrete(3))),
+        ("MlpPolicy", spaces.Box(-1.0, 1.0, (3,))),
+        ("CnnPolicy", images()),
+        ("MultiInputPolicy", spaces.Dict(image=images(), number=spaces.Discrete(3))),
     ],
     ids=str,
 )
 @pytest.mark.parametrize(
-    "variant", [{}, {"edit_scale": 0.3}, {"distill_coef": 1.0}, {"chunk_size": 3}, {"best_of_n": 2}]
+    ("algorithm", "variant"),
+    [
+        *((QAM, variant) for variant in ({}, {"edit_scale": 0.3}, {"distill_coef": 1.0}, {"best_of_n": 2})),
+        *((algorithm, {"chunk_size": 3}) for algorithm in (QAM, IFQL, ReBRAC)),
+        *((algorithm, {}) for algorithm in (IFQL, ReBRAC)),
+    ],
 )
-def test_a_policy_alone_comes_back_and_acts_the_same(policy_class, space: spaces.Space, variant: dict, tmp_path: Path):
-    env = RandomEnv(space)
-    model = QAM(policy_class, env, **small(), **variant).learn(12)
+def test_a_policy_alone_comes_back_and_acts_the_same(
+    algorithm: type[Algorithm], variant: dict, policy: str, space: spaces.Space, tmp_path: Path
+):
+    env, policy_class = RandomEnv(space), algorithm.policy_aliases[policy]
+    model = algorithm(policy, env, **small(algorithm), **variant).learn(12)
     model.policy.save(tmp_path / "policy")
     loaded = policy_class.load(tmp_path / "policy", device="cpu")
     assert type(loaded) is policy_class
@@ -371,14 +386,14 @@ def test_a_policy_alone_comes_back_and_acts_the_same(policy_class, space: spaces
     np.testing.assert_array_equal(*samples)
 
 
-def test_parameters_as_one_vector(model: QAM):
+def test_parameters_as_one_vector(algorithm, model: Algorithm):
     vector = model.policy.parameters_to_vector()
-    other = QAM("MlpPolicy", "Pendulum-v1", seed=1, **SMALL).policy
+    other = algorithm("MlpPolicy", "Pendulum-v1", seed=1, **small(algorithm)).policy
     other.load_from_vector(vector)
     np.testing.assert_array_equal(other.parameters_to_vector(), vector)
 
 
-def act(model: QAM, observations: np.ndarray) -> np.ndarray:
+def act(model: Algorithm, observations: np.ndarray) -> np.ndarray:
     return model.predict(observations, deterministic=True)[0]
 
 

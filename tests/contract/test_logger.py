@@ -9,7 +9,7 @@ import pytest
 from stable_baselines3.common.logger import HumanOutputFormat, configure
 
 from sb3_qam import QAM
-from tests.contract.conftest import SMALL
+from tests.contract.conftest import SMALL, Algorithm, small
 
 EXPECTED = ["train/critic_loss", "train/bc_loss", "train/adjoint_loss", "train/learning_rate", "time/fps"]
 
@@ -18,7 +18,7 @@ def short_pendulum() -> gym.Env:
     return gym.make("Pendulum-v1", max_episode_steps=10)
 
 
-def train(model: QAM, dataset) -> QAM:
+def train(model: Algorithm, dataset) -> Algorithm:
     model.pretrain(dataset, gradient_steps=6, log_interval=3)
     return model.learn(20, log_interval=1, reset_num_timesteps=False)
 
@@ -55,15 +55,19 @@ def test_nothing_is_printed_unless_asked_for(pendulum_dataset, capsys: pytest.Ca
     assert any(isinstance(output, HumanOutputFormat) for output in model.logger.output_formats)
 
 
-def test_every_run_has_its_tensorboard_folder(pendulum_dataset, tmp_path: Path):
-    kwargs = {"tensorboard_log": str(tmp_path), **SMALL}
-    model = train(QAM("MlpPolicy", short_pendulum(), **kwargs), pendulum_dataset)
-    assert [path.name for path in tmp_path.iterdir()] == ["QAM_1"]
+def test_every_run_has_its_tensorboard_folder(algorithm, pendulum_dataset, tmp_path: Path):
+    kwargs = {"tensorboard_log": str(tmp_path), **small(algorithm)}
+    model = train(algorithm("MlpPolicy", short_pendulum(), **kwargs), pendulum_dataset)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{algorithm.__name__}_1"]
     model.learn(10, tb_log_name="other")
     model.learn(10)
     # continued training appends
     model.learn(10, reset_num_timesteps=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"QAM_1", "other_1", "QAM_2"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{algorithm.__name__}_1",
+        "other_1",
+        f"{algorithm.__name__}_2",
+    }
 
 
 def test_rewards_and_lengths_are_those_of_the_last_episodes(tmp_path: Path):

@@ -8,7 +8,6 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_qam import QAM
 from sb3_qam.common.buffers import DictSequenceReplayBuffer, SequenceReplayBuffer
 from tests.contract.conftest import RandomEnv, small
 
@@ -35,9 +34,9 @@ class Counter(gym.Env):
 
 @pytest.mark.parametrize("terminates", [False, True])
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_returns_discounts_and_next_observations(n_envs: int, terminates: bool):
+def test_returns_discounts_and_next_observations(algorithm, n_envs: int, terminates: bool):
     env = DummyVecEnv([lambda: Counter(terminates)] * n_envs)
-    model = QAM("MlpPolicy", env, n_steps=3, gamma=0.5, **small()).learn(35 * n_envs)
+    model = algorithm("MlpPolicy", env, n_steps=3, gamma=0.5, **small(algorithm)).learn(35 * n_envs)
     assert type(model.replay_buffer) is SequenceReplayBuffer
     batch = model._sample_batch(200)
     start = batch.observations.flatten()
@@ -53,21 +52,23 @@ def test_returns_discounts_and_next_observations(n_envs: int, terminates: bool):
     assert batch.masks[start < 4].all()
 
 
-def test_the_whole_run_with_several_steps():
-    model = QAM("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), n_steps=3, train_freq=4, **small()).learn(60)
+def test_the_whole_run_with_several_steps(algorithm):
+    model = algorithm(
+        "MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), n_steps=3, train_freq=4, **small(algorithm)
+    ).learn(60)
     assert model._n_updates > 0
     assert model.n_steps == 3
 
 
-def test_dicts_have_n_step_returns_too():
+def test_dicts_have_n_step_returns_too(algorithm):
     env = RandomEnv(spaces.Dict(a=spaces.Box(-1.0, 1.0, (2,))))
-    model = QAM("MultiInputPolicy", env, n_steps=3, **small()).learn(20)
+    model = algorithm("MultiInputPolicy", env, n_steps=3, **small(algorithm)).learn(20)
     assert type(model.replay_buffer) is DictSequenceReplayBuffer
 
 
-def test_sb3s_own_buffer_shortens_returns_at_the_end_of_an_episode():
-    kwargs = small(replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs={"n_steps": 3, "gamma": 0.5})
-    model = QAM("MlpPolicy", Counter(terminates=False), gamma=0.5, **kwargs).learn(35)
+def test_sb3s_own_buffer_shortens_returns_at_the_end_of_an_episode(algorithm):
+    kwargs = small(algorithm, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs={"n_steps": 3, "gamma": 0.5})
+    model = algorithm("MlpPolicy", Counter(terminates=False), gamma=0.5, **kwargs).learn(35)
     batch = model._sample_batch(200)
     start = batch.observations.flatten()
     assert batch.valid.all()

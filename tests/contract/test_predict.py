@@ -15,10 +15,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
-from tests.contract.conftest import SMALL, RandomEnv, images, small
+from tests.contract.conftest import Algorithm, RandomEnv, images, small
 
 
-def test_single_and_batched_observations(model: QAM):
+def test_single_and_batched_observations(model: Algorithm):
     single, state = model.predict(np.zeros(3, np.float32))
     assert (type(single), single.shape, single.dtype, state) == (np.ndarray, (1,), np.float32, None)
     batch, state = model.predict(np.zeros((4, 3), np.float32))
@@ -29,27 +29,27 @@ def test_single_and_batched_observations(model: QAM):
 
 
 @pytest.mark.parametrize("observation", [[0.1, 0.2, 0.3], np.array([0.1, 0.2, 0.3]), th.tensor([0.1, 0.2, 0.3])])
-def test_lists_other_types_and_tensors_are_taken_for_arrays(observation, model: QAM):
+def test_lists_other_types_and_tensors_are_taken_for_arrays(observation, model: Algorithm):
     expected, _ = model.predict(np.array([0.1, 0.2, 0.3], np.float32), deterministic=True)
     np.testing.assert_allclose(model.predict(np.asarray(observation), deterministic=True)[0], expected, rtol=1e-5)
 
 
-def test_a_given_state_comes_back_where_there_are_no_chunks(model: QAM):
+def test_a_given_state_comes_back_where_there_are_no_chunks(model: Algorithm):
     state = (np.ones(3),)
     assert model.predict(np.zeros(3), state=state, episode_start=np.ones(1, bool))[1] is state
 
 
-def test_a_row_of_a_batch_is_what_it_would_be_alone(model: QAM):
+def test_a_row_of_a_batch_is_what_it_would_be_alone(model: Algorithm):
     observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     together, _ = model.predict(observations, deterministic=True)
     alone = np.stack([model.predict(each, deterministic=True)[0] for each in observations])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_chunks_start_again_where_an_episode_does_and_nowhere_else():
-    model = QAM("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), chunk_size=3, **SMALL)
+def test_chunks_start_again_where_an_episode_does_and_nowhere_else(algorithm):
+    model = algorithm("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), chunk_size=3, **small(algorithm))
     observations = np.zeros((2, 3), np.float32)
-    _, state = model.predict(observations)
+    _, state = model.predict(observations + 1)
     second = state.actions[:, 1].copy()
     actions, state = model.predict(observations, state, episode_start=np.array([True, False]))
     np.testing.assert_array_equal(actions[1], second[1])
@@ -57,9 +57,9 @@ def test_chunks_start_again_where_an_episode_does_and_nowhere_else():
     assert state.position.tolist() == [1, 2]
 
 
-def test_dict_observations_single_and_batched():
+def test_dict_observations_single_and_batched(algorithm):
     space = spaces.Dict(vector=spaces.Box(-1.0, 1.0, (2,)), image=images(), number=spaces.Discrete(3))
-    model = QAM("MultiInputPolicy", RandomEnv(space), **SMALL)
+    model = algorithm("MultiInputPolicy", RandomEnv(space), **small(algorithm))
     single = space.sample()
     assert model.predict(single)[0].shape == (2,)
     batch = {key: np.stack([value, value]) for key, value in single.items()}
@@ -69,9 +69,9 @@ def test_dict_observations_single_and_batched():
 
 
 @pytest.mark.parametrize("channels_first", [False, True])
-def test_images_come_as_the_environment_or_as_the_model_has_them(channels_first: bool):
+def test_images_come_as_the_environment_or_as_the_model_has_them(algorithm, channels_first: bool):
     env = RandomEnv(images(channels_first))
-    model = QAM("CnnPolicy", env, **SMALL)
+    model = algorithm("CnnPolicy", env, **small(algorithm))
     assert model.observation_space.shape == (3, 36, 36)
     image = env.observation_space.sample()
     other = image if channels_first else image.transpose(2, 0, 1)
@@ -83,28 +83,28 @@ def test_images_come_as_the_environment_or_as_the_model_has_them(channels_first:
 
 
 @pytest.mark.parametrize("observation", [np.zeros(2), np.zeros((1, 4)), np.zeros((2, 2, 3))], ids=np.shape)
-def test_observations_of_another_shape_are_refused(observation: np.ndarray, model: QAM):
+def test_observations_of_another_shape_are_refused(observation: np.ndarray, model: Algorithm):
     with pytest.raises(ValueError, match="Unexpected observation shape"):
         model.predict(observation)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3])
-def test_what_reset_of_gymnasium_returns_is_explained(chunk_size: int):
-    model = QAM("MlpPolicy", "Pendulum-v1", chunk_size=chunk_size, **SMALL)
+def test_what_reset_of_gymnasium_returns_is_explained(algorithm, chunk_size: int):
+    model = algorithm("MlpPolicy", "Pendulum-v1", chunk_size=chunk_size, **small(algorithm))
     with pytest.raises(ValueError, match="mixing Gym API with SB3 VecEnv API"):
         model.predict(gym.make("Pendulum-v1").reset())
 
 
-def test_evaluation_and_training_are_modes_of_dropout_and_normalization():
+def test_evaluation_and_training_are_modes_of_dropout_and_normalization(algorithm):
     """predict() acts in evaluation mode, whatever the mode was before, and train() returns to training mode."""
     modes = []
 
-    class Watch(QAM):
+    class Watch(algorithm):
         def _optimize(self, losses, reported, targets):
             modes.append(self.policy.training)
             super()._optimize(losses, reported, targets)
 
-    model = Watch("MlpPolicy", "Pendulum-v1", **SMALL).learn(12)
+    model = Watch("MlpPolicy", "Pendulum-v1", **small(algorithm)).learn(12)
     assert modes == [True, True]
     model.predict(np.zeros(3))
     assert not model.policy.training
@@ -114,7 +114,7 @@ def test_evaluation_and_training_are_modes_of_dropout_and_normalization():
     assert modes == [True] * len(modes)
 
 
-def test_the_policy_alone_acts_as_the_model_does(model: QAM):
+def test_the_policy_alone_acts_as_the_model_does(model: Algorithm):
     observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     by_model, by_policy = (each.predict(observations, deterministic=True)[0] for each in (model, model.policy))
     np.testing.assert_array_equal(by_model, by_policy)
@@ -123,20 +123,20 @@ def test_the_policy_alone_acts_as_the_model_does(model: QAM):
     np.testing.assert_allclose(model.policy.unscale_action(tensor.detach().numpy()), by_model, atol=1e-6)
 
 
-def test_acting_takes_no_gradient(model: QAM):
+def test_acting_takes_no_gradient(model: Algorithm):
     model.policy.optimizer.zero_grad()
     assert not model.policy.forward(th.zeros(2, 3)).requires_grad
     model.predict(np.zeros(3))
     assert all(parameter.grad is None for parameter in model.policy.parameters())
 
 
-def test_a_caller_needs_numpy_alone(model: QAM, tmp_path: Path):
+def test_a_caller_needs_numpy_alone(model: Algorithm, tmp_path: Path):
     """A script that never imports torch itself loads the file and acts."""
     model.save(tmp_path / "model")
     script = f"""
         import numpy as np
-        from sb3_qam import QAM
-        model = QAM.load({str(tmp_path / "model")!r}, device="cpu")
+        from sb3_qam import {type(model).__name__}
+        model = {type(model).__name__}.load({str(tmp_path / "model")!r}, device="cpu")
         action, state = model.predict(np.zeros((2, 3)), deterministic=True)
         assert type(action) is np.ndarray and state is None
         print(repr(action.tolist()))
@@ -147,9 +147,9 @@ def test_a_caller_needs_numpy_alone(model: QAM, tmp_path: Path):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 4])
-def test_evaluate_policy_runs_several_environments_of_different_length(chunk_size: int):
+def test_evaluate_policy_runs_several_environments_of_different_length(algorithm, chunk_size: int):
     env = DummyVecEnv([lambda n=n: gym.make("Pendulum-v1", max_episode_steps=n) for n in (5, 7)])
-    model = QAM("MlpPolicy", env, chunk_size=chunk_size, **SMALL)
+    model = algorithm("MlpPolicy", env, chunk_size=chunk_size, **small(algorithm))
     rewards, lengths = evaluate_policy(
         model, env, n_eval_episodes=4, return_episode_rewards=True, deterministic=False, warn=False
     )
@@ -169,7 +169,7 @@ def test_predict_acts_within_any_bounds():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-def test_an_observation_that_is_not_finite_has_no_action(value: float, model: QAM):
+def test_an_observation_that_is_not_finite_has_no_action(algorithm, value: float, model: Algorithm):
     observations = np.zeros((3, 3))
     observations[1, 2] = value
     with pytest.raises(ValueError, match=r"The observation of environment 1 is not finite: .* at \[2\]\. No action"):
@@ -177,7 +177,7 @@ def test_an_observation_that_is_not_finite_has_no_action(value: float, model: QA
     with pytest.raises(ValueError, match=r"The observation of environment 0 is not finite"):
         model.predict(observations[1].tolist())
     space = spaces.Dict(image=images(), arm=spaces.Box(-np.inf, np.inf, (2,)), tool=spaces.Discrete(3))
-    several = QAM("MultiInputPolicy", RandomEnv(space), **SMALL)
+    several = algorithm("MultiInputPolicy", RandomEnv(space), **small(algorithm))
     observation = {"image": np.zeros((2, 36, 36, 3), np.uint8), "arm": np.zeros((2, 2)), "tool": np.array([1, 2])}
     assert several.predict(observation)[0].shape == (2, 2)
     observation["arm"][1] = value
@@ -198,10 +198,10 @@ class Broken(RandomEnv):
 
 @pytest.mark.parametrize("learning_starts", [0, 100])
 @pytest.mark.parametrize("chunk_size", [1, 3])
-def test_a_rollout_stops_before_it_acts_on_what_is_not_finite(learning_starts: int, chunk_size: int):
+def test_a_rollout_stops_before_it_acts_on_what_is_not_finite(algorithm, learning_starts: int, chunk_size: int):
     env = Broken(spaces.Box(-1.0, 1.0, (3,)))
-    kwargs = small(learning_starts=learning_starts, gradient_steps=0)
-    model = QAM("MlpPolicy", DummyVecEnv([lambda: env]), chunk_size=chunk_size, **kwargs)
+    kwargs = small(algorithm, learning_starts=learning_starts, gradient_steps=0)
+    model = algorithm("MlpPolicy", DummyVecEnv([lambda: env]), chunk_size=chunk_size, **kwargs)
     with pytest.raises(ValueError, match=r"The observation of environment 0 is not finite: nan at \[0\]"):
         model.learn(30)
     assert len(env.actions) == 5

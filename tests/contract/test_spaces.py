@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
 from tests.conftest import record, write_dataset
-from tests.contract.conftest import SMALL, RandomEnv
+from tests.contract.conftest import SMALL, RandomEnv, small
 
 OBSERVATION_SPACES = {
     "vector": spaces.Box(-1.0, 1.0, (3,)),
@@ -29,17 +29,17 @@ OBSERVATION_SPACES = {
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("name", OBSERVATION_SPACES)
 @pytest.mark.parametrize("n_steps", [1, 3])
-def test_observations(name: str, n_envs: int, n_steps: int):
+def test_observations(algorithm, name: str, n_envs: int, n_steps: int):
     space = OBSERVATION_SPACES[name]
     policy = "MultiInputPolicy" if name == "dict" else "MlpPolicy"
     env = DummyVecEnv([lambda: RandomEnv(space) for _ in range(n_envs)])
-    model = QAM(policy, env, n_steps=n_steps, **SMALL).learn(20)
+    model = algorithm(policy, env, n_steps=n_steps, **small(algorithm)).learn(20)
     assert model._n_updates > 0
     evaluate_policy(model, env, n_eval_episodes=2, warn=False)
     assert model.predict(space.sample(), deterministic=True)[0].shape == (2,)
 
 
-def test_a_dict_of_one_vector_is_the_vector():
+def test_a_dict_of_one_vector_is_the_vector(algorithm):
     class InDict(gym.ObservationWrapper):
         def __init__(self, env: gym.Env) -> None:
             super().__init__(env)
@@ -49,17 +49,17 @@ def test_a_dict_of_one_vector_is_the_vector():
             return {"vector": observation}
 
     env = gym.make("Pendulum-v1")
-    vector = QAM("MlpPolicy", env, seed=0, **SMALL).learn(30)
-    in_dict = QAM("MultiInputPolicy", InDict(env), seed=0, **SMALL).learn(30)
+    vector = algorithm("MlpPolicy", env, seed=0, **small(algorithm)).learn(30)
+    in_dict = algorithm("MultiInputPolicy", InDict(env), seed=0, **small(algorithm)).learn(30)
     np.testing.assert_array_equal(vector.policy.parameters_to_vector(), in_dict.policy.parameters_to_vector())
 
 
 @pytest.mark.parametrize("name", ["discrete", "multi-discrete", "multi-binary"])
-def test_numbers_are_ones_and_zeros_to_the_networks(name: str):
+def test_numbers_are_ones_and_zeros_to_the_networks(algorithm, name: str):
     space = OBSERVATION_SPACES[name]
-    policy = QAM("MlpPolicy", RandomEnv(space), **SMALL).policy
+    policy = algorithm("MlpPolicy", RandomEnv(space), **small(algorithm)).policy
     observation, is_vectorized = policy.obs_to_tensor(np.asarray(space.sample()))
-    features = policy.policy_flow.features(observation)
+    features = policy.behavior.features(observation)
     assert not is_vectorized
     assert features.shape == (1, spaces.flatdim(space))
     assert set(features.flatten().tolist()) <= {0.0, 1.0}
@@ -91,10 +91,10 @@ def test_offline_and_online_batches_of_numbers_are_alike(name: str):
     ids=str,
 )
 @pytest.mark.parametrize("chunk_size", [1, 2])
-def test_actions(space: spaces.Box, chunk_size: int):
+def test_actions(algorithm, space: spaces.Box, chunk_size: int):
     # RandomEnv refuses what is not in its action space
     env = DummyVecEnv([lambda: RandomEnv(spaces.Box(-1.0, 1.0, (3,)), space) for _ in range(2)])
-    model = QAM("MlpPolicy", env, chunk_size=chunk_size, **SMALL).learn(30)
+    model = algorithm("MlpPolicy", env, chunk_size=chunk_size, **small(algorithm)).learn(30)
     assert np.abs(model.replay_buffer.actions).max() <= 1
     assert model.predict(np.zeros(3))[0].shape == space.shape
     evaluate_policy(model, env, n_eval_episodes=2, warn=False)
@@ -119,10 +119,10 @@ def test_the_environments_of_these_tests_pass_sb3s_own_check():
         check_env(RandomEnv(space), warn=True)
 
 
-def test_spaces_without_bounds_may_be_observed():
+def test_spaces_without_bounds_may_be_observed(algorithm):
     env = make_vec_env("MountainCarContinuous-v0")
     unbounded = gym.wrappers.TransformObservation(
         gym.make("MountainCarContinuous-v0"), lambda obs: obs, spaces.Box(-np.inf, np.inf, (2,))
     )
     for each in (env, unbounded):
-        assert QAM("MlpPolicy", each, **SMALL).learn(12)._n_updates == 2
+        assert algorithm("MlpPolicy", each, **small(algorithm)).learn(12)._n_updates == 2

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
+from sb3_qam.common.noise import draw_from_observations
 from sb3_qam.common.phases import SpacesOnlyEnv
-from sb3_qam.qam.noise import draw_from_observations
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,))
 ACTIONS = spaces.Box(-1.0, 1.0, (2,))

@@ -7,10 +7,10 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
+from sb3_qam.common.noise import SamplingNoise
 from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.networks.actors import VelocityField
 from sb3_qam.networks.critics import CriticEnsemble
-from sb3_qam.qam.noise import SamplingNoise
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,))
 ACTIONS = spaces.Box(np.array([0.0, -5.0], np.float32), np.array([10.0, 5.0], np.float32))

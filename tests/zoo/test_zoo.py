@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_qam import QAM, preset, zoo
 from sb3_qam.datasets.sources import wrap_dataset
 from sb3_qam.environments import OGBENCH_TASKS
-from sb3_qam.qam.variants import VARIANTS
+from sb3_qam.variants import VARIANTS
 from sb3_qam.zoo.experiment import ExperimentManager
 from sb3_qam.zoo.hyperparams import ENTRIES, hyperparams_of
 from sb3_qam.zoo.wrappers import EpisodeSuccess
@@ -37,6 +37,11 @@ def manager(algo: str, env_id: str, folder: Path, hyperparams: dict[str, Any], *
     return ExperimentManager(argparse.Namespace(), algo, env_id, str(folder), **kwargs)
 
 
+def arguments_of(algorithm: type) -> set[str]:
+    """Also those that it passes on."""
+    return {name for each in algorithm.__mro__ for name in inspect.signature(each.__init__).parameters}
+
+
 def build(algo: str, env_id: str, folder: Path, **hyperparams: Any) -> QAM:
     model, _ = manager(algo, env_id, folder, SMALL | hyperparams).setup_experiment()
     model.get_env().close()
@@ -47,12 +52,12 @@ def build(algo: str, env_id: str, folder: Path, **hyperparams: Any) -> QAM:
 
 
 def test_the_zoo_knows_every_name():
-    assert {"qam", "qam_edit", "qam_f", "trqam", "bam"} <= VARIANTS.keys()
-    for name in VARIANTS:
-        assert issubclass(rl_zoo3.ALGOS[name], QAM)
+    assert {"qam", "qam_edit", "qam_f", "trqam", "sqam", "bam", "fql", "bc", "ifql", "rebrac"} == VARIANTS.keys()
+    for name, variant in VARIANTS.items():
+        assert issubclass(rl_zoo3.ALGOS[name], variant.algorithm)
         assert name in HYPERPARAMS_SAMPLER
         assert name in HYPERPARAMS_CONVERTER
-        assert {**preset("cube-triple-play", name).kwargs}.keys() <= inspect.signature(QAM).parameters.keys()
+        assert {**preset("cube-triple-play", name).kwargs}.keys() <= arguments_of(variant.algorithm)
     assert rl_zoo3.train.ExperimentManager is ExperimentManager
     zoo.register()
     assert rl_zoo3.ALGOS["qam"] is QAM
@@ -89,7 +94,7 @@ def test_the_zoos_classes_are_found_by_pickle():
 
 def test_one_entry_makes_a_variant_known_everywhere():
     code = """
-from sb3_qam.qam.variants import VARIANTS, Variant
+from sb3_qam.variants import VARIANTS, Variant
 VARIANTS["mine"] = Variant("Mine", {"pessimism": 0.3}, {"pessimism": (0.1, 1.0)}, {"gamma": (0.9,) * 10})
 import rl_zoo3
 import sb3_qam.zoo
@@ -134,10 +139,10 @@ def test_the_zoos_own_algorithms_keep_their_configurations(tmp_path: Path):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_key_is_an_argument(name: str):
-    arguments = inspect.signature(rl_zoo3.ALGOS[name]).parameters.keys()
+    arguments = arguments_of(VARIANTS[name].algorithm)
     assert len(hyperparams_of(name)) == 31 + 50
     for env_id, entry in hyperparams_of(name).items():
-        assert entry.keys() <= arguments | ZOO_KEYS, env_id
+        assert entry.keys() <= arguments | ZOO_KEYS | VARIANTS[name].zoo.keys(), env_id
         assert entry.keys() >= {"policy", "n_timesteps"}, env_id
 
 
@@ -147,7 +152,8 @@ def test_ogbenchs_entries_are_the_published_ones(name: str):
         published = preset(task_id, name)
         entry = hyperparams_of(name)[task_id]
         others = {
-            "policy": "FlowPolicy",
+            "policy": VARIANTS[name].policy,
+            **VARIANTS[name].zoo,
             "n_timesteps": published.online_steps,
             "offline_dataset": f"ogbench/{task_id}",
             "buffer_size": 500_000,
@@ -294,7 +300,7 @@ def test_what_is_sampled_are_arguments_and_converts_to_them_again(name: str):
         sampled = HYPERPARAMS_SAMPLER[name](trial, 1, 1, args)
         assert sampled == HYPERPARAMS_CONVERTER[name](trial.params)
         small = {"buffer_size": 10, "device": "cpu"}
-        model = rl_zoo3.ALGOS[name]("FlowPolicy", "Pendulum-v1", **{**sampled, **small})
+        model = rl_zoo3.ALGOS[name]("MlpPolicy", "Pendulum-v1", **{**sampled, **small})
         assert model.gamma == pytest.approx(1 - trial.params["one_minus_gamma"])
         assert model.policy_kwargs["n_critics"] == trial.params["n_critics"]
     with_her = HYPERPARAMS_SAMPLER[name](study.ask(), 1, 1, {"using_her_replay_buffer": True, "her_kwargs": {}})

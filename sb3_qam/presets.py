@@ -4,7 +4,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from sb3_qam.qam.variants import PAPER_NETWORKS, VARIANTS
+from sb3_qam.variants import PAPER_NETWORKS, VARIANTS
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Preset:
     """
     One published run.
 
-    :param kwargs: Arguments of QAM
+    :param kwargs: Arguments of the algorithm
     :param online_steps: Steps of ``learn()`` after the offline phase
     :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` before the offline phase
     :param sparse_rewards: Whether the run replaces OGBench's reward by -1 until the whole task is solved, then 0
@@ -90,7 +90,8 @@ def preset(task: str, variant: str = "QAM") -> Preset:
         "gamma": domain.gamma,
         "learning_starts": 5000,
         "offline_steps": 1_000_000,
-        "flow_steps": 10,
+        # Where there is a flow
+        **({"flow_steps": 10} if hasattr(chosen.algorithm, "flow_steps") else {}),
         "pessimism": domain.pessimism,
         "chunk_size": domain.chunk_size,
         "policy_kwargs": PAPER_NETWORKS,

@@ -15,9 +15,10 @@ from torch import nn
 
 from sb3_qam import QAM, CnnPolicy, FlowPolicy, MultiInputPolicy
 from sb3_qam.common.buffers import map_observations
+from sb3_qam.common.export import Sampler, export_onnx
+from sb3_qam.common.noise import SamplingNoise
+from sb3_qam.common.policies import BaseFlowPolicy
 from sb3_qam.networks.cpu_kernels import members_of
-from sb3_qam.qam.export import Sampler, export_onnx
-from sb3_qam.qam.noise import SamplingNoise
 from sb3_qam.runtime import ObservationNoise
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
@@ -37,9 +38,10 @@ class SmallCnn(BaseFeaturesExtractor):
         return self.layers(observations)
 
 
-def make_policy(space: spaces.Space = VECTOR, policy_class: type[FlowPolicy] = FlowPolicy, **kwargs: Any) -> FlowPolicy:
+def make_policy(space: spaces.Space = VECTOR, policy_class: type[Any] = FlowPolicy, **kwargs: Any) -> Any:
     th.manual_seed(0)
-    kwargs = {"net_arch": [16, 16], "flow_steps": 3, **kwargs}
+    steps = {"flow_steps": 3} if issubclass(policy_class, BaseFlowPolicy) else {}
+    kwargs = {"net_arch": [16, 16], **steps, **kwargs}
     policy = policy_class(space, kwargs.pop("action_space", ACTIONS), lambda _: 1e-3, **kwargs)
     with th.no_grad():
         # Edits and residuals begin near zero

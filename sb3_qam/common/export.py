@@ -20,8 +20,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_qam.qam.noise import SamplingNoise
-from sb3_qam.qam.policies import FlowPolicy
+from sb3_qam.common.noise import SamplingNoise
+from sb3_qam.common.policies import BaseFlowPolicy, OfflineToOnlinePolicy
 from sb3_qam.runtime import METADATA_KEY, NOISE_NAMES, ChunkExecution
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.checks import check_positive_int
@@ -42,7 +42,7 @@ class Sampler(nn.Module):
     What acts in a policy, as a function of tensors alone: the observations as the environment gives them, and the
     actions as it takes them.
 
-    :param policy: The policy: any with its ``sample_actions()`` and ``draw_noise()``
+    :param policy: The policy. One with a flow makes actions from noise, another one from the observations alone
     :param vec_normalize: Whose statistics normalize the observations, as they are now; ``None`` for none
     :raises ValueError: if these are of other observations than the policy's
     """
@@ -50,7 +50,7 @@ class Sampler(nn.Module):
     low: th.Tensor
     high: th.Tensor
 
-    def __init__(self, policy: FlowPolicy, vec_normalize: VecNormalize | None = None) -> None:
+    def __init__(self, policy: OfflineToOnlinePolicy, vec_normalize: VecNormalize | None = None) -> None:
         super().__init__()
         assert isinstance(policy.action_space, spaces.Box)  # for mypy
         self.policy = policy
@@ -96,9 +96,11 @@ class Sampler(nn.Module):
         if reserved:
             raise ValueError(f"The observation keys {sorted(reserved)} are names of the file's own: rename them.")
         generator = th.Generator().manual_seed(seed)
-        noise = self.policy.draw_noise(
-            batch_size, lambda *shape: th.randn(shape, generator=generator).to(self.policy.device)
-        )
+        noise: tuple[th.Tensor | None, ...] = ()
+        if isinstance(self.policy, BaseFlowPolicy):
+            noise = self.policy.draw_noise(
+                batch_size, lambda *shape: th.randn(shape, generator=generator).to(self.policy.device)
+            )
         # As many kinds of noise as the head takes
         return inputs | {name: kind for name, kind in zip(NOISE_NAMES, noise, strict=False) if kind is not None}
 
@@ -110,7 +112,10 @@ class Sampler(nn.Module):
         keys = list(_parts(self.space))
         parts = {key: self._normalize(key, part) for key, part in zip(keys, inputs, strict=False)}
         observations: PyTorchObs = parts if isinstance(self.space, spaces.Dict) else parts["observation"]
-        scaled = self.policy.sample_actions(observations, SamplingNoise(*inputs[len(keys) :]))
+        if isinstance(self.policy, BaseFlowPolicy):
+            scaled = self.policy.sample_actions(observations, SamplingNoise(*inputs[len(keys) :]))
+        else:
+            scaled = self.policy._predict(observations, deterministic=True)
         return self.low + 0.5 * (scaled.view(-1, *self.action_shape) + 1) * (self.high - self.low)
 
     def _normalize(self, key: str, part: th.Tensor) -> th.Tensor:
@@ -140,7 +145,7 @@ class Sampler(nn.Module):
             "chunk_size": policy.chunk_size,
             "replan_every": policy.replan_every,
             "ensemble_decay": policy.ensemble_decay,
-            "flow_steps": policy.flow_steps,
+            "flow_steps": getattr(policy, "flow_steps", None),
         }
 
 
@@ -149,7 +154,7 @@ def _parts(space: spaces.Space) -> dict[str, spaces.Space]:
 
 
 def export_onnx(
-    model: BaseAlgorithm | FlowPolicy,
+    model: BaseAlgorithm | OfflineToOnlinePolicy,
     path: str | os.PathLike[str],
     vec_normalize: VecNormalize | None = None,
     flow_steps: int | None = None,
@@ -160,7 +165,8 @@ def export_onnx(
 
     - ``observation``, or one of each key of a Dict: as the environment gives them, images channels first and in
       [0, 255]. Normalization, one-hot encoding and the like are part of the file
-    - ``noise``: standard normal, shape (best_of_n, batch, action_dim), action_dim being that of a whole chunk
+    - ``noise``, if the policy has a flow: standard normal, shape (best_of_n, batch, action_dim), action_dim being that
+      of a whole chunk
     - ``edit_noise``, with QAM-E alone: standard normal, of the same shape
 
     The runtime makes the noise of ``predict(deterministic=True)``, a function of the observation's bits, for which ONNX
@@ -194,27 +200,26 @@ def export_onnx(
     if vec_normalize is None and isinstance(model, BaseAlgorithm):
         vec_normalize = model.get_vec_normalize_env()
     policy = model.policy if isinstance(model, BaseAlgorithm) else model
-    if not isinstance(policy, FlowPolicy):
-        raise ValueError(
-            f"{type(model).__name__} has no policy that makes actions from noise: export_onnx() takes models of this "
-            f"package, and got {type(policy).__name__}."
-        )
+    if not isinstance(policy, OfflineToOnlinePolicy):
+        raise ValueError(f"export_onnx() takes models of this package and their policies, got {type(model).__name__}.")
     _check_ode_method(policy)
     ChunkExecution(policy.chunk_size, policy.replan_every, policy.ensemble_decay)
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".onnx")
     sampler = Sampler(policy, vec_normalize)
     traced, compared = (sampler.example_inputs(n, seed=n) for n in (N_TRACED, N_COMPARED))
-    modes, own_steps = [(module, module.training) for module in policy.modules()], policy.flow_steps
+    modes, own_steps = [(module, module.training) for module in policy.modules()], getattr(policy, "flow_steps", 0)
     if flow_steps is not None:
         check_positive_int("flow_steps", flow_steps)
+        if own_steps == 0:
+            raise ValueError(f"{type(policy).__name__} has no flow, leave flow_steps out.")
         if flow_steps < own_steps:
             warnings.warn(
                 f"flow_steps={flow_steps} instead of {own_steps} is faster and may cost success: that of the published "
                 "runs was 43 % with 20, 40 % with 10, 13 % with 3 and 3 % with 1. Evaluate with "
                 f"model.flow_steps = {flow_steps} first."
             )
-        policy.flow_steps = flow_steps
+        policy.set_hyperparameter("flow_steps", flow_steps)
     sampler.eval()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,13 +230,14 @@ def export_onnx(
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error}. Make room there, or choose another folder.") from error
     finally:
-        policy.flow_steps = own_steps
+        if flow_steps is not None:
+            policy.set_hyperparameter("flow_steps", own_steps)
         for module, mode in modes:
             module.training = mode
 
 
-def _check_ode_method(policy: FlowPolicy) -> None:
-    if policy.ode_method not in TRACEABLE_METHODS:
+def _check_ode_method(policy: OfflineToOnlinePolicy) -> None:
+    if isinstance(policy, BaseFlowPolicy) and policy.ode_method not in TRACEABLE_METHODS:
         raise ValueError(
             f"ode_method={policy.ode_method!r} cannot be exported to ONNX, where the number of steps is fixed. Set "
             f"policy.ode_method to one of {', '.join(map(repr, TRACEABLE_METHODS))}, which solve the same equation."

@@ -1,22 +1,24 @@
-"""The published hyper-parameters, and that QAM takes them."""
+"""The published hyper-parameters, and that the algorithms take them."""
 
 import math
 
 import pytest
 from gymnasium import spaces
 
-from sb3_qam import QAM, preset
+from sb3_qam import preset
 from sb3_qam.common.phases import SpacesOnlyEnv
-from sb3_qam.qam.presets import DOMAINS, VARIANTS
+from sb3_qam.presets import DOMAINS
+from sb3_qam.variants import VARIANTS
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_qam_takes_every_preset(domain: str, variant: str):
+def test_the_algorithm_takes_every_preset(domain: str, variant: str):
     kwargs = preset(domain, variant).kwargs
     env = SpacesOnlyEnv(spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,)))
     small = {"policy_kwargs": {**kwargs["policy_kwargs"], "net_arch": [8]}, "buffer_size": 100, "device": "cpu"}
-    model = QAM("FlowPolicy", env, **{**kwargs, **small})
+    chosen = VARIANTS[variant]
+    model = chosen.algorithm(chosen.policy, env, **{**kwargs, **small})
     assert model.gamma == kwargs["gamma"]
     assert len(kwargs["policy_kwargs"]["net_arch"]) == 4
 
@@ -35,6 +37,7 @@ def test_qam_takes_every_preset(domain: str, variant: str):
         ("humanoidmaze-large-navigate", "SQAM", {"gamma": 0.999, "pessimism": 0.0}),
         ("scene-play", "FQL", {"inverse_temperature": 0.0, "distill_coef": 300.0, "max_grad_norm": math.inf}),
         ("puzzle-4x4-play", "BAM", {"inverse_temperature": 30.0, "adjoint": "bptt"}),
+        ("scene-play", "IFQL", {"chunk_size": 5, "pessimism": 0.5}),
         ("antmaze-large-navigate", "QAM", {"inverse_temperature": 10.0, "gamma": 0.99}),
         ("antmaze-giant-navigate", "QAM-E", {"inverse_temperature": 10.0, "gamma": 0.995}),
     ],
@@ -43,6 +46,10 @@ def test_published_values(task: str, variant: str, expected: dict):
     kwargs = preset(task, variant).kwargs
     assert {name: kwargs[name] for name in expected} == expected
     assert (kwargs["batch_size"], kwargs["flow_steps"], kwargs["policy_kwargs"]["n_critics"]) == (256, 10, 10)
+
+
+def test_only_where_there_is_a_flow_it_has_steps():
+    assert "flow_steps" not in preset("scene-play", "rebrac").kwargs
 
 
 def test_what_surrounds_the_arguments():
@@ -57,5 +64,5 @@ def test_what_surrounds_the_arguments():
 def test_what_is_not_published_is_named():
     with pytest.raises(ValueError, match=r"Nothing is published for 'cube-single-play'.*cube-double-play"):
         preset("cube-single-play")
-    with pytest.raises(ValueError, match=r"variant must be one of QAM, .*, TRQAM, SQAM, FQL, BC, got 'SAC'"):
+    with pytest.raises(ValueError, match=r"variant must be one of QAM, .*, FQL, BC, IFQL, ReBRAC, got 'SAC'"):
         preset("scene-play", "SAC")
