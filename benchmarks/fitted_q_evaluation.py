@@ -1,0 +1,183 @@
+"""Which checkpoint is best, from data alone? ``python benchmarks/fitted_q_evaluation.py [TASK...]``.
+
+Trains a clone and several temperatures of QAM, and at each of a few checkpoints asks fitted Q evaluation, the critics
+themselves (their value of the policy's actions at the start states of the data), and the error of the critics (lower
+is better), what the policy is worth. Then it is run, with sampled actions as in these estimates.
+
+* ``maze``: the data and settings of examples/quickstart.py; 100 episodes of each checkpoint
+* ``lunarlander``: those of benchmarks/deterministic.py; 50 episodes
+
+Results are appended to ``--results FILE.csv`` one by one; what is there already is not run again. Printed is the rank
+correlation (Spearman) of each with the true return, and with its discounted sum, which is what all but the error
+estimate. ``--fqe-steps`` and ``--n-steps`` set the gradient steps of fitted Q evaluation and the length of its
+returns. Half an hour for both tasks on one core.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from scipy.stats import spearmanr
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_qam import QAM, fitted_q_evaluation
+from sb3_qam.common.evaluation import evaluation_mode
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+RESULTS = Path(__file__).with_suffix(".csv")
+METHODS: dict[str, dict[str, Any]] = {
+    "BC": {"inverse_temperature": 0.0},
+    "QAM w=3": {"inverse_temperature": 3.0},
+    "QAM w=10": {"inverse_temperature": 10.0},
+    "TRQAM": {"inverse_temperature": None, "kl_budget": 1.0},
+}
+CHECKPOINTS = (500, 1_500, 4_000, 8_000)
+ESTIMATES = ("fqe", "policy_value", "td_error")
+FIELDS = ("task", "method", "steps", "n_steps", "fqe_steps", *ESTIMATES, "fqe_low", "fqe_high")
+FIELDS = (*FIELDS, "discounted", "return", "success", "fqe_seconds")
+
+
+def maze() -> tuple[dict[str, Any], VecEnv, int]:
+    """The quickstart's."""
+    import quickstart
+
+    quickstart.collect_data()
+    starts = make_vec_env(quickstart.ENV_ID, 50, env_kwargs=quickstart.ENV_KWARGS)
+    return {"offline_dataset": quickstart.DATASET_ID, "flow_steps": 5}, starts, 100
+
+
+def lunarlander() -> tuple[dict[str, Any], VecEnv, int]:
+    """Heuristic controller with noise."""
+    from deterministic import noisy_heuristic
+
+    from sb3_qam.recording.collect import collect
+
+    env_id, dataset_id = "LunarLanderContinuous-v3", "benchmark/lunarlander-v0"
+    collect(noisy_heuristic, env_id, dataset_id, 300)
+    arguments = {"offline_dataset": dataset_id, "reward_transform": {"scale": 0.1}, "flow_steps": 5}
+    return arguments, make_vec_env(env_id, 10), 50
+
+
+TASKS: dict[str, Callable[[], tuple[dict[str, Any], VecEnv, int]]] = {"maze": maze, "lunarlander": lunarlander}
+
+
+def run(model: QAM, env: VecEnv, n_episodes: int) -> dict[str, float]:
+    """What the policy reaches: return, its discounted sum as the model transforms it, and success as a return > 0."""
+    env.seed(1000)
+    scale = 1.0 if model.reward_transform is None else model.reward_transform.scale
+    sums, ages, discounted = np.zeros(env.num_envs), np.zeros(env.num_envs), []
+
+    def add(locals_: dict[str, Any], _: dict[str, Any]) -> None:
+        number = locals_["i"]
+        sums[number] += scale * locals_["reward"] * model.gamma ** ages[number]
+        ages[number] += 1
+        if locals_["done"]:
+            discounted.append(sums[number])
+            sums[number] = ages[number] = 0
+
+    model.set_random_seed(1000)
+    returns, _ = evaluate_policy(
+        model, env, n_episodes, deterministic=False, callback=add, return_episode_rewards=True, warn=False
+    )
+    success = float(np.mean(np.array(returns) > 0))
+    return {"return": float(np.mean(returns)), "discounted": float(np.mean(discounted)), "success": success}
+
+
+def estimate(model: QAM, buffer: Any, fqe_steps: int) -> dict[str, float]:
+    """What data alone says, and how long fitted Q evaluation took."""
+    started = time.perf_counter()
+    found = fitted_q_evaluation(model, buffer, fqe_steps, deterministic=False)
+    seconds = time.perf_counter() - started
+    starts = np.append(0, buffer.last[:-1] + 1)
+    rows = np.random.default_rng(0).choice(buffer.complete_starts(), 4096)
+    with evaluation_mode(model, 0):
+        policy_value = float(model.evaluate_batch(buffer._get_samples(starts))["policy_value"])
+        td_error = float(model.evaluate_batch(buffer._get_samples(rows))["td_error"])
+    values = {"fqe": found.value, "fqe_low": found.low, "fqe_high": found.high, "fqe_seconds": seconds}
+    return {**values, "policy_value": policy_value, "td_error": td_error}
+
+
+def measure(task: str, method: str, settings: tuple[Any, ...], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each checkpoint of one training."""
+    given, env, n_episodes = settings
+    model = QAM(
+        "FlowPolicy",
+        **given,
+        **METHODS[method],
+        n_steps=5,
+        batch_size=128,
+        policy_kwargs={"net_arch": [128, 128]},
+        seed=arguments.seed,
+    )
+    rows = []
+    for steps in CHECKPOINTS:
+        model.pretrain(gradient_steps=steps - model._n_updates, reset_num_timesteps=False)
+        state, n_steps = th.get_rng_state(), model.n_steps
+        model.n_steps = arguments.n_steps
+        buffer = model.make_offline_buffer(given["offline_dataset"])
+        estimates = estimate(model, buffer, arguments.fqe_steps)
+        model.n_steps = n_steps
+        found = run(model, env, n_episodes)
+        th.set_rng_state(state)
+        names = {"task": task, "method": method, "steps": steps}
+        names |= {"n_steps": arguments.n_steps, "fqe_steps": arguments.fqe_steps}
+        rows.append({**names, **estimates, **found})
+        print({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in rows[-1].items()})
+    return rows
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Rank correlations with what is true."""
+    print(
+        "| task | with | checkpoints | FQE | value of the critics | TD error |\n| --- | --- | --- | --- | --- | --- |"
+    )
+    for task in dict.fromkeys(row["task"] for row in rows):
+        of_task = [row for row in rows if row["task"] == task]
+        for truth in ("return", "discounted"):
+            cells = []
+            for name in ESTIMATES:
+                sign = -1 if name == "td_error" else 1
+                pairs = [(sign * float(row[name]), float(row[truth])) for row in of_task]
+                cells.append(f"{spearmanr(*zip(*pairs, strict=True)).statistic:.2f}")
+            print(f"| {task} | {truth} | {len(of_task)} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Measure what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", default=list(TASKS), help=", ".join(TASKS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fqe-steps", type=int, default=10_000)
+    parser.add_argument("--n-steps", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    th.set_num_threads(1)
+    gym.logger.min_level = gym.logger.ERROR
+    rows: list[dict[str, Any]] = list(csv.DictReader(arguments.results.open())) if arguments.results.exists() else []
+    done = {(row["task"], row["method"]) for row in rows}
+    for task in arguments.tasks:
+        missing = [method for method in METHODS if (task, method) not in done]
+        settings = TASKS[task]() if missing else ()
+        for method in missing:
+            new = measure(task, method, settings, arguments)
+            with arguments.results.open("a", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS)
+                if not rows:
+                    writer.writeheader()
+                writer.writerows(new)
+            rows += new
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
