@@ -43,8 +43,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 CHECKPOINTS = (500, 1_500, 4_000, 8_000)
 ESTIMATES = ("fqe", "policy_value", "td_error")
-FIELDS = ("task", "method", "steps", "n_steps", "fqe_steps", *ESTIMATES, "fqe_low", "fqe_high")
-FIELDS = (*FIELDS, "discounted", "return", "success", "fqe_seconds")
+SETTINGS = ("task", "method", "steps", "n_steps", "fqe_steps")
+FIELDS = (*SETTINGS, *ESTIMATES, "fqe_low", "fqe_high", "discounted", "return", "success", "fqe_seconds")
 
 
 def maze() -> tuple[dict[str, Any], VecEnv, int]:

@@ -1,6 +1,7 @@
 """The value of a policy from data alone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -101,9 +102,9 @@ def _fit(
     model: OfflineToOnlineAlgorithm, buffer: OfflineBuffer, gradient_steps: int, deterministic: bool, n_critics: int
 ) -> CriticEnsemble:
     """:return: Critics of the model's policy, as it acts now"""
-    policy = model.policy
+    policy: Any = model.policy
     critic, target = (
-        CriticEnsemble(**policy._update_features_extractor({**policy.critic_kwargs, "n_critics": n_critics}))  # type: ignore[arg-type]
+        CriticEnsemble(**policy._update_features_extractor({**policy.critic_kwargs, "n_critics": n_critics}))
         .to(model.device)
         .train(mode)
         for mode in (True, False)
