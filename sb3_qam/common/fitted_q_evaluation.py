@@ -1,5 +1,6 @@
 """The value of a policy from data alone."""
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.networks.critics import CriticEnsemble
 from sb3_qam.utils.checks import check_positive_int
 
-LEARNING_RATE = 3e-4
+# The policy is fixed, so that targets may follow faster than in training
+LEARNING_RATE, TAU = 1e-3, 0.05
 # Actions that a stochastic policy draws in each start state
 N_DRAWS = 32
 # Start states that are evaluated together
@@ -46,6 +48,7 @@ def fitted_q_evaluation(
     dataset: OfflineDataset | OfflineBuffer,
     gradient_steps: int = 10_000,
     deterministic: bool = True,
+    n_steps: int = 1,
     n_critics: int = 5,
     seed: int = 0,
 ) -> PolicyValue:
@@ -55,10 +58,8 @@ def fitted_q_evaluation(
 
     .. math:: y_i = R_h + \gamma^h m \bar Q_i(s', a'), \quad a' \sim \pi(s')
 
-    where h is the model's ``n_steps`` or ``chunk_size``, and the rewards are transformed and the observations
-    normalized as in its training. With ``n_steps`` > 1 the actions between s and s' are those of the data, which
-    draws the estimate toward the value of the data. The result is the mean of Q(s, a) over the first states of the
-    episodes.
+    where h is the model's ``chunk_size``, or else ``n_steps``, and the rewards are transformed and the observations
+    normalized as in its training. The result is the mean of Q(s, a) over the first states of the episodes.
 
     Each critic has a target of its own, and its own bootstrap sample of the episodes (Hao et al. 2021,
     https://arxiv.org/abs/2102.03607). The interval is that of resampling critics and start states. It covers which
@@ -72,6 +73,9 @@ def fitted_q_evaluation(
         ``make_offline_buffer()`` made of it
     :param gradient_steps: Number of updates, each on ``batch_size`` transitions
     :param deterministic: Whether to evaluate deterministic or stochastic actions, as ``evaluate_policy`` has it
+    :param n_steps: Number of steps of the returns of a model without chunks. With 1, all actions are valued as the
+        policy's own; with more, rewards reach the start states in fewer gradient steps, but all actions of a return
+        after the first are those of the data, and the last steps of an episode begin no return
     :param n_critics: Number of critics
     :param seed: Seed of its own random numbers
     :return: The value, with an interval
@@ -79,10 +83,14 @@ def fitted_q_evaluation(
     :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
     :raises FloatingPointError: if the critics diverge
     """
-    for name, number in {"gradient_steps": gradient_steps, "n_critics": n_critics}.items():
+    for name, number in {"gradient_steps": gradient_steps, "n_steps": n_steps, "n_critics": n_critics}.items():
         check_positive_int(name, number)
     check_positive_int("seed", seed, minimum=0)
-    buffer = dataset if isinstance(dataset, OfflineBuffer) else model.make_offline_buffer(dataset)
+    # A copy, which shares the data
+    buffer = copy(dataset) if isinstance(dataset, OfflineBuffer) else model.make_offline_buffer(dataset)
+    buffer.n_steps = model.chunk_size if model.chunk_size > 1 else n_steps
+    if len(buffer.complete_starts()) == 0:
+        raise ValueError(f"No episode of dataset '{buffer.name}' has the {n_steps} steps of a return: reduce n_steps.")
     with evaluation_mode(model, seed):
         values = _values_at_starts(
             model, buffer, _fit(model, buffer, gradient_steps, deterministic, n_critics), deterministic
@@ -110,7 +118,7 @@ def _fit(
         for mode in (True, False)
     )
     target.load_state_dict(critic.state_dict())
-    optimizer = th.optim.Adam(critic.parameters(), lr=LEARNING_RATE)
+    optimizer = th.optim.Adam(critic.parameters(), lr=LEARNING_RATE, fused=True)
     statistics, target_statistics = (get_parameters_by_name(each, ["running_"]) for each in (critic, target))
     # How often each critic has drawn each episode
     n_episodes = buffer.n_episodes
@@ -130,7 +138,7 @@ def _fit(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        polyak_update(critic.parameters(), target.parameters(), model.tau)
+        polyak_update(critic.parameters(), target.parameters(), TAU)
         polyak_update(statistics, target_statistics, 1.0)
     return critic.eval()
 
