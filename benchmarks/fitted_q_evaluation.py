@@ -172,11 +172,12 @@ def main() -> None:
     gym.logger.min_level = gym.logger.ERROR
     rows: list[dict[str, Any]] = list(csv.DictReader(arguments.results.open())) if arguments.results.exists() else []
     done = {(row["task"], row["method"]) for row in rows}
-    for task in arguments.tasks:
-        missing = [method for method in METHODS if (task, method) not in done]
-        settings = TASKS[task]() if missing else ()
-        for method in missing:
-            new = measure(task, method, settings, arguments)
+    settings = {task: TASKS[task]() for task in arguments.tasks}
+    for method in METHODS:
+        for task in arguments.tasks:
+            if (task, method) in done:
+                continue
+            new = measure(task, method, settings[task], arguments)
             with arguments.results.open("a", newline="") as file:
                 writer = csv.DictWriter(file, FIELDS)
                 if not rows:

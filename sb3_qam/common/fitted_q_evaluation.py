@@ -75,7 +75,7 @@ def fitted_q_evaluation(
     :param deterministic: Whether to evaluate deterministic or stochastic actions, as ``evaluate_policy`` has it
     :param n_steps: Number of steps of the returns of a model without chunks. With 1, all actions are valued as the
         policy's own; with more, rewards reach the start states in fewer gradient steps, but all actions of a return
-        after the first are those of the data, and the last steps of an episode begin no return
+        after the first are those of the data. The last h - 1 steps of an episode begin no return
     :param n_critics: Number of critics
     :param seed: Seed of its own random numbers
     :return: The value, with an interval

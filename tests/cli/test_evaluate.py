@@ -1,6 +1,7 @@
 """``sb3-qam eval``: which environment it takes, what it runs, what it prints."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
-from sb3_qam import QAM
+from sb3_qam import QAM, PolicyValue, fitted_q_evaluation
 from sb3_qam.cli import app
 from tests.conftest import record, write_dataset
 
@@ -164,3 +165,24 @@ def test_what_is_no_model_is_said_on_one_line(model: Path):
     (model.parent / "text.zip").write_text("no model")
     for name in ("nothing.zip", ".", "text.zip"):
         assert error_of(model.parent / name).startswith("Error: ")
+
+
+# ---------------------------------------------------------------------- without an environment
+
+
+def test_offline_it_prints_values_and_their_intervals(model: Path, pendulum_dataset: minari.MinariDataset):
+    given = ("--offline", pendulum_dataset.id, "--gradient-steps", "2", "--baseline", "bc")
+    found = evaluate(model, *given)
+    assert found.keys() == {"model", "dataset", *ROWS}
+    assert found["sampled"] == asdict(fitted_q_evaluation(QAM.load(model), pendulum_dataset, 2, deterministic=False))
+    lines = CliRunner().invoke(app, ["eval", str(model), *given]).stdout.splitlines()
+    assert lines[0] == f"Fitted Q evaluation on {pendulum_dataset.id}, 2 gradient steps each"
+    assert lines[2] == f"{'sampled':16} {PolicyValue(**found['sampled'])}"
+    assert "No Minari dataset 'test/absent-v0'" in error_of(model, "--offline", "test/absent-v0")
+
+
+def test_offline_is_for_algorithms_of_this_package(tmp_path: Path):
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "sac.zip")
+    assert error_of(tmp_path / "sac.zip", "--algo", "sac", "--offline", "test/x-v0") == (
+        "Error: --offline needs an algorithm of this package, got 'sac'."
+    )
