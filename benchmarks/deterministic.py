@@ -7,7 +7,7 @@ Trains on each task, and evaluates the same model with ``deterministic=True`` an
 * ``maze``: the data and settings of examples/quickstart.py, offline; success of 50 episodes
 * ``pendulum``: Pendulum-v1, online, with the defaults; return of 40 episodes
 * ``ogbench``: pointmaze-medium-navigate-singletask-task1-v0 from ``--data FILE.npz``, 10,000 steps of BC, then TRQAM
-  with chunks of 5; success of 50 episodes
+  with chunks of 5; success of 200 episodes
 
 Results are appended to ``--results FILE.csv`` one by one; what is there already is not run again. Printed are the means
 of the episodes of all seeds with their standard errors.
@@ -100,7 +100,7 @@ def ogbench(seed: int, data: Path | None) -> Iterator[Checkpoint]:
     for steps in (10_000, 20_000):
         model.pretrain(gradient_steps=10_000, reset_num_timesteps=False)
         # The environment of the dataset is OGBench's own
-        yield steps, model, make_vec_env(dataset.recover_environment, 10, seed=1000), 50, "success"
+        yield steps, model, make_vec_env(dataset.recover_environment, 10, seed=1000), 200, "success"
 
 
 TASKS: dict[str, Callable[[int, Path | None], Iterator[Checkpoint]]] = {

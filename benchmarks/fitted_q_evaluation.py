@@ -4,8 +4,8 @@ Trains a clone and several temperatures of QAM, and at each of a few checkpoints
 themselves (their value of the policy's actions at the start states of the data), and the error of the critics (lower
 is better), what the policy is worth. Then it is run, with sampled actions as in these estimates.
 
-* ``maze``: the data and settings of examples/quickstart.py; 100 episodes of each checkpoint
-* ``lunarlander``: those of benchmarks/deterministic.py; 50 episodes
+* ``maze``: the data of examples/quickstart.py, and its settings with five flow steps; 100 episodes of each checkpoint
+* ``lunarlander``: the same of benchmarks/deterministic.py; 50 episodes
 
 Results are appended to ``--results FILE.csv`` one by one; what is there already is not run again. Printed is the rank
 correlation (Spearman) of each with the true return, and with its discounted sum, which is what all but the error

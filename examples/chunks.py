@@ -71,7 +71,6 @@ def main() -> None:
         offline_dataset=dataset,
         chunk_size=5,
         inverse_temperature=3.0,
-        flow_steps=5,
         batch_size=128,
         policy_kwargs={"net_arch": [128, 128]},
         seed=0,

@@ -26,7 +26,7 @@ OUTPUT = Path("distributed_suite")
 SUITE: dict[str, Any] = {
     "tasks": {"Pendulum-v1": {"gamma": 0.98, "learning_starts": 500}},
     "algorithms": {"qam": None, "qam_edit": {"edit_scale": 0.2}},
-    "hyperparams": {"flow_steps": 5, "batch_size": 128, "policy_kwargs": {"net_arch": [64, 64]}},
+    "hyperparams": {"batch_size": 128, "policy_kwargs": {"net_arch": [64, 64]}},
     "options": {"n-timesteps": 2000, "eval-freq": 2000, "eval-episodes": 5},
 }
 

@@ -25,7 +25,7 @@ ENV_ID = "Pendulum-v1"
 
 def main() -> None:
     th.set_num_threads(1)
-    model = QAM("FlowPolicy", ENV_ID, flow_steps=5, batch_size=64, policy_kwargs={"net_arch": [64, 64]}, seed=0)
+    model = QAM("FlowPolicy", ENV_ID, batch_size=64, policy_kwargs={"net_arch": [64, 64]}, seed=0)
     model.learn(500)
     path = Path("policy.onnx")
     export_onnx(model.policy, path)

@@ -50,7 +50,6 @@ def main() -> None:
         reward_transform={"scale": 0.1},
         # TRQAM, which stays close to the data: see trqam.py
         kl_budget=0.1,
-        flow_steps=5,
         batch_size=128,
         policy_kwargs={"net_arch": [64, 64]},
         seed=0,

@@ -61,7 +61,7 @@ def make_env(n_envs: int, seed: int | None = None) -> VecEnv:
 
 def make_model(seed: int) -> QAM:
     """QAM with hindsight."""
-    return QAM("MultiInputPolicy", make_env(N_ENVS, seed), **SETTINGS, flow_steps=5, seed=seed)
+    return QAM("MultiInputPolicy", make_env(N_ENVS, seed), **SETTINGS, seed=seed)
 
 
 class Progress(BaseCallback):

@@ -185,7 +185,6 @@ def make_model(dataset: minari.MinariDataset, seed: int) -> QAM:
         gamma=0.9,
         tau=0.02,
         inverse_temperature=30.0,
-        flow_steps=5,
         policy_kwargs=dict(
             net_arch=[128, 128],
             features_extractor_class=ImpalaCNN,

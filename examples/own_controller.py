@@ -45,7 +45,6 @@ def main() -> None:
         offline_dataset=dataset,
         n_steps=5,
         inverse_temperature=10.0,
-        flow_steps=5,
         batch_size=128,
         policy_kwargs={"net_arch": [64, 64]},
         seed=0,

@@ -85,7 +85,6 @@ def make_model(seed: int) -> QAM:
         offline_dataset=DATASET_ID,
         inverse_temperature=10.0,  # how far the policy may follow the critic away from the data
         n_steps=5,
-        flow_steps=5,
         batch_size=128,
         policy_kwargs=dict(net_arch=[128, 128]),
         seed=seed,

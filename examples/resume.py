@@ -52,7 +52,6 @@ def train(folder: Path) -> None:
             "FlowPolicy",
             env=None,
             offline_dataset=DATASET_ID,
-            flow_steps=5,
             batch_size=64,
             policy_kwargs={"net_arch": [64, 64]},
             seed=0,

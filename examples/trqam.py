@@ -52,7 +52,6 @@ def main() -> None:
             n_steps=3,
             gamma=0.98,
             reward_transform={"scale": 0.1},
-            flow_steps=5,
             batch_size=128,
             policy_kwargs={"net_arch": [64, 64]},
             seed=0,

@@ -38,7 +38,6 @@ def main() -> None:
             make_vec_env(ENV_ID),
             offline_dataset=dataset,
             offline_steps=1_000,
-            flow_steps=5,
             batch_size=64,
             policy_kwargs={"net_arch": [64, 64]},
             tensorboard_log=str(Path(run.dir) / "tensorboard"),

@@ -78,7 +78,7 @@ def evaluate(
                         value = fitted_q_evaluation(each, dataset, gradient_steps, deterministic, seed=seed)
                         summaries[prefix + name] = asdict(value)
                         continue
-                    vec_env, env_id = _make_env(model, env, models[""], n_envs, seed)
+                    vec_env, env_id = make_env(model, env, models[""], n_envs, seed)
                     found = evaluate_model(each, vec_env, episodes, deterministic)
                     summaries[prefix + name] = found.summary()
                     vec_env.close()
@@ -115,8 +115,13 @@ def _prepare_offline(path: Path, source: str, models: list[Any]) -> OfflineDatas
     return wrap_as_environment(source, config)
 
 
-def _make_env(path: Path, env_id: str | None, model: BaseAlgorithm, n_envs: int, seed: int) -> tuple[VecEnv, str]:
+def make_env(path: Path, env_id: str | None, model: BaseAlgorithm, n_envs: int, seed: int) -> tuple[VecEnv, str]:
     """
+    :param path: Path of the saved model
+    :param env_id: Id of the environment, by default that of RL Zoo's run or of the model's dataset
+    :param model: The model
+    :param n_envs: Number of environments
+    :param seed: Their seed
     :return: Environments as the model knows them, and their id
     :raises ValueError: if the environment is not known
     """

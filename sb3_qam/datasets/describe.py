@@ -12,6 +12,11 @@ from sb3_qam.datasets.minari import check_dataset_spaces, scale_actions, trainin
 from sb3_qam.datasets.rewards import SUCCESS_KEYS
 from sb3_qam.datasets.sources import OfflineDataset, episodes_of, open_datasets
 
+# The discount of a first run reaches over an episode, within the range of published ones
+GAMMAS = (0.99, 0.999)
+# Inverse temperature times standard deviation of the values, for a first run: in the middle of what worked on the tasks
+# of the guide's page on tuning
+START_SPREAD = 10.0
 # Scaled actions beyond this are at the bounds
 SATURATED = 0.99
 N_BINS = 40
@@ -34,6 +39,8 @@ class DatasetDescription:
     :param n_distinct_rewards: Number of distinct rewards
     :param saturation: Share of the steps in which each action is at its bounds, shape (action_dim,)
     :param action_counts: Histogram of each scaled action over [-1, 1], shape (action_dim, bins)
+    :param gamma: A discount factor to begin with: it reaches over a median episode, up to its end or a termination
+    :param value_std: Standard deviation of the discounted returns of all steps, with that factor
     """
 
     name: str
@@ -48,6 +55,13 @@ class DatasetDescription:
     n_distinct_rewards: int
     saturation: np.ndarray
     action_counts: np.ndarray = field(repr=False)
+    gamma: float
+    value_std: float
+
+    @property
+    def inverse_temperature(self) -> float | None:
+        """An inverse temperature to begin with, of one digit; ``None`` if all steps have the same return."""
+        return float(f"{START_SPREAD / self.value_std:.0e}") if self.value_std > 0 else None
 
     def __str__(self) -> str:
         rewards = f"{self.reward_range[0]:g} to {self.reward_range[1]:g}"
@@ -60,15 +74,26 @@ class DatasetDescription:
             "steps": self.lengths.sum(),
             "episode length": _distribution(self.lengths),
             "return": _distribution(self.returns),
+            "discounted returns": f"standard deviation {self.value_std:.3g} over all steps, with gamma={self.gamma:g}",
             "rewards": rewards,
             "success": "not recorded" if self.successes is None else f"{self.successes.mean():.1%} of the episodes",
             "terminations": f"{self.n_terminations} steps",
             "actions at their bounds": ", ".join(f"{share:.1%}" for share in self.saturation),
             "observations": self.observation_space,
             "actions": self.action_space,
+            "to begin with": self._start(),
         }
         width = max(map(len, rows))
         return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+    def _start(self) -> str:
+        if self.inverse_temperature is None:
+            return f"gamma={self.gamma:g}; all returns are the same: BC is all that this data can teach"
+        start = f"{self.inverse_temperature:g}"
+        return (
+            f"gamma={self.gamma:g}, and inverse_temperature={start}, or "
+            f"kl_budget=1.0 with reward_transform={{'scale': {start}}}"
+        )
 
     def draw(self, path: str | Path) -> None:
         """
@@ -102,6 +127,14 @@ def _distribution(values: np.ndarray) -> str:
     )
 
 
+def _discounted(rewards: np.ndarray, terminations: np.ndarray, gamma: float) -> np.ndarray:
+    """:return: Discounted return of each step until a termination or the end, shape (T,)"""
+    returns = np.zeros(len(rewards) + 1)
+    for step in reversed(range(len(rewards))):
+        returns[step] = rewards[step] + gamma * returns[step + 1] * (not terminations[step])
+    return returns[:-1]
+
+
 def describe(source: OfflineDataset) -> DatasetDescription:
     """
     Go through a dataset once, episode by episode.
@@ -114,10 +147,9 @@ def describe(source: OfflineDataset) -> DatasetDescription:
     """
     datasets = open_datasets(source)
     observation_space, action_space = training_spaces(datasets[0])
-    rewards, actions = [], []
+    rewards, terminations, actions = [], [], []
     returns: list[float] = []
     successes: list[bool] = []
-    n_terminations = 0
     knows_success = True
     for dataset in datasets:
         check_dataset_spaces(dataset, observation_space, action_space)
@@ -128,13 +160,19 @@ def describe(source: OfflineDataset) -> DatasetDescription:
             returns.append(of_episode.sum())
             scaled = scale_actions(episode.actions, action_space, place)
             actions.append(scaled.reshape(place.n_steps, -1).astype(np.float32))
-            n_terminations += int(np.sum(episode.terminations))
+            of_episode = checked(episode.terminations, (place.n_steps,), np.bool_, place._replace(key="terminations"))
+            terminations.append(of_episode)
             key = next((key for key in SUCCESS_KEYS if key in (episode.infos or {})), None)
             # Some environments report success only when it happens
             successes.append(key is not None and bool(np.any(episode.infos[key])))
             reports_success |= key is not None
         knows_success &= reports_success
     all_rewards, all_actions = np.concatenate(rewards), np.concatenate(actions)
+    n_terminations = sum(int(of_episode.sum()) for of_episode in terminations)
+    # An episode may contain several ways to a termination
+    horizons = [len(r) / max(t.sum(), 1) for r, t in zip(rewards, terminations, strict=True)]
+    gamma = float(np.clip(1 - 1 / np.median(horizons), *GAMMAS).round(3))
+    values = [_discounted(r, t, gamma) for r, t in zip(rewards, terminations, strict=True)]
     spec = datasets[0].env_spec
     return DatasetDescription(
         name=", ".join(dataset.id for dataset in datasets),
@@ -149,4 +187,6 @@ def describe(source: OfflineDataset) -> DatasetDescription:
         n_distinct_rewards=len(np.unique(all_rewards)),
         saturation=(np.abs(all_actions) > SATURATED).mean(axis=0),
         action_counts=np.array([np.histogram(each.clip(-1, 1), N_BINS, (-1, 1))[0] for each in all_actions.T]),
+        gamma=gamma,
+        value_std=float(np.concatenate(values).std()),
     )

@@ -293,7 +293,9 @@ class FlowPolicy(BasePolicy):
 
     def start_from_behavior(self) -> None:
         """Make the policy flow what the behavior flow is, and forget how it was optimized."""
-        for parameter in self.policy_flow.mlp.parameters():
+        # A shared features extractor is that of the other networks, too
+        shared = {*self.behavior_flow.parameters(), *self.critic.parameters()}
+        for parameter in set(self.policy_flow.parameters()) - shared:
             self.optimizer.state.pop(parameter, None)
         if self.residual:
             self.behavior_flow_target.load_state_dict(self.behavior_flow.state_dict())

@@ -57,6 +57,27 @@ def test_every_figure_is_that_of_the_data(dataset):
     assert "0 to 1 (2 distinct values)" in str(found)
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_what_to_begin_with_follows_from_lengths_and_discounted_returns(scale: float):
+    # 250 steps to the reward, at a termination that is not the end of the episode in the second one
+    first, second = np.zeros(250), np.zeros(500)
+    first[-1], second[[249, 499]] = scale, scale
+    episodes = [episode(list(r), [[5.0, 0.0]] * len(r), [False] * len(r) + [True]) for r in (first, second)]
+    episodes[1]["terminations"][249] = True
+    found = describe(write_dataset(episodes, OBSERVATIONS, ACTIONS))
+    assert found.gamma == 0.996
+    np.testing.assert_allclose(found.value_std, scale * np.std(0.996 ** np.arange(250)), rtol=1e-6)
+    assert found.inverse_temperature == pytest.approx(60.0 / scale)
+    start = f"{60 / scale:g}"
+    assert f"inverse_temperature={start}, or kl_budget=1.0 with reward_transform={{'scale': {start}}}" in str(found)
+
+
+def test_data_without_a_reward_has_nothing_to_begin_with_but_bc():
+    found = describe(write_dataset([episode([0.0, 0.0], [[5, 0], [0, 0]], None)], OBSERVATIONS, ACTIONS))
+    assert (found.value_std, found.inverse_temperature) == (0.0, None)
+    assert "gamma=0.99; all returns are the same: BC is all" in str(found)
+
+
 def test_several_are_described_together(dataset):
     both = describe([dataset, "test/described-v0"])
     assert both.lengths.tolist() == [3, 2, 3, 2]
@@ -79,6 +100,7 @@ def test_datasets_of_other_spaces_are_refused(dataset):
         ("actions", np.array([[b"a", b"b"]] * 2), "actions holds .* values, which are not float"),
         ("rewards", [0.0], "rewards holds 1 values, expected 2 in an episode of 2 steps"),
         ("rewards", [], "rewards holds 0 values, expected 2"),
+        ("terminations", [True], "terminations holds 1 values, expected 2 in an episode of 2 steps"),
     ],
 )
 def test_what_training_refuses_is_refused_with_the_same_error(dataset, key: str, value: Any, message: str):

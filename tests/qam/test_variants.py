@@ -395,15 +395,21 @@ def test_cloning_trains_the_extractor_of_its_flow_also_where_it_is_shared(share:
     assert model.policy.behavior_flow.trains_features_extractor is not share
 
 
-def test_cloning_again_gives_up_the_policy_and_all_that_belongs_to_it(pendulum_dataset):
-    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, kl_budget=0.5, **SMALL).pretrain(gradient_steps=3)
+@pytest.mark.parametrize("share", [False, True])
+def test_cloning_again_gives_up_the_policy_and_all_that_belongs_to_it(share: bool, pendulum_dataset):
+    extractor = {"features_extractor_class": LinearExtractor, "share_features_extractor": share}
+    arguments = SMALL | {"policy_kwargs": extractor, "kl_budget": 0.5}
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, **arguments).pretrain(gradient_steps=3)
     assert model.temperature.kl_lambda != 1
     model.pretrain(gradient_steps=1, objective="bc")
     model._set_objective("full")
     assert model.temperature.kl_lambda == 1
-    states = model.policy.optimizer.state
-    assert not any(parameter in states for parameter in model.policy.policy_flow.mlp.parameters())
-    assert all(parameter in states for parameter in model.policy.behavior_flow.mlp.parameters())
+    states, policy = model.policy.optimizer.state, model.policy
+    assert not any(parameter in states for parameter in policy.policy_flow.mlp.parameters())
+    assert (policy.policy_flow.features_extractor.linear.weight in states) is share
+    for flow_or_critic in (policy.behavior_flow, policy.critic):
+        assert flow_or_critic.features_extractor.linear.weight in states
+    assert all(parameter in states for parameter in policy.behavior_flow.mlp.parameters())
 
 
 def test_what_fails_leaves_policy_and_clone_as_they_were(pendulum_dataset):

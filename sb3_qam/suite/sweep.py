@@ -1,0 +1,79 @@
+"""Several values of one argument, each trained from the same clone."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_qam.common.evaluation import evaluate
+from sb3_qam.datasets.sources import OfflineDataset
+from sb3_qam.qam import QAM
+from sb3_qam.utils.atomic import atomic_write
+
+# What can be swept, and what it takes the place of
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "inverse_temperature": {"kl_budget": None},
+    "kl_budget": {"inverse_temperature": None},
+}
+
+
+def sweep(
+    clone: str | Path,
+    argument: str,
+    values: Sequence[float],
+    env: VecEnv,
+    gradient_steps: int,
+    folder: str | Path,
+    n_eval_episodes: int = 50,
+    offline_dataset: OfflineDataset | None = None,
+    device: str = "auto",
+) -> Iterator[dict[str, Any]]:
+    """
+    Train one policy for each value, offline, from the same saved model, and evaluate it from the same starts with
+    deterministic actions. Each is saved as ``ARGUMENT=VALUE.zip``, beside its row as JSON; those that are there are
+    not trained again.
+
+    :param clone: Path of a model after ``pretrain(objective="bc")``; of any other, its behavior flow is taken
+    :param argument: ``"inverse_temperature"`` or ``"kl_budget"``
+    :param values: What to give it
+    :param env: Where to evaluate
+    :param gradient_steps: Number of updates of each policy
+    :param folder: Where to write
+    :param n_eval_episodes: Number of episodes of each evaluation
+    :param offline_dataset: Needed if the model was trained on a dataset object without an id
+    :param device: PyTorch device
+    :return: One row for each value, as soon as it is there: the value, ``mean_return``, ``std_return``,
+        ``mean_length``, ``success``, ``episodes``, and ``path_kl``, the divergence from the clone in nats per step
+    :raises ValueError: if the argument or a value is not one that can be swept, the model is not one of QAM's, or the
+        folder has the results of other settings
+    """
+    if argument not in ARGUMENTS:
+        raise ValueError(f"argument must be one of {', '.join(ARGUMENTS)}, got '{argument}'.")
+    settings = {"clone": str(Path(clone).resolve()), "gradient_steps": gradient_steps, "episodes": n_eval_episodes}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    others: dict[str, Any] = {
+        **ARGUMENTS[argument],
+        **({} if offline_dataset is None else {"offline_dataset": offline_dataset}),
+    }
+    for value in values:
+        path = folder / f"{argument}={value:g}.json"
+        if path.is_file():
+            done = json.loads(path.read_text())
+            if done["settings"] != settings:
+                raise ValueError(f"{path} has other settings ({done['settings']}): choose another folder.")
+            yield done["row"]
+            continue
+        model = QAM.load(clone, device=device, **{**others, argument: value})
+        model.load_behavior(clone)
+        model.pretrain(gradient_steps=gradient_steps)
+        model.save(path.with_suffix(""))
+        env.seed(0)
+        # At inverse temperature 0 there is no policy beside the clone
+        path_kl = float(model.flow_diagnostics(256).get("path_kl", 0.0))
+        row = {argument: value, **evaluate(model, env, n_eval_episodes).summary(), "path_kl": path_kl}
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(json.dumps({"settings": settings, "row": row}, indent=1))
+        yield row
