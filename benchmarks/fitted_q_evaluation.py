@@ -16,7 +16,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "BC": {"inverse_temperature": 0.0},
     "QAM w=3": {"inverse_temperature": 3.0},
     "QAM w=10": {"inverse_temperature": 10.0},
-    "TRQAM": {"inverse_temperature": None, "kl_budget": 1.0},
 }
 CHECKPOINTS = (1_000, 3_000, 6_000)
-# Length of the returns of training
-N_STEPS = 5
-ESTIMATES = {
-    "fqe": "FQE",
-    "fqe_5": f"FQE, {N_STEPS}-step returns",
-    "policy_value": "value of the critics",
-    "td_error": "TD error",
-}
+ESTIMATES = {"fqe": "FQE", "policy_value": "value of the critics", "td_error": "TD error"}
 TRUTHS = {"return": "return", "discounted": "discounted return"}
 FIELDS = ("task", "method", "steps", "fqe_steps", *ESTIMATES, "fqe_low", "fqe_high", *TRUTHS, "fqe_seconds")
 
@@ -104,7 +96,6 @@ def estimate(model: QAM, buffer: Any, fqe_steps: int) -> dict[str, float]:
     started = time.perf_counter()
     found = fitted_q_evaluation(model, buffer, fqe_steps, deterministic=False)
     seconds = time.perf_counter() - started
-    with_n_steps = fitted_q_evaluation(model, buffer, fqe_steps, deterministic=False, n_steps=N_STEPS)
     starts = np.append(0, buffer.last[:-1] + 1)
     rows = np.random.default_rng(0).choice(buffer.complete_starts(), 4096)
     with evaluation_mode(model, 0):
@@ -112,7 +103,6 @@ def estimate(model: QAM, buffer: Any, fqe_steps: int) -> dict[str, float]:
         td_error = float(model.evaluate_batch(buffer._get_samples(rows))["td_error"])
     values = {
         "fqe": found.value,
-        "fqe_5": with_n_steps.value,
         "fqe_low": found.low,
         "fqe_high": found.high,
         "fqe_seconds": seconds,
@@ -120,29 +110,28 @@ def estimate(model: QAM, buffer: Any, fqe_steps: int) -> dict[str, float]:
     return {**values, "policy_value": policy_value, "td_error": td_error}
 
 
-def measure(task: str, method: str, settings: tuple[Any, ...], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each checkpoint of one training."""
+def measure(
+    task: str, method: str, settings: tuple[Any, ...], arguments: argparse.Namespace, missing: list[int]
+) -> Iterator[dict[str, Any]]:
+    """A row for each missing checkpoint of one training."""
     given, env, n_episodes = settings
     model = QAM(
         "FlowPolicy",
         **given,
         **METHODS[method],
-        n_steps=N_STEPS,
+        n_steps=5,
         batch_size=128,
         policy_kwargs={"net_arch": [128, 128]},
         seed=arguments.seed,
     )
-    rows = []
-    for steps in CHECKPOINTS:
+    for steps in missing:
         model.pretrain(gradient_steps=steps - model._n_updates, reset_num_timesteps=False)
         with preserved_rng(model.action_space, model.device):
             found = run(model, env, n_episodes)
         names = {"task": task, "method": method, "steps": steps, "fqe_steps": arguments.fqe_steps}
-        rows.append({**names, **estimate(model, model.offline_buffer, arguments.fqe_steps), **found})
-        print(
-            {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in rows[-1].items()}, flush=True
-        )
-    return rows
+        row = {**names, **estimate(model, model.offline_buffer, arguments.fqe_steps), **found}
+        print({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+        yield row
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -171,19 +160,18 @@ def main() -> None:
     th.set_num_threads(1)
     gym.logger.min_level = gym.logger.ERROR
     rows: list[dict[str, Any]] = list(csv.DictReader(arguments.results.open())) if arguments.results.exists() else []
-    done = {(row["task"], row["method"]) for row in rows}
+    done = {(row["task"], row["method"], int(row["steps"])) for row in rows}
     settings = {task: TASKS[task]() for task in arguments.tasks}
     for method in METHODS:
         for task in arguments.tasks:
-            if (task, method) in done:
-                continue
-            new = measure(task, method, settings[task], arguments)
-            with arguments.results.open("a", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                if not rows:
-                    writer.writeheader()
-                writer.writerows(new)
-            rows += new
+            missing = [steps for steps in CHECKPOINTS if (task, method, steps) not in done]
+            for row in measure(task, method, settings[task], arguments, missing) if missing else ():
+                with arguments.results.open("a", newline="") as file:
+                    writer = csv.DictWriter(file, FIELDS)
+                    if not rows:
+                        writer.writeheader()
+                    writer.writerow(row)
+                rows.append(row)
     print_table(rows)
 
 
