@@ -3,21 +3,25 @@
 import contextlib
 import json
 import sys
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import gymnasium as gym
 import typer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from sb3_qam import QAM
+from sb3_qam import QAM, PolicyValue, fitted_q_evaluation
 from sb3_qam.cli.data import find_algorithm
 from sb3_qam.cli.errors import on_one_line
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.evaluation import evaluate as evaluate_model
-from sb3_qam.datasets.sources import open_datasets
+from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.common.phases import SpacesOnlyEnv
+from sb3_qam.datasets.sources import OfflineDataset, open_datasets
 from sb3_qam.environments import register_environments
 from sb3_qam.results.runs import read_settings, settings_folder
 
@@ -41,6 +45,13 @@ def evaluate(
     baseline: Annotated[
         str | None, typer.Option(help="bc: also evaluate the model's behavior flow, a clone of its data.")
     ] = None,
+    offline: Annotated[
+        str | None,
+        typer.Option(
+            help="Id or folder of a dataset: estimate the discounted value from it alone, by fitted Q evaluation."
+        ),
+    ] = None,
+    gradient_steps: Annotated[int, typer.Option(min=1, help="Of fitted Q evaluation.")] = 10_000,
     algo: Annotated[str, typer.Option(help="Its algorithm, of SB3, sb3-contrib or this package.")] = "qam",
     replan_every: ReplanEvery = None,
     ensemble_decay: EnsembleDecay = None,
@@ -50,15 +61,19 @@ def evaluate(
     """
     Print return, length and success of a model on its environment, with deterministic and with sampled actions.
 
-    Example: sb3-qam eval logs/qam/PointMaze_UMaze-v3_1/best_model.zip -n 50 --baseline bc
+    Examples:
+    sb3-qam eval logs/qam/PointMaze_UMaze-v3_1/best_model.zip -n 50 --baseline bc
+    sb3-qam eval logs/qam/PointMaze_UMaze-v3_1/best_model.zip --offline D4RL/pointmaze/umaze-v2
     """
     with on_one_line():
         algorithm = find_algorithm(algo)
         if baseline not in (None, "bc") or (baseline and not issubclass(algorithm, QAM)):
             raise ValueError(f"--baseline must be bc, the behavior flow of a QAM model, got '{baseline}' for '{algo}'.")
+        if offline is not None and not issubclass(algorithm, OfflineToOnlineAlgorithm):
+            raise ValueError(f"--offline needs an algorithm of this package, got '{algo}'.")
         # What libraries print on the way is not the result
         with contextlib.redirect_stdout(sys.stderr):
-            models = {"": algorithm.load(model, device=device, seed=seed)}
+            models: dict[str, Any] = {"": algorithm.load(model, device=device, seed=seed)}
             if baseline is not None:
                 clone = QAM.load(model, device=device, seed=seed)
                 clone.load_behavior(model)
@@ -68,18 +83,29 @@ def evaluate(
                     each.policy.replan_every, each.policy.ensemble_decay = replan_every, ensemble_decay
                 elif (replan_every, ensemble_decay) != (None, None):
                     raise ValueError(f"--replan-every and --ensemble-decay are for chunks, which '{algo}' has not.")
-            summaries = {}
+            summaries: dict[str, dict[str, Any]] = {}
+            dataset = None if offline is None else _prepare_offline(model, offline, list(models.values()))
             for prefix, each in models.items():
                 for name, deterministic in {"deterministic": True, "sampled": False}.items():
                     # The same starts and noise in each row
                     each.set_random_seed(seed)
+                    if dataset is not None:
+                        value = fitted_q_evaluation(each, dataset, gradient_steps, deterministic, seed=seed)
+                        summaries[prefix + name] = asdict(value)
+                        continue
                     vec_env, env_id = make_env(model, env, models[""], n_envs, seed)
                     found = evaluate_model(each, vec_env, episodes, deterministic)
                     summaries[prefix + name] = found.summary()
                     vec_env.close()
     if as_json:
         rows = {name.replace(" ", "_"): summary for name, summary in summaries.items()}
-        typer.echo(json.dumps({"model": str(model), "env": env_id, **rows}))
+        source = {"env": env_id} if offline is None else {"dataset": offline}
+        typer.echo(json.dumps({"model": str(model), **source, **rows}))
+        return
+    if offline is not None:
+        typer.echo(f"Fitted Q evaluation on {offline}, {gradient_steps} gradient steps each")
+        for name, row in summaries.items():
+            typer.echo(f"{name:16} {PolicyValue(**row)}")
         return
     typer.echo(f"{env_id}, {episodes} episodes each")
     typer.echo(f"{'':16} {'return':>22} {'length':>8} {'success':>8}")
@@ -87,6 +113,21 @@ def evaluate(
         success = "-" if row["success"] is None else f"{row['success']:.1%}"
         spread = f"{row['mean_return']:.4g} +/- {row['std_return']:.4g}"
         typer.echo(f"{name:16} {spread:>22} {row['mean_length']:8.4g} {success:>8}")
+
+
+def _prepare_offline(path: Path, source: str, models: list[Any]) -> OfflineDataset:
+    """:return: The data as the environment of the model's run would have given it; the models are to normalize it so"""
+    settings = settings_folder(path.parent)
+    if settings is None:
+        return source
+    from sb3_qam.zoo.wrappers import wrap_as_environment
+
+    _, config = read_settings(settings)
+    if config.get("normalize"):
+        for model in models:
+            env = DummyVecEnv([partial(SpacesOnlyEnv, model.observation_space, model.action_space)])
+            model._vec_normalize_env = VecNormalize.load(str(settings / "vecnormalize.pkl"), env)
+    return wrap_as_environment(source, config)
 
 
 def make_env(path: Path, env_id: str | None, model: BaseAlgorithm, n_envs: int, seed: int) -> tuple[VecEnv, str]:

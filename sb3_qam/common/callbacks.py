@@ -10,8 +10,6 @@ import uuid
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +21,14 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_qam.common.buffers import OfflineBuffer
+from sb3_qam.common.evaluation import evaluation_mode
+from sb3_qam.common.fitted_q_evaluation import fitted_q_evaluation
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.policies import BaseFlowPolicy
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.checks import check_one_of, check_positive_int
 from sb3_qam.utils.nested import map_observations
-from sb3_qam.utils.random_state import forked_rng
 
 if TYPE_CHECKING:
     # Which a plain installation does not have
@@ -88,24 +87,6 @@ class PeriodicCallback(BaseCallback):
         """Record what there is to record."""
         raise NotImplementedError
 
-    @contextmanager
-    def _aside(self, seed: int) -> Iterator[None]:
-        """
-        Inside, the policy is in evaluation mode and random numbers are the callback's own. Afterwards every module is
-        in the mode it was in, and the generators are where they were.
-
-        :param seed: Seed of the numbers inside
-        """
-        policy = self.model.policy
-        modes = [(module, module.training) for module in policy.modules()]
-        with forked_rng(seed, self.model.action_space, self.model.device):
-            policy.set_training_mode(False)
-            try:
-                yield
-            finally:
-                for module, mode in modes:
-                    module.training = mode
-
 
 class OfflineEvalCallback(PeriodicCallback):
     """
@@ -115,18 +96,21 @@ class OfflineEvalCallback(PeriodicCallback):
     - ``data_value`` and ``policy_value``: mean of the critics at the actions of the data, and at those of the policy in
       the same states
     - ``bc_loss``: the flow-matching loss of the behavior flow, ``train/bc_loss`` of new data
+    - ``fqe``, with ``fqe_steps`` > 0: :func:`~sb3_qam.fitted_q_evaluation` of deterministic actions on these episodes,
+      and ``fqe_low`` and ``fqe_high``, its interval
 
     Transitions and noise are the same at each evaluation, so that differences come from training. While the
-    behavior alone is trained (``objective="bc"``) there is only ``bc_loss``. With ``n_steps`` or ``chunk_size`` of
-    h > 1 these are means over complete sequences, while the losses of training count those that an episode's end cuts
-    short as 0: of episodes of T steps they are lower by the factor (T - h + 1) / T. Training is the same, bit by bit,
-    with and without the callback. Rewards are transformed and observations normalized as in training.
+    behavior alone is trained (``objective="bc"``) there are ``bc_loss`` and ``fqe`` alone. With ``n_steps`` or
+    ``chunk_size`` of h > 1 these are means over complete sequences, while the losses of training count those that an
+    episode's end cuts short as 0: of episodes of T steps they are lower by the factor (T - h + 1) / T. Training is the
+    same, bit by bit, with and without the callback. Rewards are transformed and observations normalized as in training.
 
     :param dataset: The episodes: id or folder of a Minari dataset, a dataset object, or a list of these, as
         ``offline_dataset`` of the model. ``dataset.filter_episodes`` and ``minari.split_dataset`` divide one
     :param eval_freq: Timesteps between two evaluations: gradient steps offline, environment steps online
     :param n_transitions: How many transitions to evaluate at most; chosen at random where there are more
     :param batch_size: Number of transitions that are evaluated together
+    :param fqe_steps: Gradient steps of each fitted Q evaluation, 0 for none
     :param seed: Seed of the callback's own random numbers
     :param verbose: Verbosity level: 0 for no output, 1 for info messages
     :raises ValueError: if an argument is out of range; and, when training begins, if the dataset is unusable or does
@@ -143,12 +127,15 @@ class OfflineEvalCallback(PeriodicCallback):
         batch_size: int = 1024,
         seed: int = 0,
         verbose: int = 0,
+        fqe_steps: int = 0,
     ) -> None:
         super().__init__(eval_freq, seed, verbose)
         check_positive_int("eval_freq", eval_freq)
         check_positive_int("n_transitions", n_transitions)
         check_positive_int("batch_size", batch_size)
+        check_positive_int("fqe_steps", fqe_steps, minimum=0)
         self.dataset = dataset
+        self.fqe_steps = fqe_steps
         self.n_transitions = n_transitions
         self.batch_size = batch_size
         self._buffer: OfflineBuffer | None = None
@@ -162,7 +149,7 @@ class OfflineEvalCallback(PeriodicCallback):
     def _report(self) -> None:
         assert self._buffer is not None  # for mypy
         sums: dict[str, float] = defaultdict(float)
-        with self._aside(self.seed):
+        with evaluation_mode(self.model, self.seed):
             for start in range(0, len(self._rows), self.batch_size):
                 rows = self._rows[start : start + self.batch_size]
                 batch = self._buffer._get_samples(rows, env=self.model._vec_normalize_env)
@@ -170,6 +157,10 @@ class OfflineEvalCallback(PeriodicCallback):
                     sums[name] += float(mean) * len(rows)
         for name, total in sums.items():
             self.logger.record(f"eval_offline/{name}", total / len(self._rows))
+        if self.fqe_steps > 0:
+            found = fitted_q_evaluation(self.model, self._buffer, self.fqe_steps, seed=self.seed)
+            for suffix, value in {"": found.value, "_low": found.low, "_high": found.high}.items():
+                self.logger.record(f"eval_offline/fqe{suffix}", value)
 
 
 class FlowDiagnosticsCallback(PeriodicCallback):
@@ -223,7 +214,7 @@ class FlowDiagnosticsCallback(PeriodicCallback):
         if not self.model.has_training_data:
             return
         # Other states each time, and the same again in a run that is repeated
-        with self._aside(self.seed + self.num_timesteps):
+        with evaluation_mode(self.model, self.seed + self.num_timesteps):
             for name, value in self.model.flow_diagnostics(self.n_states).items():
                 self.logger.record(f"flow/{name}", float(value))
             has_flows = isinstance(self.model.policy, BaseFlowPolicy)

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize, VecTransposeImage
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_qam.common.buffers import SequenceReplayBuffer
@@ -142,11 +142,11 @@ def check_callback(callback: Any) -> None:
 def check_wrappers(env: VecEnv) -> None:
     """
     :param env: A VecEnv, with the wrappers of the user and those that SB3 adds around them
-    :raises ValueError: if images are transposed outside of ``VecNormalize``: what SB3's off-policy algorithms store is
-        what went into that, and its images would not fit the replay buffer; or if observations in it have no axis,
-        which SB3 cannot store
+    :raises ValueError: if images are transposed or frames are stacked outside of ``VecNormalize``: what SB3's
+        off-policy algorithms store is what went into that, and it would not fit the replay buffer; or if observations
+        in it have no axis, which SB3 cannot store
     """
-    is_transposed = False
+    is_transposed = is_stacked = False
     while isinstance(env, VecEnvWrapper):
         if isinstance(env, VecNormalize) and env.observation_space.shape == ():
             raise ValueError(
@@ -157,7 +157,14 @@ def check_wrappers(env: VecEnv) -> None:
                 "VecNormalize has images with their channels last, which replay buffers hold channels first: "
                 "transpose them inside of it, VecNormalize(VecTransposeImage(env))."
             )
+        if isinstance(env, VecNormalize) and is_stacked:
+            raise ValueError(
+                "VecNormalize has single frames, and replay buffers hold what it has: stack them inside of it, "
+                "VecNormalize(VecFrameStack(env, n)). In RL Zoo that is, instead of frame_stack, "
+                "env_wrapper: {sb3_qam.datasets.StackFrames: {n_stack: n}}."
+            )
         is_transposed = is_transposed or isinstance(env, VecTransposeImage)
+        is_stacked = is_stacked or isinstance(env, VecFrameStack)
         env = env.venv
 
 

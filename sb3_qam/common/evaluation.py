@@ -1,5 +1,7 @@
 """What a policy achieves."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,26 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_qam.datasets.rewards import SUCCESS_KEYS
+from sb3_qam.utils.random_state import forked_rng
+
+
+@contextmanager
+def evaluation_mode(model: BaseAlgorithm, seed: int) -> Iterator[None]:
+    """
+    Inside, the policy is in evaluation mode and random numbers are the caller's own. Afterwards every module is in the
+    mode it was in, and the generators are where they were.
+
+    :param model: The model
+    :param seed: Seed of the numbers inside
+    """
+    modes = [(module, module.training) for module in model.policy.modules()]
+    with forked_rng(seed, model.action_space, model.device):
+        model.policy.set_training_mode(False)
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 @dataclass(frozen=True)

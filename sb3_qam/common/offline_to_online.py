@@ -42,6 +42,7 @@ from sb3_qam.common.rollouts import StatefulRollouts
 from sb3_qam.common.saving import ResumableAlgorithm
 from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, read_episodes, training_spaces
+from sb3_qam.datasets.replay_buffer import ReplayBufferSource, open_replay_buffer
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, is_storable, open_datasets, with_absolute_folders
 from sb3_qam.datasets.storage import map_episodes
@@ -62,9 +63,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     Arguments are those of ``OffPolicyAlgorithm``, and:
 
     :param chunk_size: Number of actions in a chunk, the unit in which the policy acts and learns
-    :param offline_dataset: Id or folder of a Minari dataset, a dataset object, or a list of these. An id that is
-        not in the local cache is downloaded. With ``env=None`` the model takes its spaces from it. Ids and folders
-        are stored with the model; objects have to be given again to ``load()``.
+    :param offline_dataset: Id or folder of a Minari dataset, a dataset object, a replay buffer of SB3, or a list of
+        these. An id that is not in the local cache is downloaded. With ``env=None`` the model takes its spaces from it.
+        Ids and folders are stored with the model; objects have to be given again to ``load()``.
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
         Those done by ``pretrain()`` count, and so do those before an interruption.
     :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` that ``learn()`` takes before these, if none
@@ -291,7 +292,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         elif needed_by is not None:
             raise ValueError(
                 f"{needed_by} needs offline data: pass {type(self).__name__}(..., offline_dataset=...), or a Minari "
-                "dataset to pretrain(dataset)."
+                "dataset or a replay buffer to pretrain()."
             )
 
     @property
@@ -337,6 +338,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         objective: str = "full",
+        replay_buffer: ReplayBufferSource | None = None,
     ) -> SelfOfflineToOnline:
         """
         Train on offline data, without an environment. A phase like ``learn()``: callbacks are called once per
@@ -353,10 +355,13 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         :param objective: ``"full"``, or ``"bc"`` to train the behavior flow alone: the model then acts as a
             clone of the data, and later training starts its policy from there. Clone steps do not count as
             ``offline_steps``
+        :param replay_buffer: In place of a dataset, a replay buffer of SB3, of whatever algorithm, or the path of one
+            by ``save_replay_buffer()``; such a file is a pickle: load only those that you trust. ``reward_transform``
+            applies to it, too
         :return: the trained model
-        :raises ValueError: if there is no dataset, it is unusable or does not fit the model's spaces,
-            ``gradient_steps`` is not positive or ``objective`` is unknown
-        :raises TypeError: if a callback is not one, or ``dataset`` is not a dataset
+        :raises ValueError: if there is no dataset, it is unusable or does not fit the model's spaces, there is a
+            replay buffer besides, ``gradient_steps`` is not positive or ``objective`` is unknown
+        :raises TypeError: if a callback is not one, ``dataset`` is not a dataset, or ``replay_buffer`` not one
         :raises FileNotFoundError: if the dataset is not in the local Minari cache and cannot be downloaded
         :raises FloatingPointError: if a loss is no longer finite
         """
@@ -372,6 +377,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 )
         check_positive_int("gradient_steps", gradient_steps)
         check_positive_int("log_interval", log_interval)
+        if replay_buffer is not None:
+            if dataset is not None:
+                raise ValueError("pretrain() takes either dataset or replay_buffer: a list of datasets may have both.")
+            dataset = open_replay_buffer(replay_buffer)
         if dataset is not None:
             self._load_offline_data(dataset)
         self._require_offline_data("pretrain()")

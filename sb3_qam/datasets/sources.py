@@ -1,4 +1,6 @@
-"""What a user may give as a dataset: ids, folders, dataset objects (wrapped or not), and lists of these."""
+"""What a user may give as a dataset: ids, folders, dataset objects (wrapped or not), replay buffers, and
+lists of these.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,12 +13,14 @@ from minari.dataset.episode_data import EpisodeData
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_qam.datasets.checks import Place, readable_episodes
+from sb3_qam.datasets.replay_buffer import ReplayBufferDataset
 from sb3_qam.datasets.wrapped import EnvWrapper, WrappedDataset
 
-OpenDataset: TypeAlias = MinariDataset | WrappedDataset
-DatasetSource: TypeAlias = str | os.PathLike[str] | OpenDataset
+OpenDataset: TypeAlias = MinariDataset | WrappedDataset | ReplayBufferDataset
+DatasetSource: TypeAlias = str | os.PathLike[str] | OpenDataset | ReplayBuffer
 OfflineDataset: TypeAlias = DatasetSource | Sequence[DatasetSource]
 
 METADATA_FILE = "metadata.json"
@@ -29,7 +33,8 @@ OGBENCH_NAMESPACE = "ogbench/"
 def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
     """
     :param source: The id of a Minari dataset, which is downloaded if it is not in the local cache, the folder of one
-        anywhere, a dataset object (filtered, combined or wrapped, for instance), or a list of these
+        anywhere, a dataset object (filtered, combined or wrapped, for instance), a replay buffer of SB3, or a list of
+        these
     :return: The dataset objects
     :raises FileNotFoundError: if there is no dataset of that id to be had, or a folder holds no dataset
     :raises ValueError: if an id is malformed, a file is damaged, or there are no transitions
@@ -45,16 +50,17 @@ def is_storable(source: OfflineDataset | None) -> bool:
     """
     :return: Whether a source can be saved with a model: a dataset object cannot, and none says nothing worth saving
     """
-    return source is not None and not any(isinstance(each, OpenDataset) for each in _as_list(source))
+    return source is not None and not any(isinstance(each, OpenDataset | ReplayBuffer) for each in _as_list(source))
 
 
 def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | None:
     """:return: The same source, with folders that are found from wherever a process is"""
 
     def absolute(each: DatasetSource) -> DatasetSource:
-        is_folder = isinstance(each, os.PathLike) or (isinstance(each, str) and _names_a_folder(each))
-        # Path.expanduser() fails where the home folder is unknown
-        return os.path.realpath(os.path.expanduser(each)) if is_folder else each
+        if isinstance(each, os.PathLike) or (isinstance(each, str) and _names_a_folder(each)):
+            # Path.expanduser() fails where the home folder is unknown
+            return os.path.realpath(os.path.expanduser(each))
+        return each
 
     if source is None:
         return None
@@ -76,11 +82,15 @@ def wrap_dataset(
         could be imported, such as lambdas
     :return: The dataset as the wrapped environment would have given it; it stands wherever a dataset may stand
     :raises ValueError: if a wrapper cannot be used
-    :raises TypeError: if it is a list
+    :raises TypeError: if it is a list, or a replay buffer
     """
     if isinstance(source, (list, tuple)):
         raise TypeError(f"wrap_dataset() takes one dataset, got {source!r}: wrap each of them.")
     dataset = open_dataset(source)
+    if isinstance(dataset, ReplayBufferDataset):
+        raise TypeError(
+            f"wrap_dataset() takes no replay buffer, whose data comes from the wrapped environment: {source!r}."
+        )
     if isinstance(dataset, WrappedDataset):
         dataset, wrappers = dataset.dataset, (*dataset.wrappers, *wrappers)
     return WrappedDataset(dataset, *wrappers, key=key)
@@ -91,7 +101,7 @@ def episodes_of(dataset: OpenDataset) -> Iterator[tuple[Place, EpisodeData]]:
     :return: The episodes, and where each lies. Of the infos only ``success`` is certain to be there
     :raises ValueError: if one cannot be read
     """
-    return dataset.episodes() if isinstance(dataset, WrappedDataset) else readable_episodes(dataset)
+    return readable_episodes(dataset) if isinstance(dataset, MinariDataset) else dataset.episodes()
 
 
 def open_dataset(source: DatasetSource) -> OpenDataset:
@@ -99,14 +109,16 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
     dataset: OpenDataset
     if isinstance(source, OpenDataset):
         dataset = source
+    elif isinstance(source, ReplayBuffer):
+        dataset = ReplayBufferDataset(source)
     elif isinstance(source, os.PathLike) or (isinstance(source, str) and _names_a_folder(source)):
         dataset = _open_folder(Path(os.path.expanduser(source)))
     elif isinstance(source, str):
         dataset = _open_id(source)
     else:
         raise TypeError(
-            "Expected the id or the folder of a Minari dataset, a minari.MinariDataset (wrapped or not), or a list of "
-            f"these, got {type(source).__name__}: {source!r}."
+            "Expected the id or the folder of a Minari dataset, a minari.MinariDataset (wrapped or not), a replay "
+            f"buffer of SB3, or a list of these, got {type(source).__name__}: {source!r}."
         )
     try:
         n_steps = dataset.total_steps

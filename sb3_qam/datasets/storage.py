@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from sb3_qam.datasets.episodes import Episodes
 from sb3_qam.datasets.minari import allocate_observations, read_episodes, training_spaces
+from sb3_qam.datasets.replay_buffer import ReplayBufferDataset
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OpenDataset
 from sb3_qam.datasets.wrapped import WrappedDataset
@@ -65,11 +66,13 @@ def cache_folder(datasets: list[OpenDataset], transform: RewardTransform | None 
     """
     :return: Where their mapped files belong: another folder if a file of theirs, the choice of episodes, the wrappers
         or the transform are others
-    :raises ValueError: if wrappers have no name, see :func:`~sb3_qam.datasets.wrap_dataset`
+    :raises ValueError: if wrappers have no name, see :func:`~sb3_qam.datasets.wrap_dataset`, or one is a replay buffer
     :raises OSError: if there is no home folder
     """
     described: list[Any] = [FORMAT_VERSION, repr(transform)]
     for dataset in datasets:
+        if isinstance(dataset, ReplayBufferDataset):
+            raise ValueError(f"{dataset.id} is in memory already: use another offline_storage than 'memmap'.")
         files = sorted(path for path in Path(dataset.storage.data_path).rglob("*") if path.is_file())
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         wrappers = [dataset.key, str(dataset.observation_space)] if isinstance(dataset, WrappedDataset) else []

@@ -90,9 +90,9 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         with 3 and 3 % with 1
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
     :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
-    :param offline_dataset: Id or folder of a Minari dataset, a dataset object, or a list of these. An id that is not
-        in the local cache is downloaded. With ``env=None`` the model takes its spaces from it. Ids and folders are
-        stored with the model; objects have to be given again to ``load()``
+    :param offline_dataset: Id or folder of a Minari dataset, a dataset object, a replay buffer of SB3, or a list of
+        these. An id that is not in the local cache is downloaded. With ``env=None`` the model takes its spaces from it.
+        Ids and folders are stored with the model; objects have to be given again to ``load()``
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step
     :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` that ``learn()`` takes before these, if none
         of these has been taken

@@ -1,6 +1,7 @@
 """OGBench's data for its single-task environments, as Minari datasets with the rewards of the task."""
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import minari
@@ -61,7 +62,7 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     check_dataset_id(dataset_id)
     description = f"OGBench's {file_id} with the rewards of {task_id}."
     if dataset_id in minari.list_local_datasets():
-        dataset = open_dataset(dataset_id)
+        dataset: Any = open_dataset(dataset_id)
         there = dataset.storage.metadata.get("description")
         if there != description:
             raise ValueError(

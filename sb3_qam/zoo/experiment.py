@@ -14,8 +14,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
-from sb3_qam.datasets.sources import wrap_dataset
 from sb3_qam.zoo.hyperparams import hyperparams_of
+from sb3_qam.zoo.wrappers import wrap_as_environment
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
@@ -43,14 +43,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     def _preprocess_hyperparams(
         self, hyperparams: dict[str, Any]
     ) -> tuple[dict[str, Any], Callable[[gym.Env], gym.Env] | None, list[BaseCallback], Callable | None]:
-        key = str(hyperparams.get("env_wrapper"))
-        hyperparams, env_wrapper, callbacks, vec_env_wrapper = super()._preprocess_hyperparams(hyperparams)
-        dataset = hyperparams.get("offline_dataset")
-        if env_wrapper is not None and dataset is not None:
-            # Data is recorded without the wrappers of a run
-            datasets = dataset if isinstance(dataset, list) else [dataset]
-            hyperparams["offline_dataset"] = [wrap_dataset(each, env_wrapper, key=key) for each in datasets]
-        return hyperparams, env_wrapper, callbacks, vec_env_wrapper
+        # The zoo takes its own out of it
+        config = hyperparams.copy()
+        hyperparams, *others = super()._preprocess_hyperparams(hyperparams)
+        if hyperparams.get("offline_dataset") is not None:
+            hyperparams["offline_dataset"] = wrap_as_environment(hyperparams["offline_dataset"], config)
+        return hyperparams, *others  # type: ignore[return-value]
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)

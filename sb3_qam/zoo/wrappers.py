@@ -1,10 +1,39 @@
-"""Wrappers for RL Zoo's configurations."""
+"""Wrappers for RL Zoo's configurations, of environments and datasets."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
+from rl_zoo3 import get_wrapper_class
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from sb3_qam.datasets.frame_stack import StackFrames
 from sb3_qam.datasets.rewards import SUCCESS_KEYS
+from sb3_qam.datasets.sources import OfflineDataset, wrap_dataset
+
+
+def wrap_as_environment(dataset: OfflineDataset, config: Mapping[str, Any]) -> OfflineDataset:
+    """
+    Data is recorded without the wrappers of a run.
+
+    :param dataset: A dataset, or a list of these
+    :param config: A configuration of RL Zoo, of which ``env_wrapper`` and ``frame_stack`` count
+    :return: What its environment would have given
+    :raises ValueError: if a wrapper cannot be used
+    """
+    env_wrapper, n_stack = get_wrapper_class(dict(config)), config.get("frame_stack")
+    wrappers: list[Callable[[gym.Env], gym.Env]] = [] if env_wrapper is None else [env_wrapper]
+    if n_stack is not None:
+        # As VecFrameStack does, which the zoo puts around all others
+        wrappers.append(partial(StackFrames, n_stack=n_stack))
+    if not wrappers:
+        return dataset
+    key = f"{config.get('env_wrapper')}, frame_stack={n_stack}"
+    datasets = dataset if isinstance(dataset, (list, tuple)) else [dataset]
+    return [wrap_dataset(each, *wrappers, key=key) for each in datasets]
 
 
 class EpisodeSuccess(VecEnvWrapper):

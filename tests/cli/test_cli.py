@@ -97,6 +97,29 @@ def test_train_enjoy_resume_and_evaluate_from_an_empty_folder(maze_dataset, tmp_
         assert result[row]["success"] in (0.0, 0.5, 1.0)
 
 
+@pytest.mark.parametrize(
+    "settings", ["frame_stack: 2", "normalize: true\n  env_wrapper: {sb3_qam.datasets.StackFrames: {n_stack: 2}}"]
+)
+def test_data_of_a_run_is_as_from_its_environment(settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In training, and where fitted Q evaluation reads it."""
+    monkeypatch.chdir(tmp_path)
+    env = gym.make("Pendulum-v1", max_episode_steps=30)
+    write_dataset(record(env, 3), env.observation_space, env.action_space, "test/swings-v0")
+    Path("mine.yml").write_text(
+        "Pendulum-v1:\n  policy: FlowPolicy\n  n_timesteps: 10\n  offline_steps: 10\n  buffer_size: 100\n"
+        f"  offline_dataset: test/swings-v0\n  policy_kwargs: {{net_arch: [8]}}\n  {settings}\n"
+    )
+    train = ["train", "--algo", "qam", "--env", "Pendulum-v1", "--eval-freq", "-1", "--conf-file", "mine.yml"]
+    result = CliRunner().invoke(app, train)
+    assert result.exit_code == 0, result.output
+    file = "logs/qam/Pendulum-v1_1/Pendulum-v1.zip"
+    assert (QAM.load(file).observation_space.shape, QAM.load(file).num_timesteps) == ((6,), 20)
+    result = CliRunner().invoke(app, ["eval", file, "--offline", "test/swings-v0", "--gradient-steps", "2", "--json"])
+    found = json.loads(result.stdout)
+    assert found["dataset"] == "test/swings-v0"
+    assert found["sampled"]["low"] <= found["sampled"]["value"] <= found["sampled"]["high"]
+
+
 def test_ctrl_c_saves_and_says_how_to_resume(maze_dataset, tmp_path: Path):
     args = ["--algo", "qam_f", "--env", MAZE, "-n", "100000", "--eval-freq", "-1", "--log-interval", "1"]
     process = start(tmp_path, "train", *args, *HYPERPARAMS)

@@ -1,6 +1,7 @@
 """``sb3-qam eval``: which environment it takes, what it runs, what it prints."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
-from sb3_qam import QAM
+from sb3_qam import QAM, PolicyValue, fitted_q_evaluation
 from sb3_qam.cli import app
 from tests.conftest import record, write_dataset
 
@@ -176,3 +177,24 @@ def test_chunks_are_executed_as_the_options_say(model: Path, tmp_path: Path):
     SAC("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "sac.zip")
     of_sac = (tmp_path / "sac.zip", "--algo", "sac", "--env", "Pendulum-v1")
     assert "are for chunks, which 'sac' has not" in error_of(*of_sac, "--replan-every", "1")
+
+
+# ---------------------------------------------------------------------- without an environment
+
+
+def test_offline_it_prints_values_and_their_intervals(model: Path, pendulum_dataset: minari.MinariDataset):
+    given = ("--offline", pendulum_dataset.id, "--gradient-steps", "2", "--baseline", "bc")
+    found = evaluate(model, *given)
+    assert found.keys() == {"model", "dataset", *ROWS}
+    assert found["sampled"] == asdict(fitted_q_evaluation(QAM.load(model), pendulum_dataset, 2, deterministic=False))
+    lines = CliRunner().invoke(app, ["eval", str(model), *given]).stdout.splitlines()
+    assert lines[0] == f"Fitted Q evaluation on {pendulum_dataset.id}, 2 gradient steps each"
+    assert lines[2] == f"{'sampled':16} {PolicyValue(**found['sampled'])}"
+    assert "No Minari dataset 'test/absent-v0'" in error_of(model, "--offline", "test/absent-v0")
+
+
+def test_offline_is_for_algorithms_of_this_package(tmp_path: Path):
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "sac.zip")
+    assert error_of(tmp_path / "sac.zip", "--algo", "sac", "--offline", "test/x-v0") == (
+        "Error: --offline needs an algorithm of this package, got 'sac'."
+    )

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from sb3_qam import QAM
+from sb3_qam import QAM, fitted_q_evaluation
 from sb3_qam.callbacks import BestModelCallback, FlowDiagnosticsCallback, OfflineEvalCallback
 from tests.conftest import record, write_dataset
 from tests.contract.conftest import RandomEnv, images, parameters_of, same_parameters, small
@@ -145,6 +145,20 @@ def test_cloning_has_no_policy_and_no_critic_to_show(pendulum_dataset):
     model.pretrain(gradient_steps=5, reset_num_timesteps=False, callback=callbacks)
     assert log.names("flow/") == FLOW
     assert list(log.of("eval_offline/bc_loss")) == [5, 10]
+
+
+def test_fitted_q_evaluation_is_recorded_where_it_is_asked_for(pendulum_dataset):
+    log, dataset = Kept(), held_out()
+    plain = two_phases(pendulum_dataset).pretrain(gradient_steps=2, objective="bc").pretrain(gradient_steps=2)
+    model = two_phases(pendulum_dataset, log)
+    names = {f"eval_offline/{name}" for name in ("fqe", "fqe_low", "fqe_high")}
+    callback = OfflineEvalCallback(dataset, eval_freq=2, fqe_steps=3)
+    model.pretrain(gradient_steps=2, objective="bc", callback=callback)
+    assert log.names("eval_offline/") == {"eval_offline/bc_loss", *names}
+    model.pretrain(gradient_steps=2, callback=callback)
+    assert log.names("eval_offline/") == EVAL | names
+    assert log.of("eval_offline/fqe")[2] == pytest.approx(fitted_q_evaluation(model, dataset, 3).value)
+    assert same_parameters(parameters_of(model), parameters_of(plain))
 
 
 def test_online_alone_states_are_drawn_once_there_are_any():

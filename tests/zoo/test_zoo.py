@@ -244,6 +244,32 @@ def test_the_dataset_is_wrapped_as_the_environment_is(tmp_path: Path):
     assert saved["offline_dataset"] == dataset_id
 
 
+def test_the_dataset_has_the_frames_of_the_environment_and_wrappers_inside(tmp_path: Path):
+    env = gym.make("Pendulum-v1", max_episode_steps=30)
+    dataset_id = write_dataset(record(env, 2), env.observation_space, env.action_space).id
+    wrapper = {"gymnasium.wrappers.RescaleObservation": {"min_obs": -2.0, "max_obs": 2.0}}
+    config = {"offline_dataset": dataset_id, "offline_steps": 2, "buffer_size": 100, "frame_stack": 3}
+    config |= {"env_wrapper": [wrapper], "learning_starts": 10}
+    experiment = manager("qam", "Pendulum-v1", tmp_path, config)
+    model, _ = experiment.setup_experiment()
+    experiment.learn(model)
+    store, online = model.offline_buffer.observations, model.replay_buffer.observations[:20, 0]
+    assert model.observation_space.shape == (9,)
+    for observations in (store, online):
+        assert np.abs(observations[:, 6]).max() > 1
+        # Zeros before the first frame, and then each frame moves to the left
+        np.testing.assert_array_equal(observations[0, :6], 0)
+        np.testing.assert_array_equal(observations[1:20, :6], observations[:19, 3:])
+
+
+def test_frames_that_vec_normalize_would_not_see_are_refused(tmp_path: Path):
+    config = {"buffer_size": 100, "normalize": True, "frame_stack": 3}
+    with pytest.raises(ValueError, match="VecNormalize has single frames"):
+        manager("qam", "Pendulum-v1", tmp_path, config).setup_experiment()
+    frames = {"normalize": True, "env_wrapper": [{"sb3_qam.datasets.StackFrames": {"n_stack": 3}}]}
+    assert build("qam", "Pendulum-v1", tmp_path, **frames).observation_space.shape == (9,)
+
+
 def test_kitchens_wrappers_make_vectors_of_its_nested_data():
     vector = spaces.Box(-np.inf, np.inf, (59,), np.float64)
     goals = spaces.Dict({"kettle": spaces.Box(-np.inf, np.inf, (7,), np.float64)})
