@@ -42,8 +42,8 @@ globals().update({each.__name__: each for each in ALGORITHMS.values()})
 
 def register() -> None:
     """
-    Make the algorithms and their variants known to RL Zoo, with their configurations and search spaces, and the environments of
-    the configurations to Gymnasium. Importing ``sb3_qam.zoo`` has done it.
+    Make the algorithms and their variants known to RL Zoo, with their configurations and search spaces, and the
+    environments of the configurations to Gymnasium. Importing ``sb3_qam.zoo`` has done it.
     """
     for name, algorithm in ALGORITHMS.items():
         ALGOS[name] = algorithm
