@@ -6,6 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize, VecTransposeImage
 from stable_baselines3.her import HerReplayBuffer
@@ -20,6 +21,14 @@ def check_hyperparameters(model: Any) -> None:
     :param model: An offline-to-online algorithm
     :raises ValueError: naming the first argument that is out of range, or two that exclude each other
     """
+    policy_class = model.policy_aliases.get("MlpPolicy", BasePolicy)
+    if not issubclass(model.policy_class, policy_class):
+        found, name = model.policy_class, type(model).__name__
+        raise ValueError(
+            f"The policy of {name} must be a {policy_class.__module__}.{policy_class.__name__}, got "
+            f"{found.__module__}.{found.__name__}. A saved model is loaded by the class that it was made by "
+            "(--algo on the command line)."
+        )
     for name in ("buffer_size", "batch_size", "n_steps", "chunk_size"):
         check_positive_int(name, getattr(model, name))
     for name in ("learning_starts", "offline_steps", "bc_steps", "random_shift"):

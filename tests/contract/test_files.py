@@ -88,6 +88,16 @@ def test_a_file_that_does_not_exist(algorithm, tmp_path: Path):
         algorithm.load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("other", [QAM, IFQL, ReBRAC])
+def test_a_file_of_another_algorithm_is_refused(algorithm, other, model: Algorithm, tmp_path: Path):
+    model.save(tmp_path / "model")
+    if other is not algorithm:
+        with pytest.raises(
+            ValueError, match=rf"The policy of {other.__name__} must be a .*, got .* by the class that it"
+        ):
+            other.load(tmp_path / "model")
+
+
 def test_what_is_excluded_is_not_in_the_file_and_what_is_included_is(algorithm, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "model", exclude=["learning_starts"], include=["replay_buffer"])
     data, _, _ = load_from_zip_file(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""QAM learns what SB3's tests ask of SAC, and from images what it learns from vectors."""
+"""The algorithms learn what SB3's tests ask of SAC, and QAM from images what it learns from vectors."""
 
 from typing import Any
 
@@ -10,17 +10,27 @@ from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
 
-from sb3_qam import QAM
+from sb3_qam import IFQL, QAM, ReBRAC
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from sb3_qam.networks.image_extractors import ImpalaCNN
 from tests.conftest import record, write_dataset
+from tests.contract.conftest import Algorithm
 
 
 @pytest.mark.parametrize(
-    ("policy", "variant"), [("MlpPolicy", {}), ("MlpPolicy", {"distill_coef": 1.0}), ("MultiInputPolicy", {})], ids=str
+    ("algorithm", "policy", "variant"),
+    [
+        (QAM, "MlpPolicy", {"inverse_temperature": 10.0, "flow_steps": 5}),
+        (QAM, "MlpPolicy", {"inverse_temperature": 10.0, "flow_steps": 5, "distill_coef": 1.0}),
+        (QAM, "MultiInputPolicy", {"inverse_temperature": 10.0, "flow_steps": 5}),
+        (IFQL, "MlpPolicy", {"flow_steps": 5, "learning_starts": 200}),
+        (ReBRAC, "MlpPolicy", {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.2))}),
+    ],
+    ids=str,
 )
-def test_the_identity_in_four_hundred_steps(policy: str, variant: dict):
+def test_the_identity_in_four_hundred_steps(algorithm: type[Algorithm], policy: str, variant: dict):
     """
     The environment, the sizes, the steps and the threshold with which SB3 tests SAC; 100 is the most there is. Acting
     is as good as sampling, and what is sampled is as sharp as the temperature.
@@ -29,7 +39,7 @@ def test_the_identity_in_four_hundred_steps(policy: str, variant: dict):
     if policy == "MultiInputPolicy":
         env = TransformObservation(env, lambda shown: {"shown": shown}, spaces.Dict(shown=env.observation_space))
     kwargs = {"learning_rate": 1e-3, "gamma": 0.95, "policy_kwargs": {"net_arch": [64, 64]}, "seed": 0}
-    model = QAM(policy, env, inverse_temperature=10.0, flow_steps=5, **kwargs, **variant).learn(400)
+    model = algorithm(policy, env, **kwargs, **variant).learn(400)
     assert evaluate_policy(model, model.get_env(), n_eval_episodes=20, warn=False)[0] > 90
 
 

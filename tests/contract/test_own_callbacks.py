@@ -19,10 +19,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from sb3_qam import QAM, fitted_q_evaluation
+from sb3_qam import IFQL, QAM, ReBRAC, fitted_q_evaluation
 from sb3_qam.callbacks import BestModelCallback, FlowDiagnosticsCallback, OfflineEvalCallback
 from tests.conftest import record, write_dataset
-from tests.contract.conftest import RandomEnv, images, parameters_of, same_parameters, small
+from tests.contract.conftest import Algorithm, RandomEnv, images, parameters_of, same_parameters, small
 
 OFFLINE, ONLINE = 12, 24
 FLOW = {"flow/adjoint_norm_0", "flow/adjoint_norm_1", "flow/ensemble_disagreement", "flow/path_kl"}
@@ -57,9 +57,9 @@ def held_out() -> Any:
     return write_dataset(record(env, 3, seed=50), env.observation_space, env.action_space)
 
 
-def two_phases(dataset: Any, log: Kept | None = None, **kwargs: Any) -> QAM:
-    env = make_vec_env(short_pendulum, seed=0)
-    model = QAM("MlpPolicy", env, offline_dataset=dataset, offline_steps=OFFLINE, **small(seed=0, **kwargs))
+def two_phases(dataset: Any, log: Kept | None = None, algorithm: type[Algorithm] = QAM, **kwargs: Any) -> Algorithm:
+    env, kwargs = make_vec_env(short_pendulum, seed=0), small(algorithm, seed=0, **kwargs)
+    model = algorithm("MlpPolicy", env, offline_dataset=dataset, offline_steps=OFFLINE, **kwargs)
     model.set_logger(Logger(None, [] if log is None else [log]))
     return model
 
@@ -82,6 +82,8 @@ VARIANTS = {
     "bptt": {"adjoint": "bptt"},
     "one-step": {"distill_coef": 1.0, "n_steps": 3},
     "budget": {"kl_budget": 1.0, "policy_kwargs": {"ode_method": "midpoint"}},
+    "ifql": {"algorithm": IFQL, "chunk_size": 3},
+    "rebrac": {"algorithm": ReBRAC, "n_steps": 3},
 }
 
 
@@ -94,11 +96,12 @@ def test_training_is_the_same_with_and_without(variant: str, pendulum_dataset):
     watched = two_phases(pendulum_dataset, log, **kwargs).learn(ONLINE, callback=callbacks)
     assert same_parameters(parameters_of(plain), parameters_of(watched))
     np.testing.assert_array_equal(plain.replay_buffer.actions, watched.replay_buffer.actions)
-    assert log.names("flow/") == FLOW
+    flow = FLOW if kwargs.get("algorithm", QAM) is QAM else {"flow/ensemble_disagreement"}
+    assert log.names("flow/") == flow
     assert log.names("eval_offline/") == EVAL
-    assert all(math.isfinite(value) for name in FLOW | EVAL for value in log.of(name).values())
+    assert all(math.isfinite(value) for name in flow | EVAL for value in log.of(name).values())
     # one axis of timesteps for both phases
-    assert list(log.of("flow/path_kl")) == [5, 10, 15, 20, 25, 30, 35]
+    assert list(log.of("flow/ensemble_disagreement")) == [5, 10, 15, 20, 25, 30, 35]
     assert list(log.of("eval_offline/td_error")) == list(range(4, 37, 4))
 
 
@@ -134,16 +137,16 @@ def test_modes_gradients_and_generators_are_as_they_were(pendulum_dataset):
     assert same_parameters(parameters_of(with_them), parameters_of(without))
 
 
-def test_cloning_has_no_policy_and_no_critic_to_show(pendulum_dataset):
+def test_cloning_has_no_policy_and_no_critic_to_show(algorithm: type[Algorithm], pendulum_dataset):
     log = Kept()
-    model = two_phases(pendulum_dataset, log)
+    model = two_phases(pendulum_dataset, log, algorithm)
     callbacks = [FlowDiagnosticsCallback(log_freq=5), OfflineEvalCallback(held_out(), eval_freq=5)]
     model.pretrain(gradient_steps=5, objective="bc", callback=callbacks)
     assert log.names("flow/") == set()
     assert log.names("eval_offline/") == {"eval_offline/bc_loss"}
     # and afterwards there are
     model.pretrain(gradient_steps=5, reset_num_timesteps=False, callback=callbacks)
-    assert log.names("flow/") == FLOW
+    assert "flow/ensemble_disagreement" in log.names("flow/")
     assert list(log.of("eval_offline/bc_loss")) == [5, 10]
 
 
