@@ -64,12 +64,12 @@ DUAL_VARIABLES = {"lam": "kl_lambda", "kl_ema": "kl_average"}
 # Diagnostics that this package defines otherwise or leaves out; fast_loss repeats adj_loss, and critic_loss_total has
 # the gap_reg_term with its coefficient
 NOT_REPORTED = {"fast_loss", "adj_max", "adj_mean", "adj_std", "q_max", "q_min", "gap_reg_term"}
-NOT_REPORTED |= {"v_max", "v_min", "mse", "action_std"}
+NOT_REPORTED |= {"v_max", "v_min", "action_std"}
 # Sums of losses that train() reports one by one
 SUMS = {
     "critic_loss_total": ("critic_loss", "value_penalty"),
     "fql_actor_loss": ("bc_loss", "fql_loss"),
-    "policy_loss": ("actor_loss", "bc_loss"),
+    "policy_loss": ("actor_loss", "bc_penalty"),
 }
 # Recorded name -> what train() reports it as, where algorithms have other things of that name
 OF_ALGORITHM = {
@@ -77,6 +77,8 @@ OF_ALGORITHM = {
     ("bam", "bc_loss"): "control_cost",
     ("fql", "actor_loss"): "fql_actor_loss",
     ("ifql", "actor_loss"): "bc_loss",
+    ("rebrac", "mse"): "bc_loss",
+    ("rebrac", "bc_loss"): "bc_penalty",
 }
 
 # Hyper-parameter in the file -> argument

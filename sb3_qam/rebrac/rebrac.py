@@ -103,11 +103,15 @@ class ReBRAC(JointOptimization, OfflineToOnlineAlgorithm):
             values = pessimistic_value(self.critic(features.detach(), actions), self.pessimism)
         actor_loss = -values.mean() / values.detach().abs().mean()
 
-        # Behavior loss: keeps the actor near the data
-        bc_loss = self.bc_coef * self._distance(actions, batch)
+        # Behavior penalty: keeps it near the data
+        bc_loss = self._distance(actions, batch)
 
-        losses = {"critic_loss": critic_loss, "actor_loss": actor_loss, "bc_loss": bc_loss}
-        reported = {"q_mean": q_values.mean(), "q_std": q_values.std(dim=0, correction=0).mean()}
+        losses = {"critic_loss": critic_loss, "actor_loss": actor_loss, "bc_penalty": self.bc_coef * bc_loss}
+        reported = {
+            "bc_loss": bc_loss,
+            "q_mean": q_values.mean(),
+            "q_std": q_values.std(dim=0, correction=0).mean(),
+        }
         self._optimize(losses, reported, self.policy.target_pairs())
 
     def _targets_are_due(self) -> bool:
