@@ -10,8 +10,9 @@ the median of several runs that take turns in the same process,
 
 Only ratios mean something on a machine that does other things too, and the ratio to the floor only on one kind of
 processor: printed are its name, and the rates of a product by BLAS, which the floor has, and by oneDNN, which the
-updates have where it is faster. SQAM, FQL and BC take turns with QAM (``--variants``), and so do models with other
-arguments of QAM (``--compare NAME=VALUE``, such as ``precision="'bf16'"``). ``--plot`` draws how the cost of the size
+updates have where it is faster. SQAM, FQL and BC take turns with QAM (``--variants``), each beside its multiply-adds as
+a share of QAM's, and so do models with other arguments of QAM (``--compare NAME=VALUE``, such as
+``precision="'bf16'"``). ``--plot`` draws how the cost of the size
 "mid" grows with each number. ``--device cuda`` has data, networks and the products of the floor on a GPU; where there
 is none it says so and measures nothing.
 """
@@ -71,6 +72,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sqam": {"adjoint": "scalar", "kl_budget": 0.5, "value_penalty": 0.3},
     "fql": {"inverse_temperature": 0.0, "distill_coef": 300.0, "max_grad_norm": float("inf")},
     "bc": {},
+}
+# How often they evaluate, differentiate by inputs and by weights: the networks of actions, and the ensemble of critics
+PRODUCTS: dict[str, Callable[[int], tuple[list[int], list[int]]]] = {
+    "qam": lambda n: ([4 * n + 1, 2 * n + 1, n + 1], [3, 2, 1]),
+    # No vector-Jacobian products, and another forward and backward pass of the critics for the penalty
+    "sqam": lambda n: ([4 * n + 1, n + 1, n + 1], [4, 3, 2]),
+    # The flow that is distilled, the one-step policy twice, and cloning
+    "fql": lambda n: ([n + 3, 2, 2], [3, 2, 1]),
+    "bc": lambda n: ([1, 1, 1], [0, 0, 0]),
 }
 # What the plot varies, one at a time
 GROWTH = {
@@ -190,6 +200,15 @@ def make_floor(size: Size) -> Callable[[], None]:
     return run
 
 
+def multiply_adds(size: Size, variant: str) -> int:
+    """Multiply-adds of the products of an update, for each row of the batch."""
+    action_dim, hidden = size.chunk_size * size.action_dim, [size.width] * size.depth
+    flow, critic = [size.obs_dim + action_dim + 1, *hidden, action_dim], [size.obs_dim + action_dim, *hidden, 1]
+    of_flow, of_critic = (sum(n_in * n_out for n_in, n_out in pairwise(sizes)) for sizes in (flow, critic))
+    flows, critics = PRODUCTS[variant](size.flow_steps)
+    return sum(flows) * of_flow + sum(critics) * size.n_critics * of_critic
+
+
 class PhaseClock:
     """Seconds of each phase, without those of the phases inside it."""
 
@@ -259,6 +278,11 @@ def until_done(function: Callable[[], Any], device: str) -> Callable[[], Any]:
     return run
 
 
+def clock_for(device: str) -> Callable[[], float]:
+    """On one thread of a CPU the processor's time, which other work on the machine disturbs less."""
+    return time.process_time if device == "cpu" and th.get_num_threads() == 1 else time.perf_counter
+
+
 def measure(
     size: Size, compared: dict[str, dict[str, Any]], n_updates: int, repetitions: int, device: str = "cpu"
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -290,12 +314,14 @@ def measure(
         floor = make_floor(size)
     floor()
     turns["floor"] = until_done(lambda: [floor() for _ in range(n_updates)], device)
-    medians = take_turns(turns, repetitions)
+    medians = take_turns(turns, repetitions, clock_for(device))
     floor_rate = n_updates / medians["floor"]
     for result in results:
         rate = n_updates / medians[str(result["arguments"])]
         result.update(updates_per_s=rate, floor_updates_per_s=floor_rate, ratio=floor_rate / rate)
         result["time_of_first"] = results[0]["updates_per_s"] / rate
+        if result["arguments"] in PRODUCTS:
+            result["products_of_qam"] = multiply_adds(size, result["arguments"]) / multiply_adds(size, "qam")
     return results, phases
 
 
@@ -315,7 +341,8 @@ def product_rates(size: Size, repetitions: int) -> dict[str, float]:
     turns: dict[str, Callable[[], Any]] = {
         name: partial(lambda product: [product() for _ in range(50)], each) for name, each in products.items()
     }
-    return {name: 50 * 2e-9 * rows * width**2 / seconds for name, seconds in take_turns(turns, repetitions).items()}
+    medians = take_turns(turns, repetitions, clock_for("cpu"))
+    return {name: 50 * 2e-9 * rows * width**2 / seconds for name, seconds in medians.items()}
 
 
 def plot_growth(file: Path, repetitions: int) -> None:
@@ -373,11 +400,14 @@ def main() -> None:
         for name in arguments.sizes:
             results, phases = measure(SIZES[name], compared, arguments.updates, arguments.repetitions, arguments.device)
             for result in results:
+                products = (
+                    f" ({result['products_of_qam']:4.2f} of QAM's products)" if "products_of_qam" in result else ""
+                )
                 rows.append({"size": name, **result, "threads": th.get_num_threads(), **asdict(SIZES[name])})
                 print(
                     f"{name:6} {result['arguments']:24} {result['updates_per_s']:6.2f} updates/s, "
                     f"floor {result['floor_updates_per_s']:6.2f}, ratio {result['ratio']:5.2f}, "
-                    f"{result['time_of_first']:4.2f} of {results[0]['arguments']}'s time, "
+                    f"{result['time_of_first']:4.2f} of {results[0]['arguments']}'s time{products}, "
                     f"{result['peak_mb']:5.0f} MB"
                 )
             rows[-len(results)]["phases"] = phases
