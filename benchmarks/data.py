@@ -13,6 +13,7 @@ Takes about ten minutes and 4 GB of disk; ``--transitions 100000 --large 1000000
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -128,33 +129,31 @@ def import_random(n_transitions: int) -> None:
         "terminals": np.arange(n_transitions) % EPISODE_LENGTH == EPISODE_LENGTH - 1,
     }
 
-    def write(file: h5py.File, episodes: bool) -> None:
-        starts = range(0, n_transitions, EPISODE_LENGTH) if episodes else [0]
-        for start in starts:
-            group = file.create_group(f"episode_{start // EPISODE_LENGTH}") if episodes else file
-            rows = slice(start, start + EPISODE_LENGTH) if episodes else slice(None)
-            for key, values in arrays.items():
-                group.create_dataset(key, data=values[rows], chunks=True, maxshape=(None, *values.shape[1:]))
+    root = Path(os.environ["MINARI_DATASETS_PATH"])
+    numbers = itertools.count()
 
-    def write_to_disk(episodes: bool) -> None:
-        path = Path(os.environ["MINARI_DATASETS_PATH"]) / "plain.hdf5"
-        path.parent.mkdir(exist_ok=True)
+    def write(length: int) -> None:
+        path = root / "plain.hdf5"
         with h5py.File(path, "w", track_order=True) as file:
-            write(file, episodes)
+            for start in range(0, n_transitions, length):
+                group = file.create_group(f"episode_{start // length}")
+                for key, values in {**arrays, "truncations": ~arrays["terminals"]}.items():
+                    rows = values[start : start + length]
+                    group.create_dataset(key, data=rows, chunks=True, maxshape=(None, *rows.shape[1:]))
         sync(path)
 
     def import_() -> None:
-        minari.delete_dataset(import_arrays("benchmark/import-v0", **arrays).id)
+        import_arrays(f"benchmark/import{next(numbers)}-v0", **arrays)
 
     # Libraries are loaded, and hold what they hold
-    import_arrays("benchmark/warm-v0", **{key: values[:2000] for key, values in arrays.items()})
-    before = resident_megabytes("VmHWM")
+    import_arrays("benchmark/warm-v0", **{key: values[: 2 * EPISODE_LENGTH] for key, values in arrays.items()})
+    # VmHWM begins anew
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_megabytes("VmRSS")
     import_()
     megabytes = resident_megabytes("VmHWM") - before
-    medians = take_turns(
-        {"import": import_, "episodes": lambda: write_to_disk(True), "flat": lambda: write_to_disk(False)}, 5
-    )
-    print(json.dumps({**medians, "megabytes": megabytes}))
+    functions = {"import": import_, "episodes": lambda: write(EPISODE_LENGTH), "flat": lambda: write(n_transitions)}
+    print(json.dumps({**take_turns(functions, 5), "megabytes": megabytes}))
 
 
 def measure_import(n_transitions: int) -> dict[str, float]:

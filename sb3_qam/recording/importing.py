@@ -218,13 +218,15 @@ class _Episodes:
 
         observations = parts(observation_space, observations, "observations")
         actions = parts(action_space, recording.actions, "actions")
-        rewards = np.asarray(recording.rewards)
-        rewards = part(_vector(np.float32 if rewards.dtype == np.float32 else np.float64), rewards, "rewards")
+        dtype = np.float32 if getattr(recording.rewards, "dtype", None) == np.float32 else np.float64
+        rewards = checked(recording.rewards, (n,), dtype, place._replace(key="rewards"))
         terminations = self._flags(recording.terminations, place._replace(key="terminations"))
         n_steps = n
         if n_rows == n and terminations[-1]:
             # What follows a termination is not used
-            observations = map_space(lambda _, rows, __: np.append(rows, rows[-1:], 0), observation_space, observations)
+            observations = map_space(
+                lambda _, rows, __: np.concatenate([rows, rows[-1:]]), observation_space, observations
+            )
         elif n_rows == n:
             n_steps -= 1
         if n_steps < 1 or (n_steps == 1 and not terminations.any()):
@@ -248,9 +250,10 @@ class _Episodes:
 
     def _flags(self, values: Any, place: Place) -> np.ndarray:
         flags = checked(values, (place.n_steps,), np.float32, place)
-        if not np.isin(flags, (0, 1)).all():
-            raise place.error(f"holds {flags[~np.isin(flags, (0, 1))][0]:g}, and not only 0 and 1")
-        return flags.astype(bool)
+        is_set = flags == 1
+        if (others := ~is_set & (flags != 0)).any():
+            raise place.error(f"holds {flags[others][0]:g}, and not only 0 and 1")
+        return is_set
 
     def _observations(self, recording: Recording, number: int) -> Any:
         if not self.flatten_obs or not isinstance(recording.observations, dict):
@@ -274,10 +277,6 @@ def _box(values: Any, place: Place) -> spaces.Box:
         return spaces.Box(0, 255, array.shape[1:] or (1,), np.uint8)
     dtype = np.float64 if array.dtype == np.float64 else np.float32
     return spaces.Box(-np.inf, np.inf, array.shape[1:] or (1,), dtype)
-
-
-def _vector(dtype: Any) -> spaces.Box:
-    return spaces.Box(-np.inf, np.inf, (), dtype)
 
 
 def _bytes(space: spaces.Space) -> int:

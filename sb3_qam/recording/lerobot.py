@@ -171,6 +171,8 @@ class _LeRobot:
         template = self.info["video_path" if self.features[name]["dtype"] == "video" else "data_path"]
         path = self.file / template.format(**self._file_of(number, name))
         try:
+            if not path.is_file():
+                raise ValueError("there is no such file")
             if self.features[name]["dtype"] == "video":
                 return self._frames(path, name, number)
             return self._values(path, name, number)
