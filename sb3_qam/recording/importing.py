@@ -135,6 +135,8 @@ class _Episodes:
         return Place(self.dataset_id, number, self.source.file, self.source.lengths[number], key, WAY_OUT)
 
     def _read(self, read: Callable[[int], Any], number: int) -> Any:
+        if self.source.lengths[number] < 1:
+            raise self._place(number, "actions").error("holds no step")
         try:
             return read(number)
         except Exception as error:
@@ -154,8 +156,7 @@ class _Episodes:
     def space_of_actions(self, given: ActionSpace) -> spaces.Space:
         if isinstance(given, spaces.Space):
             return given
-        numbers = iter(self.source.lengths)
-        first = next(numbers)
+        first = next(iter(self.source.lengths))
         actions, place = self._read(self.source.actions, first), self._place(first, "actions")
         if np.asarray(actions).dtype.kind != "f":
             raise place.error(
@@ -163,8 +164,14 @@ class _Episodes:
                 "To store discrete actions, give their action_space.",
             )
         box = _box(actions, place)
-        if isinstance(given, tuple):
-            low, high = (np.broadcast_to(np.asarray(each, box.dtype), box.shape) for each in given)
+        if given is not None and given != "data":
+            try:
+                low, high = (np.broadcast_to(np.asarray(each, box.dtype), box.shape) for each in given)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"Expected action_space to be a space, (low, high) with numbers or {box.shape[0]} values each, or "
+                    f"'data', got {given!r}."
+                ) from error
             return spaces.Box(low, high, dtype=box.dtype)
         low, high = np.full(box.shape, np.inf), np.full(box.shape, -np.inf)
         for number in self.source.lengths:
@@ -211,8 +218,8 @@ class _Episodes:
             return checked(values, (n_values, *space.shape), space.dtype, place._replace(key=name))
 
         def parts(space: spaces.Space, values: Any, name: str) -> Any:
-            missing = set(space) - set(values) if isinstance(space, spaces.Dict) else None
-            if missing:
+            keys = set(space) if isinstance(space, spaces.Dict) else set()
+            if missing := keys - set(values if isinstance(values, dict) else ()):
                 raise place._replace(key=name).error(f"does not hold {', '.join(map(repr, sorted(missing)))}")
             return map_space(part, space, values, name=name)
 

@@ -131,6 +131,27 @@ def test_what_d3rlpy_has_dumped():
     assert_equal_steps(dataset, arrays, [np.arange(5), np.arange(5, 11)])
 
 
+@pytest.mark.filterwarnings(LEFT_OUT)
+def test_spaces_that_are_given_are_kept_and_have_to_fit():
+    arrays = {**flat_arrays(), "actions": np.arange(12) % 3}
+    given_spaces = {"observation_space": spaces.Box(-9, 9, (3,)), "action_space": spaces.Discrete(3)}
+    dataset = import_arrays("mine/arrays-v0", **arrays, **given_spaces)
+    assert (dataset.observation_space, dataset.action_space) == tuple(given_spaces.values())
+    for space, message in (
+        (spaces.Box(-1, 1, (4,)), r"observations holds values of shape \(5, 3\), expected \(5, 4\)"),
+        (spaces.Dict(pos=spaces.Box(-1, 1, (3,))), "observations does not hold 'pos'"),
+    ):
+        with pytest.raises(ValueError, match=f"episode 0: {message}"):
+            import_arrays("mine/arrays-v1", **arrays, **{**given_spaces, "observation_space": space})
+
+
+def test_an_array_that_lies_in_another_file_is_not_followed(tmp_path: Path):
+    with h5py.File(tmp_path / "arrays.h5", "w") as file:
+        file["observations"] = h5py.ExternalLink("/etc/passwd", "/")
+    with pytest.raises(ValueError, match=r"arrays\.h5 cannot be read .*observations lies in another file"):
+        import_array_file(tmp_path / "arrays.h5", "mine/file-v0")
+
+
 def test_bounds_of_actions():
     arrays = flat_arrays(terminal=11)
     arrays["actions"] = np.array([-3, 0], np.float32) + np.arange(12, dtype=np.float32)[:, None] * [1, 0]
@@ -144,6 +165,9 @@ def test_bounds_of_actions():
         dataset = import_arrays(f"mine/arrays{number}-v0", **arrays, action_space=given_space)
         np.testing.assert_array_equal(dataset.action_space.low, expected.low)
         np.testing.assert_array_equal(dataset.action_space.high, expected.high)
+    for wrong in ("range", (1.0,), ([0, 0, 0], 1)):
+        with pytest.raises(ValueError, match=r"Expected action_space to be a space, \(low, high\) .*'data', got "):
+            import_arrays("mine/arrays-v0", **arrays, action_space=wrong)
 
 
 WRONG: dict[str, tuple[Callable[[dict], Any], str]] = {
