@@ -5,12 +5,15 @@ folder, and prints, each the median of several runs that take turns in the same 
 
 * the time to load 1,000,000 transitions, over that of reading the same arrays with plain h5py,
 * the time to draw a batch of 256 sequences of 5, over that of the NumPy fancy indexing that gathers the same numbers,
+* the time to import arrays of 1,000,000 transitions, over that of writing them with h5py, episode by episode as Minari
+  lays them out, and flat; and the memory that it takes beside the arrays,
 * the resident memory of a process that trains on a memory-mapped store of 10,000,000 transitions, beside 100,000.
 
 Takes about ten minutes and 4 GB of disk; ``--transitions 100000 --large 1000000`` is a quick look.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -29,6 +32,8 @@ from timing import resident_megabytes, take_turns
 from sb3_qam import QAM
 from sb3_qam.common.buffers import OfflineBuffer
 from sb3_qam.datasets.minari import read_episodes
+from sb3_qam.recording import import_arrays
+from sb3_qam.utils.atomic import sync
 
 OBSERVATIONS, ACTIONS = spaces.Box(-np.inf, np.inf, (28,)), spaces.Box(-1.0, 1.0, (5,))
 EPISODE_LENGTH = 1000
@@ -114,6 +119,50 @@ def time_batches(dataset: minari.MinariDataset) -> dict[str, float]:
     return {**medians, "ratio": medians["batches"] / medians["indexing"]}
 
 
+def import_random(n_transitions: int) -> None:
+    """Import arrays, and print seconds, those of h5py, and megabytes; run in a process of its own."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "observations": rng.normal(size=(n_transitions, 28)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (n_transitions, 5)).astype(np.float32),
+        "rewards": rng.normal(size=n_transitions),
+        "terminals": np.arange(n_transitions) % EPISODE_LENGTH == EPISODE_LENGTH - 1,
+    }
+
+    root = Path(os.environ["MINARI_DATASETS_PATH"])
+    numbers = itertools.count()
+
+    def write(length: int) -> None:
+        path = root / "plain.hdf5"
+        with h5py.File(path, "w", track_order=True) as file:
+            for start in range(0, n_transitions, length):
+                group = file.create_group(f"episode_{start // length}")
+                for key, values in {**arrays, "truncations": ~arrays["terminals"]}.items():
+                    rows = values[start : start + length]
+                    group.create_dataset(key, data=rows, chunks=True, maxshape=(None, *rows.shape[1:]))
+        sync(path)
+
+    def import_() -> None:
+        import_arrays(f"benchmark/import{next(numbers)}-v0", **arrays)
+
+    # Libraries are loaded, and hold what they hold
+    import_arrays("benchmark/warm-v0", **{key: values[: 2 * EPISODE_LENGTH] for key, values in arrays.items()})
+    # VmHWM begins anew
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_megabytes("VmRSS")
+    import_()
+    megabytes = resident_megabytes("VmHWM") - before
+    functions = {"import": import_, "episodes": lambda: write(EPISODE_LENGTH), "flat": lambda: write(n_transitions)}
+    print(json.dumps({**take_turns(functions, 5), "megabytes": megabytes}))
+
+
+def measure_import(n_transitions: int) -> dict[str, float]:
+    """What ``import_random`` prints."""
+    command = [sys.executable, __file__, "--import-arrays", str(n_transitions)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return dict(json.loads(output.splitlines()[-1]))
+
+
 def train_mapped(dataset_id: str) -> None:
     """Train on a memory-mapped store, and print the resident memory; run in a process of its own."""
     model = QAM(
@@ -156,14 +205,24 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=10_000_000)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--train-mapped", help=argparse.SUPPRESS)
+    parser.add_argument("--import-arrays", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train_mapped:
         train_mapped(arguments.train_mapped)
+        return
+    if arguments.import_arrays:
+        import_random(arguments.import_arrays)
         return
 
     # Nothing is left in the user's caches
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINARI_DATASETS_PATH"], os.environ["SB3_QAM_CACHE"] = f"{folder}/minari", f"{folder}/mapped"
+        importing = measure_import(arguments.transitions)
+        print(
+            f"import arrays of {arguments.transitions:,} transitions: {importing['import']:.2f} s, plain h5py "
+            f"{importing['episodes']:.2f} s by episodes (ratio {importing['import'] / importing['episodes']:.2f}), "
+            f"{importing['flat']:.2f} s flat, {importing['megabytes']:.0f} MB at most beside the arrays"
+        )
         dataset = write_dataset(arguments.transitions)
         loading, batches = time_loading(dataset), time_batches(dataset)
         print(
@@ -182,7 +241,7 @@ def main() -> None:
                 f"{megabytes['building']:.0f} MB at most with building the store"
             )
         if arguments.json:
-            results = {"loading": loading, "batches": batches, "memory": memory}
+            results = {"importing": importing, "loading": loading, "batches": batches, "memory": memory}
             arguments.json.write_text(json.dumps(results, indent=1))
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from sb3_qam.cli import app
 from sb3_qam.environments import register_environments
 from sb3_qam.recording import collect
+from tests.robot_files import unpack_lerobot, write_robomimic
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -34,6 +35,13 @@ def record_maze(
     for dataset_id in dataset_ids:
         dataset = collect(None, env_id, dataset_id, n_episodes, max_episode_steps=n_steps)
     return dataset
+
+
+def copy_robot_files() -> None:
+    """Put a robomimic file and a LeRobot dataset into the current folder."""
+    write_robomimic(Path("low_dim.hdf5"))
+    unpack_lerobot(Path())
+    Path("v30").rename("robot")
 
 
 def command_lines(block: str) -> list[list[str]]:

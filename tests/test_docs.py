@@ -40,7 +40,11 @@ from tests.conftest import needs_ogbench, needs_uncompressed_images
 from tests.pages import PAGES, ROOT, command_lines, parse_command, run_command
 
 # By what the code of a page has in it
-NEEDED_FOR = {"import_ogbench": needs_ogbench, "CnnPolicy": needs_uncompressed_images}
+NEEDED_FOR = {
+    "import_ogbench": needs_ogbench,
+    "CnnPolicy": needs_uncompressed_images,
+    "import_lerobot": needs_uncompressed_images,
+}
 SHOWN = {"text"}
 EXECUTED = {"python", "sh", "yaml"}
 SKIP = re.compile(r'^<!-- skip: next "(?P<reason>[^"]*)" -->\n```(?P<language>\w*)', re.MULTILINE)

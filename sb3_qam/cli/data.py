@@ -1,8 +1,9 @@
 """``sb3-qam data``."""
 
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import sb3_contrib
 import stable_baselines3
@@ -15,10 +16,14 @@ from sb3_qam.cli.errors import on_one_line
 from sb3_qam.datasets.describe import describe as describe_dataset
 from sb3_qam.environments import register_environments
 from sb3_qam.recording.collect import collect as collect_dataset
+from sb3_qam.recording.formats import find_importer
 from sb3_qam.recording.ogbench import import_ogbench
 from sb3_qam.recording.oracles import ogbench_oracle
 from sb3_qam.results.runs import settings_folder
 from sb3_qam.variants import VARIANTS
+
+# Of the importers' arguments, those that options have other names for
+OPTIONS = {"action_space": "--action-bounds", "observation_keys": "--key"}
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: what is in them, and where they come from.")
 
@@ -43,18 +48,75 @@ def describe(
 
 @app.command("import")
 def import_(
-    task: Annotated[str, typer.Argument(help="Id of one of OGBench's single tasks.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A file of arrays (npz, or D4RL's or d3rlpy's HDF5), a robomimic file, the folder of a LeRobot "
+            "dataset, or the id of one of OGBench's single tasks."
+        ),
+    ],
+    dataset_id: Annotated[
+        str | None, typer.Argument(help="Id of the dataset, such as mine/robot-v0; ogbench/TASK by default.")
+    ] = None,
     path: Annotated[Path | None, typer.Option(help="OGBench's npz file; downloaded by default.")] = None,
-    dataset_id: Annotated[str | None, typer.Option(help="Id to give it, by default ogbench/TASK.")] = None,
+    ogbench_id: Annotated[str | None, typer.Option("--dataset-id", hidden=True)] = None,
+    action_bounds: Annotated[
+        str | None,
+        typer.Option(help="Of the actions: LOW,HIGH, or data for their range in the data. By default -1,1."),
+    ] = None,
+    observation_keys: Annotated[
+        list[str] | None, typer.Option("--key", help="Only these observations; repeatable. robomimic and LeRobot.")
+    ] = None,
+    flatten_obs: Annotated[
+        bool, typer.Option("--flatten-obs", help="Join all observations to a vector. robomimic and LeRobot.")
+    ] = False,
+    mask: Annotated[str | None, typer.Option(help="Only the demonstrations of this filter. robomimic.")] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="next.reward, next.success or another feature, or sparse: each episode succeeds. LeRobot."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Only episodes of this task, in its words. LeRobot.")] = None,
+    image_size: Annotated[
+        tuple[int, int] | None, typer.Option(help="Height and width to scale images to. LeRobot.")
+    ] = None,
 ) -> None:
     """
-    Write OGBench's data into the local Minari cache, with the rewards of a task.
+    Write data of another format into the local Minari cache.
+
+    Example: sb3-qam data import arrays.npz mine/arrays-v0
 
     Example: sb3-qam data import cube-double-play-singletask-task1-v0
     """
-    with on_one_line():
-        dataset = import_ogbench(task, path, dataset_id)
+    with on_one_line(RuntimeError):
+        options = {
+            "path": path,
+            "action_space": None if action_bounds is None else _bounds(action_bounds),
+            "observation_keys": observation_keys,
+            "flatten_obs": flatten_obs,
+            "mask": mask,
+            "reward": reward,
+            "task": task,
+            "image_size": image_size,
+        }
+        given = {key: value for key, value in options.items() if value}
+        importer = find_importer(source)
+        known = {"path"} if importer is import_ogbench else set(signature(importer).parameters) - {"path"}
+        if unfit := [OPTIONS.get(key, "--" + key.replace("_", "-")) for key in given if key not in known]:
+            raise ValueError(f"{source} takes no {', '.join(unfit)}: see sb3-qam data import --help.")
+        if importer is import_ogbench:
+            dataset = import_ogbench(source, path, dataset_id or ogbench_id)
+        elif (dataset_id := dataset_id or ogbench_id) is None:
+            raise ValueError(f"What is it to be called? Give an id: sb3-qam data import {source} mine/data-v0.")
+        else:
+            dataset = importer(source, dataset_id, **given)
         typer.echo(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps")
+
+
+def _bounds(text: str) -> Any:
+    try:
+        return text if text == "data" else tuple(map(float, text.split(",", 1)))
+    except ValueError:
+        raise ValueError(f"--action-bounds takes LOW,HIGH or data, got {text!r}.") from None
 
 
 @app.command()

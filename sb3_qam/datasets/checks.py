@@ -28,6 +28,7 @@ class Place(NamedTuple):
     :param file: The file or folder it lies in
     :param n_steps: Number of steps of the episode
     :param key: What of the episode, ``observations['goal']`` for instance
+    :param way_out: What to do about most errors
     """
 
     dataset: str
@@ -35,12 +36,12 @@ class Place(NamedTuple):
     file: Path
     n_steps: int = 0
     key: str = ""
+    way_out: str = "Repair the data, or leave the episode out with dataset.filter_episodes(...)."
 
     def error(self, complaint: str, way_out: str = "") -> ValueError:
         """Say what is wrong, and what to do about it."""
         what = f"episode {self.episode}" + (f": {self.key}" if self.key else "")
-        way_out = way_out or "Repair the data, or leave the episode out with dataset.filter_episodes(...)."
-        return ValueError(f"Dataset '{self.dataset}', {what} {complaint} (file {self.file}). {way_out}")
+        return ValueError(f"Dataset '{self.dataset}', {what} {complaint} (file {self.file}). {way_out or self.way_out}")
 
 
 def readable_episodes(dataset: MinariDataset, with_infos: bool = False) -> Iterator[tuple[Place, EpisodeData]]:

@@ -22,6 +22,8 @@ from sb3_qam.cli import app
 from tests.conftest import OGBENCH_DATA as DATA
 from tests.conftest import OGBENCH_TASK as TASK
 from tests.conftest import needs_ogbench, record, write_dataset
+from tests.robot_files import DATA as ROBOTS
+from tests.robot_files import unpack_lerobot, write_robomimic
 
 gym.register_envs(gymnasium_robotics)
 
@@ -194,6 +196,36 @@ def test_data_import_writes_what_a_configuration_names(tmp_path: Path):
     assert result.output == f"ogbench/{TASK}: 2 episodes, 2000 steps\n"
     assert minari.load_dataset(f"ogbench/{TASK}").total_steps == 2000
     assert invoke("data", "import", "Pendulum-v1")[0].startswith("Error: 'Pendulum-v1' is not the id of an OGBench")
+
+
+@pytest.mark.filterwarnings("ignore:.*that step is left out")
+def test_data_import_recognizes_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    unpack_lerobot(tmp_path)
+    write_robomimic(tmp_path / "lift.hdf5")
+    arrays = {"observations": np.zeros((9, 3)), "actions": np.full((9, 2), 2.0), "rewards": np.zeros(9)}
+    np.savez("arrays.npz", **arrays, terminals=np.arange(9) % 3 == 2)
+    for args, expected in (
+        ("arrays.npz mine/first-v0 --action-bounds -3,3", "mine/first-v0: 3 episodes, 9 steps"),
+        ("lift.hdf5 mine/first-v1 --key object --mask train", "mine/first-v1: 2 episodes, 9 steps"),
+        ("v30 mine/first-v2 --key observation.state --reward sparse --action-bounds data", ": 3 episodes, 21 steps"),
+        (str(ROBOTS / "d3rlpy.h5") + " mine/first-v3", "mine/first-v3: 2 episodes, 11 steps"),
+    ):
+        result = CliRunner().invoke(app, ["data", "import", *args.split()])
+        assert expected in result.output, result.output
+    for args, expected in (
+        ("arrays.npz", "Error: What is it to be called? Give an id: sb3-qam data import arrays.npz mine/data-v0."),
+        (
+            "arrays.npz mine/other-v0",
+            "Error: The actions in arrays.npz lie between [2., 2.] and [2., 2.], not in [-1, 1]",
+        ),
+        ("arrays.npz mine/other-v0 --mask train --reward sparse", "Error: arrays.npz takes no --mask, --reward: see"),
+        ("arrays.npz mine/other-v0 --action-bounds high", "Error: --action-bounds takes LOW,HIGH or data, got 'high'."),
+        ("nothing.npz mine/other-v0", "Error: There is no file nothing.npz."),
+        (". mine/other-v0", "Error: . holds no LeRobot dataset: there is no meta/info.json."),
+    ):
+        assert invoke("data", "import", *args.split())[0].startswith(expected)
 
 
 @pytest.mark.parametrize(
