@@ -155,7 +155,7 @@ def record_part(env: gym.Env, number: int, *, policy: ManipulationOracle, seed: 
         for key, values in rows.items()
     }
     with atomic_write(folder / f"{number}.npz") as path:
-        np.savez(path, **rows)  # type: ignore[arg-type]
+        np.savez(path, **rows)
     return []
 
 

@@ -135,10 +135,11 @@ def test_data_collect_records_an_oracle():
 
 @needs_ogbench
 def test_data_record_writes_ogbenchs_file_and_says_where_tasks_are_solved(tmp_path: Path):
-    args = ["data", "record", "cube-single-v0", "cube.npz", "-n", "1", "--max-episode-steps", "11"]
+    path = tmp_path / "cube.npz"
+    args = ["data", "record", "cube-single-v0", str(path), "-n", "1", "--max-episode-steps", "11"]
     output = CliRunner().invoke(app, args).output
-    assert "cube.npz: 1 episodes, 10 transitions, solved in\n  cube-single-singletask-task1-v0: 0.00%\n" in output
-    assert (tmp_path / "cube.npz").is_file()
+    assert f"{path}: 1 episodes, 10 transitions, solved in\n  cube-single-singletask-task1-v0: 0.00%\n" in output
+    assert path.is_file()
 
 
 def test_data_collect_normalizes_as_the_model_was_trained(tmp_path: Path):
