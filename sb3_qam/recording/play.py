@@ -176,7 +176,10 @@ def success_shares(env_id: str, path: str | Path) -> dict[str, float]:
     :param path: Its data, OGBench's npz file
     :return: The share of transitions in which each of OGBench's tasks is solved, by the ids of the tasks' environments
     :raises ValueError: if the file cannot be read, or is not of this environment
+    :raises ImportError: if the package ``ogbench`` is not installed
     """
+    # Registers the environments
+    ogbench_oracle(env_id)
     name, version = env_id.rsplit("-", 1)
     shares = {}
     for number in range(1, N_TASKS + 1):
