@@ -19,6 +19,7 @@ from sb3_qam.recording.collect import collect as collect_dataset
 from sb3_qam.recording.formats import find_importer
 from sb3_qam.recording.ogbench import import_ogbench
 from sb3_qam.recording.oracles import ogbench_oracle
+from sb3_qam.recording.play import record_ogbench, success_shares
 from sb3_qam.results.runs import settings_folder
 from sb3_qam.variants import VARIANTS
 
@@ -158,9 +159,43 @@ def collect(
             seed=seed,
             deterministic=deterministic,
             max_episode_steps=max_episode_steps,
-            progress_bar=find_spec("rich") is not None and find_spec("tqdm") is not None,
+            progress_bar=_has_progress_bar(),
         )
         typer.echo(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps")
+
+
+@app.command()
+def record(
+    env: Annotated[str, typer.Argument(help="Id of one of OGBench's cube, scene and puzzle environments.")],
+    path: Annotated[Path, typer.Argument(help="The npz file to write.")],
+    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes.")] = 1000,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other episodes.")] = 0,
+    max_episode_steps: Annotated[int, typer.Option(min=2, help="Rows of an episode.")] = 1001,
+) -> None:
+    """
+    Record data as OGBench's "play" data sets were, by its oracles, in its format. The same command resumes where it was
+    interrupted.
+
+    Example: sb3-qam data record scene-v0 scene-play-v0.npz --processes 2
+    """
+    with on_one_line(RuntimeError):
+        record_ogbench(
+            env,
+            path,
+            episodes,
+            n_processes=processes,
+            seed=seed,
+            max_episode_steps=max_episode_steps,
+            progress_bar=_has_progress_bar(),
+        )
+        typer.echo(f"{path}: {episodes} episodes, {episodes * (max_episode_steps - 1)} transitions, solved in")
+        for task, share in success_shares(env, path).items():
+            typer.echo(f"  {task}: {share:.2%}")
+
+
+def _has_progress_bar() -> bool:
+    return find_spec("rich") is not None and find_spec("tqdm") is not None
 
 
 def find_algorithm(name: str) -> type[BaseAlgorithm]:

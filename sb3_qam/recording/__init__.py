@@ -5,6 +5,7 @@ from sb3_qam.recording.collect import collect
 from sb3_qam.recording.lerobot import import_lerobot
 from sb3_qam.recording.ogbench import import_ogbench
 from sb3_qam.recording.oracles import ogbench_oracle
+from sb3_qam.recording.play import record_ogbench
 from sb3_qam.recording.robomimic import import_robomimic
 from sb3_qam.recording.scripted import ScriptedPolicy
 
@@ -17,4 +18,5 @@ __all__ = [
     "import_ogbench",
     "import_robomimic",
     "ogbench_oracle",
+    "record_ogbench",
 ]

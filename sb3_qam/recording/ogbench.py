@@ -81,7 +81,7 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     except gym.error.Error as error:
         raise ValueError(f"OGBench has no environment '{env_id}' for '{task_id}': {error}") from error
     try:
-        rows = _read_rows(path, env, env_id)
+        rows = read_rows(path, env, env_id)
         ends = (np.flatnonzero(rows["terminals"]) + 1).tolist()
         staging = Staging(dataset_id)
         with staging.locked():
@@ -110,9 +110,12 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
         env.close()
 
 
-def _read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndarray]:
+def read_rows(path: str | Path, env: gym.Env, env_id: str) -> dict[str, np.ndarray]:
     """
-    :return: The transitions in an npz file, with the rewards of the task
+    :param path: OGBench's npz file
+    :param env: The environment of a single task
+    :param env_id: Its id
+    :return: The transitions in the file, with the rewards of the task, and masks that are 0 where it is solved
     :raises ValueError: if the file cannot be read, or is not of this environment
     """
     from ogbench.relabel_utils import relabel_dataset

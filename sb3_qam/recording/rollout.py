@@ -56,22 +56,44 @@ def record_episode(
     env: gym.Env, number: int, *, policy: ScriptedPolicy, seed: int, record_infos: bool, folder: Path
 ) -> list[str]:
     """
-    Record an episode, and stage it. Every generator that the environment or the policy may draw from is seeded with the
-    seed of the collection and the number of the episode, so that it does not matter which were recorded before, nor in
-    which process.
+    Record an episode, and stage it.
 
     :return: The keys of the infos that cannot be stored
+    :raises ValueError: as :func:`roll_out` does
+    """
+    episode, left_out = roll_out(env, number, policy, seed, record_infos)
+    write_episode(folder, number, episode)
+    return left_out
+
+
+def roll_out(
+    env: gym.Env, number: int, policy: ScriptedPolicy, seed: int, record_infos: bool = True, attempt: int = 0
+) -> tuple[EpisodeBuffer, list[str]]:
+    """
+    Every generator that the environment or the policy may draw from is seeded with the seed of the collection and the
+    number of the episode, so that it does not matter which were recorded before, nor in which process.
+
+    :param env: The environment
+    :param number: Number of the episode
+    :param policy: What acts
+    :param seed: Seed of the collection
+    :param record_infos: Whether to keep infos
+    :param attempt: Others give the episode other random numbers
+    :return: The episode, and the keys of the infos that cannot be stored
     :raises ValueError: if an observation or an action is not of its space's shape, if one of them or a reward is not
         finite, or an action is not in its space
     """
-    # Sums of seed and number would make collections with neighboring seeds share episodes
-    env_seed, policy_seed = map(int, np.random.SeedSequence([seed, number]).generate_state(2))
+    # Sums of seed and number would make collections with neighboring seeds share episodes. Zeros at the end of a
+    # sequence change nothing
+    env_seed, policy_seed = map(int, np.random.SeedSequence([seed, number, attempt]).generate_state(2))
     set_random_seed(policy_seed)
     for each in (env, env.unwrapped):
         each.action_space.seed(policy_seed)
     rng = np.random.default_rng(policy_seed)
     observation, info = env.reset(seed=env_seed, options=policy.reset_options(env, rng))
-    observation = _observed(env, observation, f"Episode {number}, reset")
+    # Some environments make them anew whenever they are asked
+    observation_space, action_space = env.observation_space, env.action_space
+    observation = _observed(observation_space, observation, f"Episode {number}, reset")
     policy.reset(observation, info, env, rng)
     observations, infos = [observation], [info]
     steps: list[tuple[Any, float, bool, bool]] = []
@@ -79,10 +101,10 @@ def record_episode(
     while not done:
         where = f"Episode {number}, step {len(steps)}"
         action = policy.select_action(observation, info)
-        action = map_space(partial(_action_part, where=where), env.action_space, action, name="action")
+        action = map_space(partial(_action_part, where=where), action_space, action, name="action")
         # A copy, because an environment may change what it is given
         observation, reward, terminated, truncated, info = env.step(copy.deepcopy(action))
-        observation = _observed(env, observation, where)
+        observation = _observed(observation_space, observation, where)
         _check_finite(float(reward), "reward", where)
         observations.append(observation)
         infos.append(info)
@@ -92,19 +114,18 @@ def record_episode(
     stacked, left_out = stack_infos(infos) if record_infos else (None, [])
     episode = EpisodeBuffer(
         seed=env_seed,
-        observations=stack_values(env.observation_space, observations),
-        actions=stack_values(env.action_space, actions),
+        observations=stack_values(observation_space, observations),
+        actions=stack_values(action_space, actions),
         rewards=rewards,
         terminations=terminations,
         truncations=truncations,
         infos=stacked,
     )
-    write_episode(folder, number, episode)
-    return left_out
+    return episode, left_out
 
 
-def _observed(env: gym.Env, observation: Any, where: str) -> Any:
-    return map_space(partial(_part, where=where), env.observation_space, observation, name="observation")
+def _observed(space: spaces.Space, observation: Any, where: str) -> Any:
+    return map_space(partial(_part, where=where), space, observation, name="observation")
 
 
 def _part(space: spaces.Space, value: Any, name: str, where: str) -> Any:

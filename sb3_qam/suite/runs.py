@@ -167,7 +167,8 @@ def _as_python(value: Any) -> str:
 def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
     """
     :param path: A YAML file with ``tasks`` and ``algorithms`` (by default ``qam``), lists of names or dicts of
-        hyper-parameters by name, and, for all runs, ``hyperparams`` and ``options`` of ``sb3-qam train``. The
+        hyper-parameters by name, and, for all runs, ``hyperparams`` and ``options`` of ``sb3-qam train``, in which
+        ``{task}``, ``{algorithm}`` and ``{seed}`` are those of the run. The
         hyper-parameters of an algorithm override those of a task, and these override those for all
     :param seeds: Seeds
     :return: The runs
@@ -191,11 +192,25 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
     if type(options["num-threads"]) is not int:
         raise ValueError(f"num-threads of a suite's options must be a whole number: {options['num-threads']!r}")
     return [
-        Run(task, algorithm, seed, {**(suite.get("hyperparams") or {}), **of_task, **of_algorithm}, options)
+        Run(
+            task,
+            algorithm,
+            seed,
+            {**(suite.get("hyperparams") or {}), **of_task, **of_algorithm},
+            {key: _filled(value, task=task, algorithm=algorithm, seed=seed) for key, value in options.items()},
+        )
         for seed in seeds
         for task, of_task in tasks.items()
         for algorithm, of_algorithm in algorithms.items()
     ]
+
+
+def _filled(option: Any, **names: Any) -> Any:
+    """An option with what its placeholders stand for; other braces stay."""
+    if isinstance(option, str):
+        for name, value in names.items():
+            option = option.replace(f"{{{name}}}", str(value))
+    return option
 
 
 def _by_name(key: str, entries: Any) -> dict[str, dict[str, Any]]:

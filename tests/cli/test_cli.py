@@ -162,6 +162,15 @@ def test_data_collect_records_an_oracle():
     assert "test/way-v0: 1 episodes, 30 steps" in CliRunner().invoke(app, maze).output
 
 
+@needs_ogbench
+def test_data_record_writes_ogbenchs_file_and_says_where_tasks_are_solved(tmp_path: Path):
+    path = tmp_path / "cube.npz"
+    args = ["data", "record", "cube-single-v0", str(path), "-n", "1", "--max-episode-steps", "11"]
+    output = CliRunner().invoke(app, args).output
+    assert f"{path}: 1 episodes, 10 transitions, solved in\n  cube-single-singletask-task1-v0: 0.00%\n" in output
+    assert path.is_file()
+
+
 def test_data_collect_normalizes_as_the_model_was_trained(tmp_path: Path):
     """Where RL Zoo puts the statistics, or where the user says; the algorithm by the zoo's name."""
     env = VecNormalize(make_vec_env("Pendulum-v1"))

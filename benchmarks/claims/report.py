@@ -1,0 +1,163 @@
+"""The numbers of the suites beside this file: from runs to a CSV file, from the CSV file to a table and curves.
+
+``python benchmarks/claims/report.py --runs benchmark/offline ...`` writes ``results.csv``, one row for each evaluation
+of each run, in place of those of the suites that are named by their folders. Then, and without ``--runs``, it prints a
+table of what is in the file (success in percent after the last updates or steps, mean over seeds with the 95 % interval
+of a bootstrap, and each seed) and draws the curves as ``docs/images/claims.png``. Dashed lines are published means
+after as many updates (``published.csv``): of networks of 4x512 and 10 critics, on OGBench's own data.
+
+``--expect UPDATES.json`` prints how long ``published.yml`` takes, from the output of ``python benchmarks/updates.py
+--device cuda --sizes paper --json UPDATES.json``.
+"""
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from sb3_qam.results.runs import read_runs
+from sb3_qam.results.scores import Estimate, estimate, mean, title_of
+from sb3_qam.suite import read_suite
+
+HERE = Path(__file__).parent
+RESULTS, PUBLISHED = HERE / "results.csv", HERE / "published.csv"
+PICTURE = HERE.parents[1] / "docs" / "images" / "claims.png"
+COLUMNS = ("suite", "algorithm", "seed", "steps", "success_percent")
+# What the published failures are called there
+PUBLISHED_NAMES = {"few_steps": "QAM-E (T=3)", "weak": "QAM-E (0.1x tau)", "strong": "QAM-E (10x tau)"}
+# By suite and algorithm, then by seed: steps and success in percent of each evaluation
+Curves = dict[tuple[str, str], dict[int, list[tuple[int, float]]]]
+
+
+def write_results(folders: list[Path]) -> None:
+    """Rows of the runs in some suites' folders, beside those of other suites."""
+    suites = {folder.name for folder in folders}
+    rows = [row for row in read_rows(RESULTS) if row["suite"] not in suites]
+    for folder in folders:
+        runs, left_out = read_runs([folder])
+        for each in left_out:
+            print(f"Left out: {each.folder}: {each.reason}")
+        for run in runs:
+            for step, success in zip(run.steps, run.values["success"], strict=True):
+                values = (folder.name, run.algorithm, run.seed, int(step), f"{100 * success:.1f}")
+                rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
+    rows.sort(key=lambda row: (row["suite"], row["algorithm"], int(row["seed"]), int(row["steps"])))
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of one of the CSV files, none if it is not there."""
+    if not path.is_file():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def read_curves() -> Curves:
+    """What is in the CSV file of the results."""
+    curves: Curves = defaultdict(lambda: defaultdict(list))
+    for row in read_rows(RESULTS):
+        curve = curves[row["suite"], row["algorithm"]][int(row["seed"])]
+        curve.append((int(row["steps"]), float(row["success_percent"])))
+    return curves
+
+
+def published_mean(suite: str, algorithm: str, steps: int) -> float | None:
+    """What was published of a method after as many updates, if anything was. Online runs have other steps before."""
+    name = PUBLISHED_NAMES.get(suite, title_of(algorithm))
+    means = {(row["method"], int(row["updates"])): float(row["mean_percent"]) for row in read_rows(PUBLISHED)}
+    return None if name is None or suite.startswith("online") else means.get((name, steps))
+
+
+def over_seeds(of_seeds: dict[int, list[tuple[int, float]]]) -> tuple[list[int], Estimate]:
+    """Steps at which all seeds were evaluated, and the mean over the seeds."""
+    steps = sorted(set.intersection(*({step for step, _ in curve} for curve in of_seeds.values())))
+    values = np.array([[dict(curve)[step] for curve in of_seeds.values()] for step in steps])
+    return steps, estimate([values], mean)
+
+
+def make_table(curves: Curves) -> str:
+    """The table as Markdown."""
+    lines = [
+        "| suite | algorithm | steps | success in % | seeds | published |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for (suite, algorithm), of_seeds in sorted(curves.items()):
+        steps, found = over_seeds(of_seeds)
+        interval = "" if found.low is None or found.high is None else f" [{found.low[-1]:.0f}, {found.high[-1]:.0f}]"
+        seeds = ", ".join(f"{dict(of_seeds[seed])[steps[-1]]:.0f}" for seed in sorted(of_seeds))
+        published = published_mean(suite, algorithm, steps[-1])
+        cells = (
+            f"{steps[-1]:,}",
+            f"{found.value[-1]:.0f}{interval}",
+            seeds,
+            "" if published is None else f"{published:.0f}",
+        )
+        lines.append(f"| {suite} | {algorithm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(curves: Curves) -> None:
+    """One panel for each suite."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    suites = sorted({suite for suite, _ in curves})
+    figure, panels = plt.subplots(1, len(suites), figsize=(4.5 * len(suites), 3.4), squeeze=False, layout="constrained")
+    for suite, panel in zip(suites, panels[0], strict=True):
+        for algorithm in sorted(algorithm for each, algorithm in curves if each == suite):
+            steps, found = over_seeds(curves[suite, algorithm])
+            (line,) = panel.plot(steps, found.value, marker="o", markersize=3, label=algorithm)
+            if found.low is not None and found.high is not None:
+                panel.fill_between(steps, found.low, found.high, color=line.get_color(), alpha=0.2, linewidth=0)
+            published = published_mean(suite, algorithm, steps[-1])
+            if published is not None:
+                panel.axhline(published, color=line.get_color(), linestyle="--", linewidth=1)
+        steps_are = "environment steps" if suite.startswith("online") else "updates"
+        panel.set(title=suite, xlabel=steps_are, ylabel="success in %", ylim=(-3, 103))
+        panel.legend(frameon=False, fontsize=8)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def print_expected(path: Path) -> None:
+    """Hours of updates of the suite at the published size, from the measured rates."""
+    rates = {row["arguments"]: row["updates_per_s"] for row in json.loads(path.read_text()) if row["size"] == "paper"}
+    total = 0.0
+    for run in read_suite(HERE / "published.yml", [0]):
+        # What is not measured there does less than QAM
+        of, steps = (run.algorithm if run.algorithm in rates else "qam"), run.hyperparams["offline_steps"]
+        hours = steps / rates[of] / 3600
+        total += hours
+        print(f"{run.algorithm}: {steps:,} updates at {rates[of]:.1f} a second ({of}): {hours:.2f} hours")
+    print(f"One seed: {total:.2f} hours of updates; evaluations, on the CPU, come on top")
+
+
+def main() -> None:
+    """Write, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of suites")
+    parser.add_argument("--expect", type=Path, help="output of benchmarks/updates.py")
+    arguments = parser.parse_args()
+    if arguments.expect:
+        print_expected(arguments.expect)
+        return
+    if arguments.runs:
+        write_results(arguments.runs)
+    curves = read_curves()
+    if not curves:
+        print("There are no results yet: give the folders of suites, --runs benchmark/offline.")
+        return
+    print(make_table(curves))
+    draw(curves)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The suites of ``benchmarks/claims``, and the way from runs to the page."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sb3_qam.suite import read_suite
+from tests.pages import ROOT
+from tests.results.test_results import write_run
+
+CLAIMS = ROOT / "benchmarks" / "claims"
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(CLAIMS))
+    sys.modules.pop("report", None)
+    module = pytest.importorskip("report")
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results.csv")
+    monkeypatch.setattr(module, "PICTURE", tmp_path / "claims.png")
+    return module
+
+
+def run(report: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
+    report.main()
+
+
+@pytest.mark.parametrize("path", sorted(CLAIMS.glob("*.yml")), ids=lambda path: path.stem)
+def test_suites_are_of_the_task_with_settings_that_all_share(path: Path):
+    runs = read_suite(path, [1])
+    assert {run.task for run in runs} == {"scene-play-singletask-task2-v0"}
+    assert len({run.hyperparams["offline_steps"] for run in runs}) == 1
+    for run in runs:
+        if path.stem.startswith("online"):
+            # A run of offline.yml with the same seed
+            (before,) = [each for each in read_suite(CLAIMS / "offline.yml", [1]) if each.algorithm == run.algorithm]
+            folder = before.folder(Path("benchmark/offline")) / run.algorithm
+            assert run.options["trained-agent"] == f"{folder}/{run.task}_1/{run.task}.zip"
+            assert {**before.hyperparams, **run.hyperparams}.items() >= before.hyperparams.items()
+        else:
+            assert run.options["n-timesteps"] == 5
+
+
+def test_the_table_is_that_of_the_csv_file_and_this_that_of_the_runs(
+    tmp_path: Path, report: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    steps = (25_000, 50_000)
+    for seed, last in enumerate((1.0, 0.5, 0.75)):
+        write_run(tmp_path / "offline", seed + 1, seed=seed, steps=steps, successes=(0.25, last))
+    write_run(tmp_path / "offline", algorithm="bc", steps=steps, successes=(0.0, 0.5))
+    write_run(tmp_path / "few_steps", steps=steps, successes=(0.0, 0.0))
+    folders = [str(tmp_path / "offline"), str(tmp_path / "few_steps")]
+    run(report, monkeypatch, "--runs", *folders)
+    table = capsys.readouterr().out
+    assert "| few_steps | qam | 50,000 | 0 | 0 | 4 |" in table
+    assert "| offline | bc | 50,000 | 50 | 50 |  |" in table
+    assert "| offline | qam | 50,000 | 75 [50, 100] | 100, 50, 75 | 80 |" in table
+    assert report.RESULTS.read_text().splitlines()[:2] == [
+        "suite,algorithm,seed,steps,success_percent",
+        "few_steps,qam,0,25000,0.0",
+    ]
+    assert report.PICTURE.is_file()
+    run(report, monkeypatch)
+    assert capsys.readouterr().out == table
+    # Only the suites that are named are read anew
+    run(report, monkeypatch, "--runs", folders[1])
+    assert capsys.readouterr().out == table
+
+
+def test_without_results_it_says_so(
+    report: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run(report, monkeypatch)
+    assert capsys.readouterr().out.startswith("There are no results yet")
+
+
+def test_the_page_shows_the_committed_numbers():
+    results = CLAIMS / "results.csv"
+    page = (ROOT / "docs" / "guide" / "results.md").read_text()
+    if not results.is_file():
+        assert "What is measured so far: nothing" in page
+        return
+    sys.path.insert(0, str(CLAIMS))
+    try:
+        module = pytest.importorskip("report")
+    finally:
+        sys.path.remove(str(CLAIMS))
+    for line in module.make_table(module.read_curves()).splitlines():
+        assert line in page
+
+
+def test_hours_of_a_gpu_are_those_of_the_measured_rates(
+    tmp_path: Path, report: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    # As benchmarks/updates.py writes them
+    rates = {"qam": 100.0, "sqam": 200.0, "fql": 200.0, "bc": 1000.0}
+    rows = [{"size": "paper", "arguments": name, "updates_per_s": rate} for name, rate in rates.items()]
+    (tmp_path / "updates.json").write_text(json.dumps([{**rows[0], "size": "mid"}, *rows]))
+    run(report, monkeypatch, "--expect", str(tmp_path / "updates.json"))
+    output = capsys.readouterr().out
+    assert "bc: 100,000 updates at 1000.0 a second (bc): 0.03 hours" in output
+    assert "rebrac: 100,000 updates at 100.0 a second (qam): 0.28 hours" in output
+    # 4 at 100 (qam, trqam, ifql, rebrac), 2 at 200 and 1 at 1000
+    assert "One seed: 1.42 hours" in output
