@@ -147,7 +147,7 @@ def import_random(n_transitions: int) -> None:
 
     # Libraries are loaded, and hold what they hold
     import_arrays("benchmark/warm-v0", **{key: values[: 2 * EPISODE_LENGTH] for key, values in arrays.items()})
-    # VmHWM begins anew
+    # VmHWM starts again
     Path("/proc/self/clear_refs").write_text("5")
     before = resident_megabytes("VmRSS")
     import_()

@@ -1,4 +1,4 @@
-"""OGBench's data of manipulation, recorded anew: its oracles play, and what they do is written as OGBench does."""
+"""OGBench's data of manipulation, recorded again: its oracles play, and what they do is written as OGBench does."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ def record_ogbench(
     """
     Record data as OGBench's ``play`` data sets were, in the same format, for where they cannot be downloaded or other
     seeds are wanted: the oracles of :func:`ogbench_oracle` follow noisy plans to one random target after the other.
-    In a scene, an episode in which the block gets out of reach is recorded anew. ``import_ogbench(TASK, path=...)``
+    In a scene, an episode in which the block gets out of reach is recorded again. ``import_ogbench(TASK, path=...)``
     gives it the rewards of any task.
 
     A recording that was interrupted is resumed by the same call. An episode depends on ``seed`` and on its number

@@ -91,7 +91,7 @@ def roll_out(
         each.action_space.seed(policy_seed)
     rng = np.random.default_rng(policy_seed)
     observation, info = env.reset(seed=env_seed, options=policy.reset_options(env, rng))
-    # Some environments make them anew whenever they are asked
+    # Some environments make them again whenever they are asked
     observation_space, action_space = env.observation_space, env.action_space
     observation = _observed(observation_space, observation, f"Episode {number}, reset")
     policy.reset(observation, info, env, rng)
