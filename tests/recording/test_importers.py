@@ -1,7 +1,12 @@
 """Data of other formats arrives as it was written, and what is wrong with it is said by name."""
 
+import itertools
 import json
+import multiprocessing
+import os
 import re
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,6 +234,36 @@ def assert_nothing_is_left() -> None:
 
     assert minari.list_local_datasets() == {}
     assert not list(Path(get_dataset_path()).rglob("*.hdf5"))
+
+
+def import_until_killed(n_events: int) -> None:
+    """Import, and be killed before the given one of all the operations on files in Minari's cache."""
+    events = itertools.count()
+    root = os.environ["MINARI_DATASETS_PATH"]
+
+    def kill(event: str, arguments: tuple) -> None:
+        is_ours = event in {"open", "os.rename", "os.mkdir", "os.remove"} and root in str(arguments[0])
+        if is_ours and next(events) == n_events:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(kill)
+    import_arrays("mine/arrays-v0", **flat_arrays(terminal=11))
+
+
+@pytest.mark.kill
+def test_killed_anywhere_there_is_the_whole_or_nothing():
+    for n_events in itertools.count(step=3):
+        child = multiprocessing.get_context("fork").Process(target=import_until_killed, args=(n_events,))
+        child.start()
+        child.join()
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+        if "mine/arrays-v0" not in minari.list_local_datasets():
+            import_arrays("mine/arrays-v0", **flat_arrays(terminal=11))
+        assert minari.load_dataset("mine/arrays-v0").total_steps == 12
+        minari.delete_dataset("mine/arrays-v0")
+    assert n_events > 10
 
 
 def test_a_taken_id_and_too_short_episodes_are_refused():
