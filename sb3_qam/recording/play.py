@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,16 +94,16 @@ def record_ogbench(
     make_env = partial(gym.make, gym.spec(env_id), max_episode_steps=max_episode_steps, **oracle.env_kwargs)
     job = partial(record_part, policy=oracle, seed=seed, folder=folder)
     if todo:
-        if n_processes == 1:
-            env = make_env()
-            done = record_here(job, env, todo)
-        else:
-            done = record_in_processes(job, make_env, todo, min(n_processes, len(todo)))
-        with closing(done):  # type: ignore[type-var]
+        with ExitStack() as stack:
+            if n_processes == 1:
+                env = stack.enter_context(closing(make_env()))
+                done = record_here(job, env, todo)
+            else:
+                done = record_in_processes(job, make_env, todo, min(n_processes, len(todo)))
+            # Ends workers after an error or Ctrl-C
+            stack.enter_context(closing(done))  # type: ignore[type-var]
             for _ in tqdm(done, total=n_episodes, initial=n_episodes - len(todo)) if progress_bar else done:
                 pass
-        if n_processes == 1:
-            env.close()
     rows: dict[str, list[np.ndarray]] = {}
     for part in parts:
         with np.load(part) as file:
