@@ -162,7 +162,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
             self.replay_buffer_kwargs.update(self._sequence_kwargs())
             # This buffer makes the n-step returns; SB3 would warn that it does not know that
             self.n_steps = 1
-        check_structure(self, {"chunk_size": self.chunk_size})
+        check_structure(self, self._network_structure())
         policy_kwargs, acting_kwargs = self.policy_kwargs, self._acting_kwargs()
         check_policy_kwargs(self, acting_kwargs)
         self.policy_kwargs = {**policy_kwargs, **acting_kwargs}
@@ -172,6 +172,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         self.n_steps, self._random_state = n_steps, random_state
         self._monitor = UpdateMonitor.for_device(self.device)
         self._augmentation = RandomShift(self.observation_space, self.random_shift, self.policy.normalize_images)
+
+    def _network_structure(self) -> dict[str, Any]:
+        """:return: What the networks are made for, by argument: a saved model can only be loaded with the same"""
+        return {"chunk_size": self.chunk_size}
 
     def _acting_kwargs(self) -> dict[str, Any]:
         """:return: Arguments of the algorithm that the policy needs to act on its own"""

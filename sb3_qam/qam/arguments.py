@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from sb3_qam.common.checks import check_structure as check_networks
 from sb3_qam.common.policies import PolicyArgument
 from sb3_qam.common.precision import check_precision
 from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS
@@ -70,27 +69,6 @@ def _check_combinations(model: Any) -> None:
         raise ValueError(
             "With flow_steps=1 adjoint='bptt' never shows the critic to the policy: its only step follows the "
             "behavior flow. Use more flow steps, or adjoint='lean' or 'scalar'."
-        )
-
-
-def check_structure(model: Any) -> None:
-    """
-    :param model: A QAM model whose networks are about to be made
-    :raises ValueError: if it was saved with other networks than its arguments now ask for, or its ``policy_kwargs``
-        set what QAM sets itself, or do not go with a CUDA graph
-    """
-    structure = {
-        "chunk_size": model.chunk_size,
-        "edit_scale": "positive" if model.edit_scale > 0 else 0,
-        "distill_coef": "positive" if model.distill_coef > 0 else 0,
-        "residual": model.residual,
-    }
-    check_networks(model, structure)
-    given = model._acting_kwargs().keys() & model.policy_kwargs.keys()
-    if given:
-        raise ValueError(
-            f"policy_kwargs={model.policy_kwargs} sets what QAM sets itself ({', '.join(sorted(given))}): pass it to "
-            "QAM, and inverse_temperature=0 to act with the behavior flow."
         )
     method, options = (model.policy_kwargs.get(name) for name in ("ode_method", "ode_options"))
     if model.cuda_graph and (method not in (None, "euler") or options):

@@ -15,6 +15,7 @@ from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.optimization import JointOptimization
+from sb3_qam.common.policies import PolicyArgument
 from sb3_qam.common.precision import autocast
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
@@ -24,7 +25,7 @@ from sb3_qam.networks.features import frozen
 from sb3_qam.networks.flows import flow_matching_loss
 from sb3_qam.qam import diagnostics
 from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS, AdjointMethod, Critics
-from sb3_qam.qam.arguments import InverseTemperature, PolicyArgument, check_arguments, check_structure
+from sb3_qam.qam.arguments import InverseTemperature, check_arguments
 from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.noise import PathNoise, UpdateNoise
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
@@ -208,6 +209,9 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
             chunk_size=chunk_size,
+            target_update_interval=target_update_interval,
+            pessimism=pessimism,
+            max_grad_norm=max_grad_norm,
             offline_dataset=offline_dataset,
             offline_steps=offline_steps,
             bc_steps=bc_steps,
@@ -224,7 +228,6 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         )
         # None is resolved in check_arguments(), also after load(path, inverse_temperature=None)
         self.inverse_temperature = inverse_temperature  # type: ignore[assignment]
-        self.target_update_interval = target_update_interval
         self.best_of_n = best_of_n
         self.edit_scale = edit_scale
         self.distill_coef = distill_coef
@@ -233,12 +236,8 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         self.kl_budget = kl_budget
         self.value_penalty = value_penalty
         self.flow_steps = flow_steps
-        self.pessimism = pessimism
-        self.max_grad_norm = max_grad_norm
         self.precision = precision
         self.cuda_graph = cuda_graph
-        # What the networks were made for, to compare at loading
-        self._structure: dict[str, Any] | None = None
         # Whether the policy flow was left out of the last update: it then starts from the behavior flow
         self._is_policy_flow_stale = False
 
@@ -251,14 +250,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         check_arguments(self)
 
     def _setup_model(self) -> None:
-        self._check_hyperparameters()
-        check_structure(self)
-        policy_kwargs = self.policy_kwargs
-        self.policy_kwargs = {**policy_kwargs, **self._acting_kwargs()}
         super()._setup_model()
-        # Restore the user's: load(policy_kwargs=...) compares them
-        self.policy_kwargs = policy_kwargs
-        self._create_aliases()
         self.adjoint_method = ADJOINT_METHODS[self.adjoint]
         # Of the algorithm and not of the policy, so that a model can be loaded with or without kl_budget
         self.kl_lambda, self.kl_average = th.ones((), device=self.device), th.zeros((), device=self.device)
@@ -268,17 +260,19 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         self._graphed_updates: GraphedUpdates | None = None
         if self.cuda_graph and self.device.type == "cuda":
             self._graphed_updates = GraphedUpdates(self.policy.optimizer, self._monitor)
-        self._remember_batch_norm_stats(self.policy.target_pairs())
+
+    def _network_structure(self) -> dict[str, Any]:
+        heads = {name: "positive" if getattr(self, name) > 0 else 0 for name in ("edit_scale", "distill_coef")}
+        return {**super()._network_structure(), **heads, "residual": self.residual}
 
     def _acting_kwargs(self) -> dict[str, Any]:
-        """:return: Arguments of the algorithm that the policy needs to act on its own"""
-        names = ("flow_steps", "chunk_size", "best_of_n", "edit_scale", "distill_coef", "residual")
-        return {"acts_as": self._actor(), **{name: getattr(self, name) for name in names}}
+        names = ("flow_steps", "best_of_n", "edit_scale", "distill_coef", "residual")
+        own = {name: getattr(self, name) for name in names}
+        return {**super()._acting_kwargs(), "acts_as": self._actor(), **own}
 
     def _create_aliases(self) -> None:
+        super()._create_aliases()
         self.actor = self.policy.policy_flow
-        self.critic = self.policy.critic
-        self.critic_target = self.policy.critic_target
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """
@@ -475,19 +469,9 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         self._set_objective("bc")
 
     def _excluded_save_params(self) -> list[str]:
-        # Exclude aliases
-        return [
-            *super()._excluded_save_params(),
-            "actor",
-            "_graphed_updates",
-            "adjoint_method",
-            "temperature",
-            "kl_lambda",
-            "kl_average",
-            "critic",
-            "critic_target",
-        ]
+        derived = ("_graphed_updates", "adjoint_method", "temperature", "kl_lambda", "kl_average")
+        return [*super()._excluded_save_params(), *derived]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        dual_variables = [] if self.kl_budget is None else ["kl_lambda", "kl_average"]
-        return ["policy", "policy.optimizer"], dual_variables
+        modules, tensors = super()._get_torch_save_params()
+        return modules, tensors if self.kl_budget is None else [*tensors, "kl_lambda", "kl_average"]
