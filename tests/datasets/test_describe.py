@@ -59,16 +59,16 @@ def test_every_figure_is_that_of_the_data(dataset):
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_what_to_begin_with_follows_from_lengths_and_discounted_returns(scale: float):
-    # 250 steps to the reward, at a termination that is not the end of the episode in the second one
-    first, second = np.zeros(250), np.zeros(500)
-    first[-1], second[[249, 499]] = scale, scale
+    # 160 steps to the reward, at a termination that is not the end of the episode in the second one
+    first, second = np.zeros(160), np.zeros(320)
+    first[-1], second[[159, 319]] = scale, scale
     episodes = [episode(list(r), [[5.0, 0.0]] * len(r), [False] * len(r) + [True]) for r in (first, second)]
-    episodes[1]["terminations"][249] = True
+    episodes[1]["terminations"][159] = True
     found = describe(write_dataset(episodes, OBSERVATIONS, ACTIONS))
-    assert found.gamma == 0.996
-    np.testing.assert_allclose(found.value_std, scale * np.std(0.996 ** np.arange(250)), rtol=1e-6)
-    assert found.inverse_temperature == pytest.approx(60.0 / scale)
-    start = f"{60 / scale:g}"
+    assert found.gamma == 0.994
+    np.testing.assert_allclose(found.value_std, scale * np.std(0.994 ** np.arange(160)), rtol=1e-6)
+    assert found.inverse_temperature == pytest.approx(200.0 / scale)
+    start = f"{200 / scale:g}"
     assert f"inverse_temperature={start}, or kl_budget=1.0 with reward_transform={{'scale': {start}}}" in str(found)
 
 
