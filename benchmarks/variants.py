@@ -1,198 +1,219 @@
-"""Compare the variants of QAM on an OGBench task, offline, at equal numbers of updates.
+"""QAM, TRQAM and SQAM at equal updates: ``python benchmarks/variants.py TASK... [--scales 0.01 1 100]``.
 
-    python benchmarks/variants.py cube-single-play-singletask-task2-v0 --data cube-single-play-100ep-v0.npz
+Each run begins with the same number of steps of BC for all, and is evaluated with deterministic actions:
 
-Every run (a variant, a seed) is one process; its curve is written to a file of its own as it grows, and runs that are
-finished are not repeated. Then a table (``results.md``) and a plot (``results.png``) of all runs there are drawn.
+* ``maze``: the quickstart's data and networks, 2,000 + 10,000 updates; success of 50 episodes
+* ``lunarlander``: the data and settings of ``deterministic.py``, 2,000 + 10,000 updates; return of 50 episodes
+* ``pointmaze``, ``cube``: OGBench's pointmaze-medium task 1 and cube-single task 2 from ``--data FOLDER`` with its npz
+  files, chunks of five, five flow steps, 10,000 + 60,000 updates; success of 50 episodes
+
+Rewards are multiplied by each of ``--scales``. Results are appended to ``--results FILE.csv`` run by run; what is there
+already is not run again. Printed are means over the seeds with 95 % intervals of Student's t; ``--plot FILE.png`` draws
+the last evaluation of each task over the scales.
 """
 
 import argparse
-import json
+import csv
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+import sys
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-# No screen is needed, and each run has one thread for itself
-os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("MUJOCO_GL", "egl")  # no screen is needed
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv
+from scipy import stats
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_qam import QAM
-from sb3_qam.recording.ogbench import import_ogbench
+from sb3_qam.common.evaluation import evaluate
+from sb3_qam.environments import register_environments
+from sb3_qam.recording import collect, import_ogbench
 
-# Arguments of QAM beside the common ones; cloning is an objective of its own
-VARIANTS: dict[str, dict[str, Any]] = {
-    "bc": {},
-    "QAM": {},
-    "QAM-E": {"edit_scale": 0.1},
-    "QAM-F": {"distill_coef": 300.0},
-    "TRQAM": {"kl_budget": 1.0},
-    "scalar adjoint": {"adjoint": "scalar"},
-    "BPTT": {"adjoint": "bptt"},
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "examples")]
+
+FIELDS = ("task", "variant", "scale", "seed", "updates", "measure", "episodes", "mean", "std")
+N_EPISODES = 50
+SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [128, 128]}, "batch_size": 128}
+OGBENCH: dict[str, Any] = {"chunk_size": 5, "flow_steps": 5, "gamma": 0.995, "pessimism": 0.5, **SMALL}
+# Temperature or budget by task; the value penalty is the published one
+TEMPERATURES = {"maze": 10.0, "lunarlander": 1.0, "pointmaze": 10.0, "cube": 1.0}
+BUDGETS = {"maze": 1.0, "lunarlander": 1.0, "pointmaze": 0.5, "cube": 0.5}
+OGBENCH_TASKS = {
+    "pointmaze": ("pointmaze-medium-navigate-singletask-task1-v0", "pointmaze-medium-navigate-200ep-v0.npz"),
+    "cube": ("cube-single-play-singletask-task2-v0", "cube-single-play-100ep-v0.npz"),
 }
+LUNARLANDER = ("LunarLanderContinuous-v3", "benchmark/lunarlander-v0")
 
 
-class SuccessCurve(BaseCallback):
-    """
-    Evaluates the policy on the same seeded starts again and again, and writes the success rates to a file.
-
-    :param task_id: The task
-    :param interval: Gradient steps between two evaluations
-    :param n_episodes: Number of starts
-    :param path: Where to write the curve
-    :param settings: What to write beside it
-    """
-
-    def __init__(self, task_id: str, interval: int, n_episodes: int, path: Path, settings: dict[str, Any]) -> None:
-        super().__init__()
-        dataset = import_ogbench(task_id)
-        self.env = DummyVecEnv([dataset.recover_environment for _ in range(min(n_episodes, 10))])
-        self.interval, self.n_episodes, self.path = interval, n_episodes, path
-        self.result: dict[str, Any] = {**settings, "curve": []}
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps % self.interval == 0:
-            successes: list[bool] = []
-
-            def note_success(locals_: dict[str, Any], _: dict[str, Any]) -> None:
-                if locals_["done"]:
-                    successes.append(bool(locals_["info"]["success"]))
-
-            self.env.seed(0)
-            returns, lengths = evaluate_policy(
-                self.model,
-                self.env,
-                self.n_episodes,
-                deterministic=False,
-                callback=note_success,
-                return_episode_rewards=True,
-                warn=False,
-            )
-            point = {
-                "updates": self.num_timesteps,
-                "success": float(np.mean(successes)),
-                "return": float(np.mean(returns)),
-                "length": float(np.mean(lengths)),
-            }
-            self.result["curve"].append(point)
-            print(f"{self.path.stem}: {point}", flush=True)
-            self.path.write_text(json.dumps(self.result, indent=1))
-        return True
+def variant_kwargs(variant: str, task: str) -> dict[str, Any]:
+    """The arguments that make a variant."""
+    if variant == "QAM":
+        return {"inverse_temperature": TEMPERATURES[task]}
+    kwargs: dict[str, Any] = {"kl_budget": BUDGETS[task]}
+    return kwargs if variant == "TRQAM" else {**kwargs, "adjoint": "scalar", "value_penalty": 0.3}
 
 
-def run(variant: str, seed: int, path: Path, arguments: argparse.Namespace) -> None:
-    """Train one variant from one seed; a curve that is complete is left as it is."""
-    if path.exists() and json.loads(path.read_text())["curve"][-1]["updates"] >= arguments.updates:
-        return
+def prepare(task: str, data: Path | None) -> str:
+    """Record or import the dataset of a task where it is missing; returns its id."""
+    register_environments()
+    if task == "maze":
+        import quickstart
+
+        return str(quickstart.collect_data().id)
+    if task == "lunarlander":
+        import deterministic
+
+        return str(collect(deterministic.noisy_heuristic, *LUNARLANDER, 300).id)
+    name, file = OGBENCH_TASKS[task]
+    return str(import_ogbench(name, data and data / file).id)
+
+
+def run(task: str, variant: str, scale: float, seed: int, data: Path | None) -> list[dict[str, Any]]:
+    """Train one model; one row for each of its evaluations."""
     th.set_num_threads(1)
-    # TRQAM has a temperature of its own
-    temperature = {} if "kl_budget" in VARIANTS[variant] else {"inverse_temperature": arguments.inverse_temperature}
+    gym.logger.min_level = gym.logger.ERROR
+    kwargs: dict[str, Any] = {"n_steps": 5, **SMALL}
+    checkpoints: tuple[int, ...] = (5_000, 10_000)
+    bc_steps, measure = 2_000, "success"
+    dataset_id = prepare(task, data)
+    if task == "maze":
+        import quickstart
+
+        env = quickstart.make_starts()
+    elif task == "lunarlander":
+        env, measure = make_vec_env(LUNARLANDER[0], 10), "return"
+    else:
+        kwargs, bc_steps, checkpoints = OGBENCH, 10_000, (20_000, 40_000, 60_000)
+        dataset = import_ogbench(OGBENCH_TASKS[task][0])
+        env = make_vec_env(dataset.recover_environment, 10)
     model = QAM(
         "FlowPolicy",
-        offline_dataset=import_ogbench(arguments.task),
-        batch_size=128,
-        gamma=0.99,
-        flow_steps=5,
-        chunk_size=arguments.chunk_size,
-        policy_kwargs={"net_arch": [arguments.width] * 2},
+        offline_dataset=dataset_id,
+        reward_transform={"scale": scale},
         seed=seed,
-        **temperature,
-        **VARIANTS[variant],
+        **kwargs,
+        **variant_kwargs(variant, task),
     )
-    settings = {"task": arguments.task, "variant": variant, "seed": seed, **temperature, **VARIANTS[variant]}
-    curve = SuccessCurve(arguments.task, arguments.interval, arguments.episodes, path, settings)
-    model.pretrain(gradient_steps=arguments.updates, callback=curve, objective="bc" if variant == "bc" else "full")
+    model.pretrain(gradient_steps=bc_steps, objective="bc")
+    rows, done = [], 0
+    for updates in checkpoints:
+        model.pretrain(gradient_steps=updates - done, reset_num_timesteps=False)
+        done = updates
+        env.seed(1000)
+        found = evaluate(model, env, N_EPISODES)
+        values = np.array(found.returns if measure == "return" else found.successes, dtype=float)
+        row = (task, variant, scale, seed, updates, measure, len(values), values.mean(), values.std())
+        rows.append(dict(zip(FIELDS, row, strict=True)))
+    env.close()
+    return rows
 
 
-def read_curves(folder: Path) -> dict[str, list[dict[str, np.ndarray]]]:
-    """All finished curves in a folder by variant, in the order of VARIANTS."""
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    last = max(result["curve"][-1]["updates"] for result in results)
-    results = [result for result in results if result["curve"][-1]["updates"] == last]
-    curves: dict[str, list[dict[str, np.ndarray]]] = {}
-    for variant in VARIANTS:
-        found = [result["curve"] for result in results if result["variant"] == variant]
-        if found:
-            curves[variant] = [{key: np.array([p[key] for p in curve]) for key in curve[0]} for curve in found]
-    return curves
+def read(path: Path) -> dict[tuple[str, float, str], dict[int, list[float]]]:
+    """Means of each seed by task, scale and variant, then by number of updates."""
+    found: dict[tuple[str, float, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            key = (row["task"], float(row["scale"]), row["variant"])
+            found[key][int(row["updates"])].append(float(row["mean"]))
+    return found
 
 
-def write_table(curves: dict[str, list[dict[str, np.ndarray]]], path: Path) -> None:
-    """Mean and range of the success over seeds, at every evaluation of the second half and over all of it."""
-    updates = next(iter(curves.values()))[0]["updates"]
-    shown = updates[len(updates) // 2 :]
-    lines = [
-        "| variant | seeds | " + " | ".join(f"{count // 1000}k" for count in shown) + " | mean of these |",
-        "| --- | --- | " + " | ".join("---" for _ in shown) + " | --- |",
-    ]
-    for variant, runs in curves.items():
-        success = np.stack([run["success"][-len(shown) :] for run in runs])
-        cells = [
-            f"{column.mean():.2f}" + (f" ({column.min():.2f} to {column.max():.2f})" if len(runs) > 1 else "")
-            for column in success.T
-        ]
-        lines.append(f"| {variant} | {len(runs)} | " + " | ".join(cells) + f" | {success.mean():.2f} |")
-    path.write_text("\n".join(lines) + "\n")
-    print(path.read_text())
+def interval(values: list[float]) -> float:
+    """Half of the 95 % interval of a mean."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def draw(curves: dict[str, list[dict[str, np.ndarray]]], title: str, path: Path) -> None:
-    """Mean success over seeds, with the range shaded."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
-    for variant, runs in curves.items():
-        n_points = min(len(run["updates"]) for run in runs)
-        success = np.stack([run["success"][:n_points] for run in runs])
-        updates = runs[0]["updates"][:n_points]
-        (line,) = axes.plot(updates, success.mean(axis=0), "o-", markersize=3, label=f"{variant} ({len(runs)} seeds)")
-        axes.fill_between(updates, success.min(axis=0), success.max(axis=0), color=line.get_color(), alpha=0.15)
-    axes.set(xlabel="updates", ylabel="success rate", title=title)
-    axes.set_ylim(bottom=-0.01)
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+def print_tables(path: Path) -> None:
+    """One table for each task."""
+    found = read(path)
+    for task in dict.fromkeys(key[0] for key in found):
+        runs = {key[1:]: checkpoints for key, checkpoints in found.items() if key[0] == task}
+        updates = sorted({count for checkpoints in runs.values() for count in checkpoints})
+        print(f"\n{task}\n\n| rewards times | variant | seeds | {' | '.join(f'{count:,}' for count in updates)} |")
+        print("| --- " * (3 + len(updates)) + "|")
+        for (scale, variant), checkpoints in sorted(runs.items()):
+            cells = [
+                f"{np.mean(checkpoints[n]):.3g} ± {interval(checkpoints[n]):.2g} "
+                f"({', '.join(f'{value:.3g}' for value in checkpoints[n])})"
+                for n in updates
+            ]
+            print(f"| {scale:g} | {variant} | {len(checkpoints[updates[-1]])} | {' | '.join(cells)} |")
+
+
+def plot(path: Path, output: Path) -> None:
+    """What each variant ends at, over the scale of the rewards."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = read(path)
+    scales = sorted({key[1] for key in found})
+    # Those that were measured at several scales
+    tasks = sorted({key[0] for key in found if key[1] != 1})
+    figure, all_axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.4), layout="constrained", squeeze=False)
+    for axes, task in zip(all_axes[0], tasks, strict=True):
+        for shift, variant in enumerate(dict.fromkeys(key[2] for key in found if key[0] == task)):
+            ends = {scale: found[task, scale, variant] for scale in scales if (task, scale, variant) in found}
+            last = {scale * 1.12 ** (shift - 1): of_scale[max(of_scale)] for scale, of_scale in ends.items()}
+            (line,) = axes.plot(list(last), [np.mean(values) for values in last.values()], label=variant)
+            for x, values in last.items():
+                axes.plot([x] * len(values), values, "o", color=line.get_color(), alpha=0.6, markersize=5)
+        axes.set(xscale="log", xlabel="rewards multiplied by", title=task, xticks=scales)
+        axes.set_ylabel("mean return" if task == "lunarlander" else "success")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(output, dpi=110)
 
 
 def main() -> None:
-    """Run what is not finished, then draw."""
+    """Run what is missing, and print all there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", help="id of an OGBench single task")
-    parser.add_argument("--data", type=Path, help="OGBench's npz file, downloaded where it is not given")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["bc", "QAM", "QAM-E", "QAM-F", "TRQAM"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--updates", type=int, default=60_000)
-    parser.add_argument("--interval", type=int, default=10_000, help="updates between two evaluations")
-    parser.add_argument("--episodes", type=int, default=20, help="episodes of each evaluation")
-    parser.add_argument("--inverse-temperature", type=float, default=10.0)
-    parser.add_argument("--chunk-size", type=int, default=5)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(TEMPERATURES))
+    parser.add_argument("--variants", nargs="+", default=["QAM", "TRQAM", "SQAM"])
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", type=Path, help="folder of OGBench's npz files")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--plot", type=Path, metavar="FILE.png")
     arguments = parser.parse_args()
-
-    folder = arguments.output / arguments.task
-    folder.mkdir(parents=True, exist_ok=True)
-    import_ogbench(arguments.task, arguments.data)
+    done = set()
+    if arguments.results.exists():
+        with arguments.results.open() as file:
+            done = {(r["task"], r["variant"], float(r["scale"]), int(r["seed"])) for r in csv.DictReader(file)}
+    for task in arguments.tasks:
+        prepare(task, arguments.data)
     with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
         futures = [
-            pool.submit(run, variant, seed, folder / f"{variant.replace(' ', '-')}-seed{seed}.json", arguments)
+            pool.submit(run, task, variant, scale, seed, arguments.data)
             for seed in arguments.seeds
+            for task in arguments.tasks
+            for scale in arguments.scales
             for variant in arguments.variants
+            if (task, variant, scale, seed) not in done
         ]
-        for future in futures:
-            future.result()
-    curves = read_curves(folder)
-    write_table(curves, folder / "results.md")
-    draw(curves, arguments.task, folder / "results.png")
+        for future in as_completed(futures):
+            rows = future.result()
+            new = not arguments.results.exists()
+            with arguments.results.open("a", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS)
+                if new:
+                    writer.writeheader()
+                writer.writerows(rows)
+            for row in rows:
+                print(*row.values(), flush=True)
+    print_tables(arguments.results)
+    if arguments.plot:
+        plot(arguments.results, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ Needs ``pip install sb3-qam``.
 TQC is trained on Pendulum for only 3,000 steps, and then recorded while it still explores. QAM learns from these 40
 episodes alone.
 
-What it prints (90 seconds on one CPU core; numbers differ a little from machine to machine):
+What it prints (two minutes on one CPU core; numbers differ a little from machine to machine):
 
     examples/pendulum-tqc-v0: 40 episodes, 8000 steps
     TQC, exploring: return -428
     TQC, best:      return -339
-    clone:          return -508
-    QAM:            return -175
+    clone:          return -526
+    QAM:            return -334
 """
 
 import numpy as np

@@ -5,12 +5,12 @@ Needs ``pip install sb3-qam``.
 The data is of a noisy controller of Pendulum. ``kl_budget`` says how far the policy may move from it, in nats per
 environment step; the temperature is learned so that the policy stays there, whatever the scale of the rewards.
 
-What it prints (90 seconds on one CPU core; numbers differ a little from machine to machine):
+What it prints (two minutes on one CPU core; numbers differ a little from machine to machine):
 
     examples/pendulum-half-hearted-v0: 60 episodes, mean return -1031
-    budget  0.1: distance 0.10, learned lambda 0.18, return -659
-    budget  1.0: distance 0.89, learned lambda 0.07, return -1244
-    budget 10.0: distance 3.96, learned lambda 0.01, return -1186
+    budget  0.1: distance 0.10, learned lambda 0.21, return -704
+    budget  1.0: distance 0.95, learned lambda 0.09, return -889
+    budget 10.0: distance 3.60, learned lambda 0.01, return -1455
 
 Here the small budget pays: with the larger ones, whose policies move further from the data, returns are lower. The
 largest one is not used up, because lambda has reached its lower bound of 0.01.
