@@ -7,12 +7,12 @@ everywhere else. A scripted controller records the data: in half of the episodes
 half it wanders about. QAM learns from this data, first offline and then online, and is evaluated beside a clone of the
 data on the same 50 starts. Picture, numbers and models are written to ``./quickstart/``.
 
-What it prints at its end, after 160 seconds on two CPU cores:
+What it prints at its end, after 201 seconds on two CPU cores:
 
                 success rate   mean episode length
-    clone               0.66                   181
-    QAM offline         0.96                   101
-    QAM online          0.98                   104
+    clone               0.66                   179
+    QAM offline         0.98                   102
+    QAM online          0.98                   111
 """
 
 import json

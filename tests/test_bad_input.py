@@ -105,7 +105,7 @@ def test_arguments_out_of_range(argument: str, value):
         ({"net_arch": {"vf": [64], "qf": [64]}}, r"keys \['qf', 'vf'\], expected 'pi'"),
         ({"net_arch": 256}, "net_arch must be a list of sizes .* got 256"),
         ({"net_arch": {"pi": 8, "qf": [8]}}, "net_arch must be a list of sizes .* got 8"),
-        ({"flow_steps": 7}, "pass it to QAM, and inverse_temperature=0"),
+        ({"flow_steps": 7}, "sets what QAM sets itself .*: pass it to QAM"),
         ({"n_critics": 0}, "n_critics must be an integer of at least 1, got 0"),
         ({"ode_method": "newton"}, "ode_method='newton'.*euler"),
     ],
