@@ -5,7 +5,8 @@ Needs ``pip install "sb3-qam[zoo]"``.
 A suite is a YAML file. ``sb3-qam benchmark`` runs each combination in a process with one thread, as many at once as
 there are cores. Finished runs are not repeated: run this script twice, or interrupt it and run it again.
 
-What it prints (one minute on two CPU cores; numbers differ a little from machine to machine):
+What it prints (one minute on two CPU cores; numbers, of an earlier run with five flow steps, differ a little from
+machine to machine):
 
     4 runs in distributed_suite/runs, 0 of them finished
     qam       2 seeds: return -1200 (-1169, -1231)

@@ -67,8 +67,8 @@ def test_what_to_begin_with_follows_from_lengths_and_discounted_returns(scale: f
     found = describe(write_dataset(episodes, OBSERVATIONS, ACTIONS))
     assert found.gamma == 0.994
     np.testing.assert_allclose(found.value_std, scale * np.std(0.994 ** np.arange(160)), rtol=1e-6)
-    assert found.inverse_temperature == pytest.approx(200.0 / scale)
-    start = f"{200 / scale:g}"
+    assert found.inverse_temperature == pytest.approx(60.0 / scale)
+    start = f"{60 / scale:g}"
     assert f"inverse_temperature={start}, or kl_budget=1.0 with reward_transform={{'scale': {start}}}" in str(found)
 
 
