@@ -15,8 +15,8 @@ from sb3_qam.datasets.sources import OfflineDataset, episodes_of, open_datasets
 # The discount of a first run reaches over an episode, within the range that most published runs have. The episodes of
 # OGBench's data are longer than its tasks
 GAMMAS = (0.99, 0.995)
-# Inverse temperature times standard deviation of the values, for a first run: between 3, which worked in the quickstart's
-# maze, and 30, which did harm (the guide's page on tuning)
+# Inverse temperature times standard deviation of the values, for a first run: between 3, which worked in the
+# quickstart's maze, and 30, which did harm (the guide's page on tuning)
 START_SPREAD = 10.0
 # Scaled actions beyond this are at the bounds
 SATURATED = 0.99
