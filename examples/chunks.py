@@ -6,12 +6,11 @@ A robot arm picks up a cube and puts it at a target, in about 60 steps. The data
 With ``chunk_size=5`` the policy decides on five actions at once, so that the movements of the oracle stay in one piece,
 and the critic looks five steps ahead.
 
-What it prints (two minutes on one CPU core; numbers, of an earlier run with five flow steps, differ a little from
-machine to machine):
+What it prints (three minutes on one CPU core; numbers differ a little from machine to machine):
 
     examples/cube-v0: 100 episodes, 6513 steps, success 0.99
-    clone: success 0.00, steps 200
-    QAM:   success 0.10, steps 183
+    clone: success 0.05, steps 194
+    QAM:   success 0.05, steps 190
 
 4,000 updates are a beginning: the published runs have a million, and networks of four times the width.
 """
