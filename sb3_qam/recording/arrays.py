@@ -156,6 +156,11 @@ class _Flat:
                 f"There is no {', '.join(map(repr, missing))} in {file}: expected {', '.join(REQUIRED)}, and timeouts, "
                 f"episode_ends or next_observations; it has {', '.join(columns) or 'nothing of these'}."
             )
+        if {"timeouts", "episode_ends"} <= self.columns.keys():
+            raise ValueError(
+                f"There are both timeouts and episode_ends in {file}, and only one can say where episodes end: leave "
+                "the other out."
+            )
         n = len(self.columns["actions"])
         for key, values in self.columns.items():
             for name, part in _named(key, values):

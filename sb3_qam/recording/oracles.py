@@ -46,7 +46,13 @@ def ogbench_oracle(
         import ogbench  # noqa: F401 (registers its environments)
     except ImportError as error:
         raise ImportError("OGBench's oracles need its package: pip install 'sb3-qam[ogbench]'.") from error
-    spec = gym.spec(env_id)
+    try:
+        spec = gym.spec(env_id)
+    except gym.error.Error as error:
+        raise ValueError(
+            f"There is no environment '{env_id}': expected one of OGBench's cube, scene, puzzle and pointmaze "
+            "environments, such as scene-v0."
+        ) from error
     entry_point = str(spec.entry_point)
     if entry_point.startswith("ogbench.manipspace"):
         if kind not in (None, *KINDS):

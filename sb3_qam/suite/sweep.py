@@ -51,6 +51,8 @@ def sweep(
     """
     if argument not in ARGUMENTS:
         raise ValueError(f"argument must be one of {', '.join(ARGUMENTS)}, got '{argument}'.")
+    if not values or len({*values}) < len(values) or not all(isinstance(value, (int, float)) for value in values):
+        raise ValueError(f"values must be different numbers such as [1, 3, 10], got {list(values)}.")
     settings = {"clone": str(Path(clone).resolve()), "gradient_steps": gradient_steps, "episodes": n_eval_episodes}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -721,6 +721,8 @@ def test_ogbenchs_oracles_reach_one_target_after_the_other(env_id: str, kind: st
 
 @needs_ogbench
 def test_oracles_are_refused_where_they_do_not_fit():
+    with pytest.raises(ValueError, match="no environment 'scene-v99': expected one of OGBench's cube, scene"):
+        ogbench_oracle("scene-v99")
     with pytest.raises(ValueError, match="no scripted oracle for 'antmaze-medium-v0'"):
         ogbench_oracle("antmaze-medium-v0")
     with pytest.raises(ValueError, match="kind must be one of 'plan', 'markov', got 'clever'"):

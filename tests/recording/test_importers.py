@@ -85,10 +85,18 @@ def test_every_way_to_say_where_episodes_end_gives_the_same_episodes(lengths: li
     steps = [np.arange(end - n, end - 1) for n, end in zip(lengths, ends, strict=True)]
     for number in range(2):
         if number:
-            arrays["episode_ends"] = arrays.pop("timeouts") if as_flags else ends
+            flags = arrays.pop("timeouts")
+            arrays["episode_ends"] = flags if as_flags else ends
         dataset_id = f"mine/ends{number}-v0"
         assert_equal_steps(import_arrays(dataset_id, **arrays), arrays, steps)
         minari.delete_dataset(dataset_id)
+
+
+def test_timeouts_and_episode_ends_exclude_each_other():
+    flags = np.array([False, True])
+    rows = {"observations": np.zeros((2, 1)), "actions": np.zeros((2, 1)), "rewards": np.zeros(2), "terminals": flags}
+    with pytest.raises(ValueError, match=r"both timeouts and episode_ends in .*: leave the other out"):
+        import_arrays("test/both-v0", **rows, timeouts=flags, episode_ends=[2])
 
 
 def test_a_terminal_within_an_episode_cuts_the_bootstrap_only():
@@ -198,7 +206,7 @@ WRONG: dict[str, tuple[Callable[[dict], Any], str]] = {
         r"No episode ends in .*npz: give",
     ),
     "ends": (
-        lambda each: each.update(episode_ends=[5, 11]),
+        lambda each: each.pop("timeouts") is None or each.update(episode_ends=[5, 11]),
         r"episode_ends in .*npz are \[ ?5 11\]: expected 12 flags",
     ),
     "discrete": (

@@ -57,6 +57,9 @@ def test_a_sweep_resumes_and_equals_one_that_was_not_interrupted(clone: Path, tm
 def test_only_temperatures_and_budgets_are_swept(clone: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="argument must be one of inverse_temperature, kl_budget, got 'gamma'"):
         next(sweep(clone, "gamma", [0.9], make_vec_env("Pendulum-v1"), 1, tmp_path))
+    for values in ([], [1, 1], ["a"]):
+        with pytest.raises(ValueError, match=r"values must be different numbers such as \[1, 3, 10\], got \["):
+            next(sweep(clone, "kl_budget", values, make_vec_env("Pendulum-v1"), 1, tmp_path))
 
 
 def test_the_command_prints_a_row_for_each_budget(clone: Path, tmp_path: Path):
