@@ -1,7 +1,9 @@
 import importlib.util
 import itertools
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,3 +125,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only an administrator can mount a small disk")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def be_killed_before(n_events: int) -> None:
+    """Kill this process before the given one of all the operations on files in Minari's cache that are to come."""
+    events = itertools.count()
+    root = os.environ["MINARI_DATASETS_PATH"]
+    on_files = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.copyfile"}
+
+    def kill(event: str, arguments: tuple) -> None:
+        if event in on_files and root in str(arguments[0]) and next(events) == n_events:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(kill)

@@ -84,13 +84,16 @@ def evaluate(
                 elif (replan_every, ensemble_decay) != (None, None):
                     raise ValueError(f"--replan-every and --ensemble-decay are for chunks, which '{algo}' has not.")
             summaries: dict[str, dict[str, Any]] = {}
-            dataset = None if offline is None else _prepare_offline(model, offline, list(models.values()))
+            data = None
+            if offline is not None:
+                # Read once for all rows
+                data = models[""].make_offline_buffer(_prepare_offline(model, offline, list(models.values())))
             for prefix, each in models.items():
                 for name, deterministic in {"deterministic": True, "sampled": False}.items():
                     # The same starts and noise in each row
                     each.set_random_seed(seed)
-                    if dataset is not None:
-                        value = fitted_q_evaluation(each, dataset, gradient_steps, deterministic, seed=seed)
+                    if data is not None:
+                        value = fitted_q_evaluation(each, data, gradient_steps, deterministic, seed=seed)
                         summaries[prefix + name] = asdict(value)
                         continue
                     vec_env, env_id = make_env(model, env, models[""], n_envs, seed)

@@ -170,15 +170,19 @@ class JointOptimization(OfflineToOnlineAlgorithm):
         foreach = True if self.device.type == "cpu" else None
         return nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=foreach)
 
-    def _policy_values(self, observations: PyTorchObs) -> th.Tensor:
-        """:return: Q_i(s, a) of the policy's actions, shape (n_critics, batch)"""
+    def _policy_values(self, observations: PyTorchObs, noise: Any) -> th.Tensor:
+        """
+        :param observations: A batch of observations
+        :param noise: Noise of an update that the actions are to be made from; here they are drawn, as in acting
+        :return: Q_i(s, a) of the policy's actions, shape (n_critics, batch)
+        """
         return self.critic(self.critic.features(observations), self.policy(observations))
 
     @th.no_grad()
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
         if self._objective == "bc":
             return {}
-        q_values = self._policy_values(self.draw_batch(n_states).observations)
+        q_values = self._policy_values(self.draw_batch(n_states).observations, None)
         return {"ensemble_disagreement": q_values.std(dim=0, correction=0).mean()}
 
     @th.no_grad()
@@ -189,7 +193,7 @@ class JointOptimization(OfflineToOnlineAlgorithm):
             q_values = self.critic(self.critic.features(batch.observations), batch.actions)
             metrics["td_error"] = ((q_values - self.td_target(batch, noise)) ** 2).mean()
             metrics["data_value"] = q_values.mean()
-            metrics["policy_value"] = self._policy_values(batch.observations).mean()
+            metrics["policy_value"] = self._policy_values(batch.observations, noise).mean()
         return metrics
 
     def _excluded_save_params(self) -> list[str]:

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 import torch as th
 
+from sb3_qam.networks.critics import pessimistic_value
 from sb3_qam.networks.flows import Velocity, euler_steps, recorder, vector_jacobian_product
 from sb3_qam.qam.noise import PathNoise
 
@@ -361,7 +362,7 @@ class Backpropagation(AdjointMethod):
         :return: The terminal cost, whose gradient is g_N, shape (batch,)
         """
         q_values = critics.online(path.action)
-        return -inverse_temperature * (q_values.mean(dim=0) - critics.pessimism * q_values.std(dim=0, correction=0))
+        return -inverse_temperature * pessimistic_value(q_values, critics.pessimism)
 
     def adjoints(self, flows: Velocities, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
         """

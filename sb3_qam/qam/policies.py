@@ -96,7 +96,6 @@ class FlowPolicy(BaseFlowPolicy):
         self.policy_flow = self.make_actor(VelocityField, shared_extractor)
         if self.residual:
             self._zero_policy_flow()
-        self.set_actor(self.acts_as)
         self.head = self.make_head(shared_extractor)
         self.behavior_flow_target = self.make_actor(VelocityField)
 
@@ -122,14 +121,6 @@ class FlowPolicy(BaseFlowPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ("acts_as", "edit_scale", "distill_coef", "residual")
         return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
-
-    def set_actor(self, acts_as: str) -> None:
-        """
-        :param acts_as: What acts, one of ACTORS. With ``"bc"`` the loss of the behavior flow trains a shared features
-            extractor, which no other loss would
-        """
-        self.acts_as = acts_as
-        self.behavior_flow.trains_features_extractor = acts_as == "bc" or not self.share_features_extractor
 
     def set_hyperparameter(self, name: str, value: Any) -> None:
         super().set_hyperparameter(name, value)

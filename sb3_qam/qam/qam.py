@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 
 from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
@@ -20,7 +20,7 @@ from sb3_qam.common.precision import autocast
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.networks.actors import VelocityField
-from sb3_qam.networks.critics import CriticEnsemble
+from sb3_qam.networks.critics import CriticEnsemble, pessimistic_value
 from sb3_qam.networks.features import frozen
 from sb3_qam.networks.flows import flow_matching_loss
 from sb3_qam.qam import diagnostics
@@ -361,17 +361,9 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         if noise.path is not None:
             self.temperature.update(reported["path_kl"])
 
-    def _update_bc(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
-        """
-        One update of the behavior flow alone.
-
-        :param batch: What to learn from
-        :param noise: Every random draw
-        """
+    def bc_loss(self, batch: TransitionBatch, noise: UpdateNoise) -> th.Tensor:
         velocity = self.policy.behavior_flow.conditioned_on(batch.observations)
-        bc_loss = flow_matching_loss(velocity, batch.actions, noise.bc_x0, noise.bc_t, batch.valid)
-        behavior = (self.policy.behavior_flow_target, self.policy.behavior_flow)
-        self._optimize({"bc_loss": bc_loss}, {}, [behavior])
+        return flow_matching_loss(velocity, batch.actions, noise.bc_x0, noise.bc_t, batch.valid)
 
     @th.no_grad()
     def td_target(self, batch: TransitionBatch, noise: UpdateNoise) -> th.Tensor:
@@ -385,8 +377,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         assert noise.next_action is not None  # for mypy
         next_actions = self.policy.sample_actions(batch.next_observations, noise.next_action)
         next_q_values = self.critic_target(self.critic_target.features(batch.next_observations), next_actions)
-        next_value = next_q_values.mean(dim=0) - self.pessimism * next_q_values.std(dim=0, correction=0)
-        return batch.rewards + batch.discounts * batch.masks * next_value
+        return batch.rewards + batch.discounts * batch.masks * pessimistic_value(next_q_values, self.pessimism)
 
     def _critics(self, batch: TransitionBatch, features: th.Tensor) -> Critics:
         """
@@ -444,13 +435,15 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
 
     def choose_actor(self) -> None:
         """Select the flow that acts: the one that was trained last."""
-        self.policy.set_actor(self._actor())
+        self.policy.acts_as = self._actor()
 
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
         return diagnostics.flow_diagnostics(self, n_states)
 
-    def evaluate_batch(self, batch: TransitionBatch) -> dict[str, th.Tensor]:
-        return diagnostics.evaluate_batch(self, batch)
+    def _policy_values(self, observations: PyTorchObs, noise: UpdateNoise) -> th.Tensor:
+        assert noise.next_action is not None  # for mypy
+        actions = self.policy.sample_actions(observations, noise.next_action)
+        return self.critic(self.critic.features(observations), actions)
 
     def load_behavior(self, source: "QAM | str | Path | io.BufferedIOBase") -> None:
         """

@@ -276,7 +276,7 @@ def test_at_inverse_temperature_zero_the_model_is_the_clone(pendulum_dataset, tm
     observations, noise = th.randn(6, 3), SamplingNoise(th.randn(1, 6, 1))
     flows = {}
     for name in ("policy", "behavior"):
-        model.policy.set_actor(name)
+        model.policy.acts_as = name
         flows[name] = model.policy.sample_actions(observations, noise)
     assert not th.equal(flows["policy"], flows["behavior"])
     assert th.equal(clone.policy.sample_actions(observations, noise), flows["behavior"])

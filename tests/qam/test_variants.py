@@ -170,9 +170,9 @@ def test_a_residual_policy_begins_as_the_behavior():
     policy = QAM("FlowPolicy", "Pendulum-v1", residual=True, **SMALL).policy
     observations, noise = th.randn(6, 3), SamplingNoise(th.randn(1, 6, 1))
     first = policy.sample_actions(observations, noise)
-    policy.set_actor("behavior")
+    policy.acts_as = "behavior"
     th.testing.assert_close(policy.sample_actions(observations, noise), first)
-    policy.set_actor("policy")
+    policy.acts_as = "policy"
     with th.no_grad():
         policy.policy_flow.mlp[-1].bias.fill_(0.05)
         policy.behavior_flow_target.mlp[-1].bias.fill_(1.0)

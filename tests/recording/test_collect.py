@@ -33,7 +33,7 @@ from sb3_qam.recording.collect import collect
 from sb3_qam.recording.oracles import ogbench_oracle
 from sb3_qam.recording.scripted import ScriptedPolicy
 from sb3_qam.recording.staging import Staging, write_episode
-from tests.conftest import needs_ogbench, needs_uncompressed_images, record, write_dataset
+from tests.conftest import be_killed_before, needs_ogbench, needs_uncompressed_images, record, write_dataset
 
 gym.register_envs(gymnasium_robotics)
 # Worker processes are forked from one that has imported what they need: here there are many of them
@@ -266,15 +266,7 @@ def test_a_worker_that_fails_or_is_killed_is_an_error_and_no_loss(what: str, mes
 
 def collect_until_killed(dataset_id: str, n_events: int) -> None:
     """Collect, and be killed before the given one of all the operations on files in Minari's cache."""
-    events = itertools.count()
-    root = os.environ["MINARI_DATASETS_PATH"]
-    on_files = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.copyfile"}
-
-    def kill(event: str, arguments: Any) -> None:
-        if event in on_files and root in str(arguments[0]) and next(events) == n_events:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(kill)
+    be_killed_before(n_events)
     collect_pendulum(dataset_id, 3)
 
 

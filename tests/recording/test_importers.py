@@ -3,10 +3,8 @@
 import itertools
 import json
 import multiprocessing
-import os
 import re
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from minari import MinariDataset
 from sb3_qam import QAM
 from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.recording import import_array_file, import_arrays, import_lerobot, import_robomimic
-from tests.conftest import needs_uncompressed_images
+from tests.conftest import be_killed_before, needs_uncompressed_images
 from tests.robot_files import DATA, unpack_lerobot, write_robomimic
 
 LEFT_OUT = "ignore:.*that step is left out"
@@ -246,15 +244,7 @@ def assert_nothing_is_left() -> None:
 
 def import_until_killed(n_events: int) -> None:
     """Import, and be killed before the given one of all the operations on files in Minari's cache."""
-    events = itertools.count()
-    root = os.environ["MINARI_DATASETS_PATH"]
-
-    def kill(event: str, arguments: tuple) -> None:
-        is_ours = event in {"open", "os.rename", "os.mkdir", "os.remove"} and root in str(arguments[0])
-        if is_ours and next(events) == n_events:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(kill)
+    be_killed_before(n_events)
     import_arrays("mine/arrays-v0", **flat_arrays(terminal=11))
 
 

@@ -2,10 +2,8 @@
 
 import itertools
 import multiprocessing
-import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import minari
@@ -18,7 +16,7 @@ from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.recording.ogbench import import_ogbench, split_task_id
 from tests.conftest import OGBENCH_DATA as DATA
 from tests.conftest import OGBENCH_TASK as TASK
-from tests.conftest import needs_uncompressed_images
+from tests.conftest import be_killed_before, needs_uncompressed_images
 
 ogbench = pytest.importorskip("ogbench")
 
@@ -95,15 +93,7 @@ def test_images_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def import_until_killed(n_events: int) -> None:
     """Import, and be killed before the given one of all the operations on files in Minari's cache."""
-    events = itertools.count()
-    root = os.environ["MINARI_DATASETS_PATH"]
-
-    def kill(event: str, arguments: tuple) -> None:
-        is_ours = event in {"open", "os.rename", "os.mkdir", "os.remove"} and root in str(arguments[0])
-        if is_ours and next(events) == n_events:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(kill)
+    be_killed_before(n_events)
     import_ogbench(TASK, DATA)
 
 
