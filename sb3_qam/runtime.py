@@ -153,14 +153,21 @@ class OnnxPolicy:
     :param seed: Seed of the noise of sampled actions
     :param session_options: Further arguments of ``onnxruntime.InferenceSession``, such as ``sess_options`` and
         ``providers`` (by default the CPU's)
-    :raises ValueError: if the file is not one of ``export_onnx()``
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if the file is not one of ``export_onnx()``, or incomplete
     """
 
     def __init__(self, path: str | os.PathLike[str], seed: int | None = None, **session_options: Any) -> None:
         import onnxruntime
 
         options = {"providers": ["CPUExecutionProvider"], **session_options}
-        self.session = onnxruntime.InferenceSession(os.fspath(path), **options)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"There is no file {path}.")
+        try:
+            self.session = onnxruntime.InferenceSession(os.fspath(path), **options)
+        except Exception as error:
+            # Each kind of damage has a class of its own, below Exception alone
+            raise ValueError(f"onnxruntime does not load {path}: {error}") from error
         stored = self.session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in stored:
             raise ValueError(f"{path} does not say how to act with it: write it again by export_onnx() of sb3-qam.")
@@ -223,7 +230,8 @@ class OnnxPolicy:
             if spec["is_image"] and part.ndim >= 3 and part.shape[n_axes:] != shape:
                 part = np.moveaxis(part, -1, -3)
             if n_axes not in (0, 1) or part.shape[n_axes:] != shape:
-                raise ValueError(f"'{name}' must have the shape {shape}, or (n_envs, *{shape}), got {part.shape}.")
+                of_several = f"({', '.join(map(str, ('n_envs', *shape)))})"
+                raise ValueError(f"'{name}' must have the shape {shape}, or {of_several}, got {part.shape}.")
             lengths.add(len(part) if n_axes == 1 else None)
             part = parts[name] = part if n_axes == 1 else part[None]
             if part.dtype.kind == "f" and not (is_finite := np.abs(part) <= FLOAT32_MAX).all():

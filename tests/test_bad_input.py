@@ -10,7 +10,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_qam import QAM
+from sb3_qam import IFQL, QAM, ReBRAC
 from sb3_qam.common.phases import SpacesOnlyEnv
 from tests.conftest import write_dataset
 
@@ -275,6 +275,12 @@ def test_learn_without_what_it_needs(pendulum_dataset):
         QAM("FlowPolicy", "Pendulum-v1", offline_steps=5).learn(10)
 
 
+@pytest.mark.parametrize("algorithm", [QAM, IFQL, ReBRAC])
+def test_unknown_arguments_are_named_with_the_class(algorithm: type):
+    with pytest.raises(TypeError, match=rf"{algorithm.__name__}.*'inverse_temprature'"):
+        algorithm("MlpPolicy", env_with(), inverse_temprature=3.0)
+
+
 def test_n_steps_with_little_memory():
     kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
     for env in (env_with(), env_with(dict_space(a=OBSERVATIONS))):
@@ -282,10 +288,12 @@ def test_n_steps_with_little_memory():
             QAM("FlowPolicy", env, n_steps=3, **kwargs)
 
 
-def test_sb3_own_check_of_the_policy_stays():
+def test_a_policy_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="MultiInputPolicy"):
         QAM("MlpPolicy", env_with(dict_space(a=OBSERVATIONS)))
-    with pytest.raises(ValueError, match="Policy LstmPolicy unknown"):
+    with pytest.raises(ValueError, match=r"policy of QAM must be one of 'FlowPolicy', .* got 'LstmPolicy'"):
         QAM("LstmPolicy", env_with())
+    with pytest.raises(ValueError, match=r"policy of ReBRAC must be one of 'ReBRACPolicy', .* got 'FlowPolicy'"):
+        ReBRAC("FlowPolicy", env_with())
     with pytest.raises(ValueError, match="MultiInputPolicy is for Dict observations"):
         QAM("MultiInputPolicy", env_with())

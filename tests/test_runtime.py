@@ -171,7 +171,10 @@ def test_images_come_with_their_channels_first_or_last(runtime: OnnxPolicy):
         ({"arm": np.zeros(3)}, r"'arm' must have the shape \(2,\), .* got \(3,\)"),
         ({"arm": np.array([0, np.nan])}, r"'arm' of environment 0 is not finite: nan at \[1\]"),
         ({"arm": np.array([[0, 0], [1e300, 0]])}, r"'arm' of environment 1 is not finite"),
-        ({"camera": np.zeros((36, 36), np.uint8)}, r"'camera' must have the shape"),
+        (
+            {"camera": np.zeros((36, 36), np.uint8)},
+            r"'camera' must have the shape \(3, 36, 36\), or \(n_envs, 3, 36, 36\), got \(36, 36\)",
+        ),
         ({"arm": np.zeros((2, 2))}, "parts of the observation are of"),
         ({"other": np.zeros(2)}, r"keys \['arm', 'camera', 'tool'\], got \['arm', 'camera', 'other', 'tool'\]"),
     ],
@@ -230,6 +233,12 @@ def test_files_of_others_are_refused(tmp_path: Path):
     onnx.save(file, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match=r"other.onnx does not say how to act with it: write it again by export_onnx"):
         OnnxPolicy(tmp_path / "other.onnx")
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*nothing.onnx\."):
+        OnnxPolicy(tmp_path / "nothing.onnx")
+    content = (tmp_path / "policy.onnx").read_bytes()
+    (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"onnxruntime does not load .*half.onnx: "):
+        OnnxPolicy(tmp_path / "half.onnx")
     with pytest.raises(ValueError, match="takes models of this package and their policies, got SAC"):
         export_onnx(SAC("MlpPolicy", "Pendulum-v1", buffer_size=10), tmp_path / "policy.onnx")
 

@@ -60,7 +60,6 @@ def import_(
         str | None, typer.Argument(help="Id of the dataset, such as mine/robot-v0; ogbench/TASK by default.")
     ] = None,
     path: Annotated[Path | None, typer.Option(help="OGBench's npz file; downloaded by default.")] = None,
-    ogbench_id: Annotated[str | None, typer.Option("--dataset-id", hidden=True)] = None,
     action_bounds: Annotated[
         str | None,
         typer.Option(help="Of the actions: LOW,HIGH, or data for their range in the data. By default -1,1."),
@@ -105,8 +104,8 @@ def import_(
         if unfit := [OPTIONS.get(key, "--" + key.replace("_", "-")) for key in given if key not in known]:
             raise ValueError(f"{source} takes no {', '.join(unfit)}: see sb3-qam data import --help.")
         if importer is import_ogbench:
-            dataset = import_ogbench(source, path, dataset_id or ogbench_id)
-        elif (dataset_id := dataset_id or ogbench_id) is None:
+            dataset = import_ogbench(source, path, dataset_id)
+        elif dataset_id is None:
             raise ValueError(f"What is it to be called? Give an id: sb3-qam data import {source} mine/data-v0.")
         else:
             dataset = importer(source, dataset_id, **given)
@@ -216,9 +215,22 @@ def find_algorithm(name: str) -> type[BaseAlgorithm]:
     return known[name.lower()]
 
 
+def load_model(algorithm: type[BaseAlgorithm], path: Path, **kwargs: Any) -> Any:
+    """
+    :param algorithm: Its class
+    :param path: Path of the saved model, which may lack its suffix as for SB3
+    :param kwargs: Of ``load()``
+    :return: The model
+    :raises FileNotFoundError: if there is no such file
+    """
+    if not path.is_file() and not path.with_name(f"{path.name}.zip").is_file():
+        raise FileNotFoundError(f"There is no saved model {path}.")
+    return algorithm.load(path, **kwargs)
+
+
 def _load(model: Path, algo: str, env: str, statistics: Path | None) -> BaseAlgorithm:
     """:return: The model, with its ``VecNormalize`` where there is one"""
-    policy = find_algorithm(algo).load(model, device="cpu")
+    policy: BaseAlgorithm = load_model(find_algorithm(algo), model, device="cpu")
     settings = settings_folder(model.parent)
     if statistics is None and settings is not None and (settings / "vecnormalize.pkl").is_file():
         statistics = settings / "vecnormalize.pkl"

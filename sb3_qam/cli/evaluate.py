@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_qam import QAM, PolicyValue, fitted_q_evaluation
-from sb3_qam.cli.data import find_algorithm
+from sb3_qam.cli.data import find_algorithm, load_model
 from sb3_qam.cli.errors import on_one_line
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.evaluation import evaluate as evaluate_model
@@ -71,9 +71,11 @@ def evaluate(
             raise ValueError(f"--baseline must be bc, the behavior flow of a QAM model, got '{baseline}' for '{algo}'.")
         if offline is not None and not issubclass(algorithm, OfflineToOnlineAlgorithm):
             raise ValueError(f"--offline needs an algorithm of this package, got '{algo}'.")
+        if offline is not None and env is not None:
+            raise ValueError("--offline and --env exclude each other: the value is estimated without an environment.")
         # What libraries print on the way is not the result
         with contextlib.redirect_stdout(sys.stderr):
-            models: dict[str, Any] = {"": algorithm.load(model, device=device, seed=seed)}
+            models: dict[str, Any] = {"": load_model(algorithm, model, device=device, seed=seed)}
             if baseline is not None:
                 clone = QAM.load(model, device=device, seed=seed)
                 clone.load_behavior(model)

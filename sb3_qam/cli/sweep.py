@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sb3_qam.cli.data import load_model
 from sb3_qam.cli.errors import on_one_line
 from sb3_qam.cli.evaluate import make_env
 from sb3_qam.qam import QAM
@@ -38,9 +39,10 @@ def sweep(
             values = [float(value) for value in text.split(",")]
         except ValueError:
             raise ValueError(f"--{argument.replace('_', '-')} takes numbers such as 1,3,10, got '{text}'.") from None
-        vec_env, env_id = make_env(model, env, QAM.load(model, device=device), n_envs, seed=0)
+        vec_env, env_id = make_env(model, env, load_model(QAM, model, device=device), n_envs, seed=0)
+        rows = sweep_values(model, argument, values, vec_env, steps, folder, episodes, device=device)
         typer.echo(f"{env_id}, {episodes} episodes each\n{argument:>20} {'return':>10} {'success':>8} {'path_kl':>8}")
-        for row in sweep_values(model, argument, values, vec_env, steps, folder, episodes, device=device):
+        for row in rows:
             success = "-" if row["success"] is None else f"{row['success']:.1%}"
             typer.echo(f"{row[argument]:20g} {row['mean_return']:10.4g} {success:>8} {row['path_kl']:8.3g}")
         typer.echo(f"Models: {folder}")

@@ -1,11 +1,13 @@
 """Checks of what users give to an algorithm, each raising one clear error."""
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize, VecTransposeImage
@@ -14,6 +16,20 @@ from stable_baselines3.her import HerReplayBuffer
 from sb3_qam.common.buffers import SequenceReplayBuffer
 from sb3_qam.datasets.storage import STORAGES
 from sb3_qam.utils.checks import FLOAT32_MAX, check_in_range, check_one_of, check_positive_int
+
+
+def check_arguments(algorithm: type[OffPolicyAlgorithm], policy: Any, kwargs: dict[str, Any]) -> None:
+    """
+    :param algorithm: An offline-to-online algorithm
+    :param policy: Its first argument
+    :param kwargs: What it is about to hand to SB3's base class
+    :raises ValueError: if there is no policy of that name
+    :raises TypeError: if SB3 has no such argument
+    """
+    if isinstance(policy, str):
+        check_one_of(f"policy of {algorithm.__name__}", policy, algorithm.policy_aliases)
+    if unknown := sorted(kwargs.keys() - signature(OffPolicyAlgorithm).parameters.keys()):
+        raise TypeError(f"{algorithm.__name__} has no argument {', '.join(map(repr, unknown))}.")
 
 
 def check_hyperparameters(model: Any) -> None:

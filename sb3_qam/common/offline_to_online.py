@@ -1,9 +1,7 @@
 """Off-policy learning that begins with a dataset: ``pretrain()``, then SB3's own ``learn()``."""
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +11,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -27,6 +25,7 @@ from sb3_qam.common.buffers import (
     sample_union,
 )
 from sb3_qam.common.checks import (
+    check_arguments,
     check_callback,
     check_episodic_training,
     check_hyperparameters,
@@ -84,7 +83,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     """
 
     reward_transform: RewardTransform | None
-    offline_buffer: OfflineBuffer | None = None
     # Outlives a dataset object, which is not saved
     _offline_dataset_id: str | None = None
     # What trains now
@@ -108,6 +106,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         random_shift: int = 0,
         **kwargs: Any,
     ) -> None:
+        check_arguments(type(self), policy, kwargs)
         kwargs |= {"sde_support": False, "support_multi_env": True}
         super().__init__(policy, env, learning_rate, *args, **kwargs)  # type: ignore[arg-type]
         # The caller's dict stays as it is
@@ -125,8 +124,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         self._objective = ONLINE.objective
         self._n_offline_steps_done = 0
         self._n_bc_steps_done = 0
-        # How many of num_timesteps are gradient steps
-        self._n_gradient_timesteps = 0
 
     # ------------------------------------------------------------------ set-up
 
@@ -229,7 +226,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         return max(self.n_steps, self.chunk_size)
 
     def _sequence_kwargs(self) -> dict[str, Any]:
-        """:return: What the offline and the online store need to give the same kind of samples"""
         return {"n_steps": self.sequence_length, "gamma": self.gamma, "chunk_size": self.chunk_size}
 
     def _take_spaces_from_dataset(self) -> None:
@@ -492,20 +488,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         self._monitor.check()
         return may_continue
 
-    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
-        rollout = super().collect_rollouts(env, *args, **kwargs)
-        # SB3 counts gradient steps toward learning_starts, where there may be no experience to learn from yet
-        while self._waits_for_experience() and rollout.continue_training:
-            if self.num_timesteps >= self._total_timesteps:
-                return rollout._replace(continue_training=False)
-            rollout = super().collect_rollouts(env, *args, **kwargs)
-        return rollout
-
-    def _waits_for_experience(self) -> bool:
-        """:return: Whether updates are to draw online data alone, of which there is less than ``learning_starts``"""
-        draws_offline = self.offline_buffer is not None and self.offline_fraction != 0
-        return not draws_offline and self.num_timesteps - self._n_gradient_timesteps <= self.learning_starts
-
     def _set_objective(self, objective: str) -> None:
         """:param objective: What the coming updates train, one of OBJECTIVES"""
         self._objective = objective
@@ -585,27 +567,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         self.dump_logs()
 
     # ------------------------------------------------------------------ files
-
-    def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """
-        Load a replay buffer from a pickle file.
-
-        :param path: Path to the pickled replay buffer.
-        :param truncate_last_traj: When using ``HerReplayBuffer``: whether to assume that the last trajectory in the
-            replay buffer was finished
-        :raises ValueError: if the buffer gives single transitions and the model has ``n_steps`` or ``chunk_size`` > 1
-        """
-        current = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        if isinstance(self.replay_buffer, SequenceReplayBuffer):
-            # Those of the model, which may have been loaded with others than it was saved with
-            vars(self.replay_buffer).update(self._sequence_kwargs())
-        elif isinstance(current, SequenceReplayBuffer) and self.sequence_length > 1:
-            loaded, self.replay_buffer = type(self.replay_buffer).__name__, current
-            raise ValueError(
-                f"A {loaded} gives no sequences of {self.sequence_length} steps: "
-                "load the model with n_steps=1 and chunk_size=1."
-            )
 
     def _excluded_save_params(self) -> list[str]:
         not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]

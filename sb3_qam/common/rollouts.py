@@ -6,8 +6,10 @@ import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import RolloutReturn
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_qam.common.buffers import end_trajectories
+from sb3_qam.common.buffers import OfflineBuffer, end_trajectories
 from sb3_qam.common.checks import check_finite_observation
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.datasets.rewards import RewardTransform, successes_of_step
@@ -25,10 +27,28 @@ class StatefulRollouts(OffPolicyAlgorithm):
 
     policy: ChunkedPolicy
     reward_transform: RewardTransform | None = None
+    offline_buffer: OfflineBuffer | None = None
+    offline_fraction: float | None = None
     _rollout_state: tuple[np.ndarray, ...] | None = None
     _step_pending = False
     # Whether the policy knows more than random actions do before it has any experience
     _has_learned = False
+    # How many of num_timesteps are gradient steps
+    _n_gradient_timesteps = 0
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
+        rollout = super().collect_rollouts(env, *args, **kwargs)
+        # SB3 counts gradient steps toward learning_starts, where there may be no experience to learn from yet
+        while self._waits_for_experience() and rollout.continue_training:
+            if self.num_timesteps >= self._total_timesteps:
+                return rollout._replace(continue_training=False)
+            rollout = super().collect_rollouts(env, *args, **kwargs)
+        return rollout
+
+    def _waits_for_experience(self) -> bool:
+        """:return: Whether updates are to draw online data alone, of which there is less than ``learning_starts``"""
+        draws_offline = self.offline_buffer is not None and self.offline_fraction != 0
+        return not draws_offline and self.num_timesteps - self._n_gradient_timesteps <= self.learning_starts
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

@@ -9,6 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_qam.common.buffers import SequenceReplayBuffer
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.random_state import get_random_state, set_random_state
 
@@ -80,3 +81,27 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         """
         with replaced(path, ".pkl") as file:
             super().save_replay_buffer(file)
+
+    def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer from a pickle file.
+
+        :param path: Path to the pickled replay buffer.
+        :param truncate_last_traj: When using ``HerReplayBuffer``: whether to assume that the last trajectory in the
+            replay buffer was finished
+        :raises ValueError: if the buffer gives single transitions and the model has ``n_steps`` or ``chunk_size`` > 1
+        """
+        current = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        if isinstance(self.replay_buffer, SequenceReplayBuffer):
+            # Those of the model, which may have been loaded with others than it was saved with
+            vars(self.replay_buffer).update(self._sequence_kwargs())
+        elif isinstance(current, SequenceReplayBuffer) and (length := self._sequence_kwargs()["n_steps"]) > 1:
+            loaded, self.replay_buffer = type(self.replay_buffer).__name__, current
+            raise ValueError(
+                f"A {loaded} gives no sequences of {length} steps: load the model with n_steps=1 and chunk_size=1."
+            )
+
+    def _sequence_kwargs(self) -> dict[str, Any]:
+        """:return: What a store of sequences needs to give the samples that the model takes"""
+        raise NotImplementedError

@@ -105,7 +105,7 @@ class IFQL(JointOptimization, OfflineToOnlineAlgorithm):
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
-        check_in_range("expectile", self.expectile, 0, 1, low_excluded=True)
+        check_in_range("expectile", self.expectile, 0, 1, low_excluded=True, high_excluded=True)
         check_positive_int("best_of_n", self.best_of_n)
         check_positive_int("flow_steps", self.flow_steps)
 

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import h5py
 from minari import MinariDataset
 
 from sb3_qam.recording.arrays import import_array_file, open_source
@@ -30,6 +31,11 @@ def find_importer(source: str) -> Callable[..., MinariDataset]:
         return import_ogbench
     if path.suffix == ".npz":
         return import_array_file
+    if path.is_file() and not h5py.is_hdf5(path) and path.suffix not in FILES:
+        raise ValueError(
+            f"{path} is neither an npz nor an HDF5 file, nor the folder of a LeRobot dataset. Arrays in other files: "
+            "load them and call sb3_qam.recording.import_arrays()."
+        )
     with closing(open_source(path)) as file:
         is_robomimic: Any = "data" in file
     return import_robomimic if is_robomimic else import_array_file

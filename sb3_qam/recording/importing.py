@@ -172,6 +172,11 @@ class _Episodes:
                     f"Expected action_space to be a space, (low, high) with numbers or {box.shape[0]} values each, or "
                     f"'data', got {given!r}."
                 ) from error
+            if not ((low < high) & np.isfinite(low) & np.isfinite(high)).all():
+                raise ValueError(
+                    f'action_space needs finite bounds, low < high in every dimension, got {given!r}: "data" takes '
+                    "the range of the data."
+                )
             return spaces.Box(low, high, dtype=box.dtype)
         low, high = np.full(box.shape, np.inf), np.full(box.shape, -np.inf)
         for number in self.source.lengths:

@@ -11,6 +11,7 @@ from sb3_qam.common.evaluation import evaluate
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.qam import QAM
 from sb3_qam.utils.atomic import atomic_write
+from sb3_qam.utils.checks import check_in_range
 
 # What can be swept, and what it takes the place of
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -51,31 +52,35 @@ def sweep(
     """
     if argument not in ARGUMENTS:
         raise ValueError(f"argument must be one of {', '.join(ARGUMENTS)}, got '{argument}'.")
-    if not values or len({*values}) < len(values) or not all(isinstance(value, (int, float)) for value in values):
+    if not values or len({*values}) < len(values):
         raise ValueError(f"values must be different numbers such as [1, 3, 10], got {list(values)}.")
-    settings = {"clone": str(Path(clone).resolve()), "gradient_steps": gradient_steps, "episodes": n_eval_episodes}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    others: dict[str, Any] = {
-        **ARGUMENTS[argument],
-        **({} if offline_dataset is None else {"offline_dataset": offline_dataset}),
-    }
     for value in values:
-        path = folder / f"{argument}={value:g}.json"
-        if path.is_file():
-            done = json.loads(path.read_text())
-            if done["settings"] != settings:
-                raise ValueError(f"{path} has other settings ({done['settings']}): choose another folder.")
-            yield done["row"]
-            continue
-        model = QAM.load(clone, device=device, **{**others, argument: value})
-        model.load_behavior(clone)
-        model.pretrain(gradient_steps=gradient_steps)
-        model.save(path.with_suffix(""))
-        env.seed(0)
-        # At inverse temperature 0 there is no policy beside the clone
-        path_kl = float(model.flow_diagnostics(256).get("path_kl", 0.0))
-        row = {argument: value, **evaluate(model, env, n_eval_episodes).summary(), "path_kl": path_kl}
-        with atomic_write(path) as unfinished:
-            unfinished.write_text(json.dumps({"settings": settings, "row": row}, indent=1))
-        yield row
+        check_in_range(argument, value, 0, low_excluded=argument == "kl_budget")
+    settings = {"clone": str(Path(clone).resolve()), "gradient_steps": gradient_steps, "episodes": n_eval_episodes}
+    kwargs: dict[str, Any] = {"device": device, **ARGUMENTS[argument]}
+    if offline_dataset is not None:
+        kwargs["offline_dataset"] = offline_dataset
+    return (_row(argument, value, env, Path(folder), settings, kwargs) for value in values)
+
+
+def _row(
+    argument: str, value: float, env: VecEnv, folder: Path, settings: dict[str, Any], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """:return: The row of one value, for which a policy is trained unless it is there already"""
+    path = folder / f"{argument}={value:g}.json"
+    if path.is_file():
+        done = json.loads(path.read_text())
+        if done["settings"] != settings:
+            raise ValueError(f"{path} has other settings ({done['settings']}): choose another folder.")
+        return done["row"]
+    model = QAM.load(settings["clone"], **{**kwargs, argument: value})
+    model.load_behavior(settings["clone"])
+    model.pretrain(gradient_steps=settings["gradient_steps"])
+    model.save(path.with_suffix(""))
+    env.seed(0)
+    # At inverse temperature 0 there is no policy beside the clone
+    path_kl = float(model.flow_diagnostics(256).get("path_kl", 0.0))
+    row = {argument: value, **evaluate(model, env, settings["episodes"]).summary(), "path_kl": path_kl}
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps({"settings": settings, "row": row}, indent=1))
+    return row

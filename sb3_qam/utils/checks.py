@@ -24,13 +24,22 @@ def check_positive_int(name: str, value: Any, minimum: int = 1) -> None:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}.")
 
 
-def check_in_range(name: str, value: Any, low: float, high: float = math.inf, *, low_excluded: bool = False) -> None:
+def check_in_range(
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    low_excluded: bool = False,
+    high_excluded: bool = False,
+) -> None:
     """
     :param name: Name of the argument
     :param value: Its value
     :param low: Lower bound
     :param high: Upper bound
     :param low_excluded: Whether the value must be greater than ``low``
+    :param high_excluded: Whether it must be less than ``high``
     :raises ValueError: if the value is not a number in the range, or not finite in float32
     """
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -38,9 +47,10 @@ def check_in_range(name: str, value: Any, low: float, high: float = math.inf, *,
         not is_number
         or not max(low, -FLOAT32_MAX) <= value <= min(high, FLOAT32_MAX)
         or (low_excluded and value == low)
+        or (high_excluded and value == high)
     ):
         above = f"greater than {low}" if low_excluded else f"at least {low}"
-        below = "" if math.isinf(high) else f" and at most {high}"
+        below = "" if math.isinf(high) else f" and {'less than' if high_excluded else 'at most'} {high}"
         raise ValueError(f"{name} must be a finite number (in float32) {above}{below}, got {reprlib.repr(value)}.")
 
 

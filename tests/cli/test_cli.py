@@ -215,6 +215,7 @@ def test_data_import_recognizes_what_it_is_given(tmp_path: Path, monkeypatch: py
     write_robomimic(tmp_path / "lift.hdf5")
     arrays = {"observations": np.zeros((9, 3)), "actions": np.full((9, 2), 2.0), "rewards": np.zeros(9)}
     np.savez("arrays.npz", **arrays, terminals=np.arange(9) % 3 == 2)
+    np.save("arrays.npy", arrays["actions"])
     for args, expected in (
         ("arrays.npz mine/first-v0 --action-bounds -3,3", "mine/first-v0: 3 episodes, 9 steps"),
         ("lift.hdf5 mine/first-v1 --key object --mask train", "mine/first-v1: 2 episodes, 9 steps"),
@@ -231,7 +232,13 @@ def test_data_import_recognizes_what_it_is_given(tmp_path: Path, monkeypatch: py
         ),
         ("arrays.npz mine/other-v0 --mask train --reward sparse", "Error: arrays.npz takes no --mask, --reward: see"),
         ("arrays.npz mine/other-v0 --action-bounds high", "Error: --action-bounds takes LOW,HIGH or data, got 'high'."),
+        (
+            "arrays.npz mine/other-v0 --action-bounds=-inf,inf",
+            "Error: action_space needs finite bounds, low < high in every dimension, got (-inf, inf)",
+        ),
+        ("arrays.npz mine/other-v0 --action-bounds 3,-3", "Error: action_space needs finite bounds, low < high"),
         ("nothing.npz mine/other-v0", "Error: There is no file nothing.npz."),
+        ("arrays.npy mine/other-v0", "Error: arrays.npy is neither an npz nor an HDF5 file"),
         (". mine/other-v0", "Error: . holds no LeRobot dataset: there is no meta/info.json."),
     ):
         assert invoke("data", "import", *args.split())[0].startswith(expected)

@@ -165,6 +165,9 @@ def test_what_is_no_model_is_said_on_one_line(model: Path):
     (model.parent / "text.zip").write_text("no model")
     for name in ("nothing.zip", ".", "text.zip"):
         assert error_of(model.parent / name).startswith("Error: ")
+    missing = model.parent / "nothing.zip"
+    assert error_of(missing) == f"Error: There is no saved model {missing}."
+    assert evaluate(model.with_suffix(""), "-n", "1", "--env", "Pendulum-v1").keys() >= {"deterministic", "sampled"}
 
 
 def test_chunks_are_executed_as_the_options_say(model: Path, tmp_path: Path):
@@ -190,6 +193,7 @@ def test_offline_it_prints_values_and_their_intervals(model: Path, pendulum_data
     lines = CliRunner().invoke(app, ["eval", str(model), *given]).stdout.splitlines()
     assert lines[0] == f"Fitted Q evaluation on {pendulum_dataset.id}, 2 gradient steps each"
     assert lines[2] == f"{'sampled':16} {PolicyValue(**found['sampled'])}"
+    assert error_of(model, *given, "--env", "Pendulum-v1").startswith("Error: --offline and --env exclude each other")
     assert "No Minari dataset 'test/absent-v0'" in error_of(model, "--offline", "test/absent-v0")
 
 

@@ -73,7 +73,7 @@ def test_a_clone_acts_by_a_single_sample_until_there_are_critics(pendulum_datase
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("expectile", 1.5, "expectile must be a finite number .* greater than 0 and at most 1, got 1.5"),
+        ("expectile", 1.0, "expectile must be a finite number .* greater than 0 and less than 1, got 1.0"),
         ("best_of_n", 0, "best_of_n must be an integer of at least 1, got 0"),
         ("flow_steps", 0, "flow_steps must be an integer of at least 1, got 0"),
         ("max_grad_norm", 0, "max_grad_norm must be .* greater than 0, got 0"),

@@ -214,7 +214,7 @@ WRONG: dict[str, tuple[Callable[[dict], Any], str]] = {
     "text": (lambda each: each.update(observations=np.array(["a"] * 12)), r"episode 0: observations holds <U1 values"),
     "objects": (
         lambda each: each.update(observations=np.array([{}] * 12)),
-        r"npz cannot be read as an npz file of arrays",
+        r"npz holds Python objects, which are not read: save arrays of numbers",
     ),
     "next": (
         lambda each: each.update(next_observations=each["observations"]),

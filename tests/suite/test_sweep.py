@@ -56,10 +56,16 @@ def test_a_sweep_resumes_and_equals_one_that_was_not_interrupted(clone: Path, tm
 
 def test_only_temperatures_and_budgets_are_swept(clone: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="argument must be one of inverse_temperature, kl_budget, got 'gamma'"):
-        next(sweep(clone, "gamma", [0.9], make_vec_env("Pendulum-v1"), 1, tmp_path))
-    for values in ([], [1, 1], ["a"]):
-        with pytest.raises(ValueError, match=r"values must be different numbers such as \[1, 3, 10\], got \["):
-            next(sweep(clone, "kl_budget", values, make_vec_env("Pendulum-v1"), 1, tmp_path))
+        sweep(clone, "gamma", [0.9], make_vec_env("Pendulum-v1"), 1, tmp_path)
+    for values, message in (
+        ([], r"values must be different numbers such as \[1, 3, 10\], got \[\]"),
+        ([1, 1], r"values must be different numbers .* got \[1, 1\]"),
+        ([1, "a"], "kl_budget must be a finite number .* greater than 0, got 'a'"),
+        ([1, 0], "kl_budget must be a finite number .* greater than 0, got 0"),
+    ):
+        # Before anything is trained
+        with pytest.raises(ValueError, match=message):
+            sweep(clone, "kl_budget", values, make_vec_env("Pendulum-v1"), 1, tmp_path)
 
 
 def test_the_command_prints_a_row_for_each_budget(clone: Path, tmp_path: Path):
@@ -85,3 +91,4 @@ def test_bad_input_is_one_line(clone: Path, tmp_path: Path, options: list[str], 
     result = CliRunner().invoke(app, ["sweep", str(clone), *options, "--folder", str(tmp_path / "sweep")])
     assert result.exit_code == 1
     assert result.output.splitlines()[-1].startswith(f"Error: {message}")
+    assert result.stdout == ""
