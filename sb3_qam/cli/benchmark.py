@@ -16,17 +16,19 @@ MAX_SEEDS = 10_000
 
 def benchmark(
     suite: Annotated[Path, typer.Argument(help="YAML file of tasks, algorithms, hyperparams and options.")],
-    seeds: Annotated[str, typer.Option(help="Such as 0-11 or 0,2,5.")] = "0-4",
-    folder: Annotated[Path | None, typer.Option(help="Of all runs, by default benchmark/SUITE.")] = None,
-    launcher: Annotated[str, typer.Option(help="Where runs take place: local, or ray.")] = "local",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side, by default one per core.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of the runs, such as 0-11 or 0,2,5.")] = "0-4",
+    folder: Annotated[Path | None, typer.Option(help="Folder for all runs; by default benchmark/SUITE.")] = None,
+    launcher: Annotated[str, typer.Option(help="Where to run: local or ray.")] = "local",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Number of parallel runs; by default one per core.")] = None,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which a run is stopped.")] = None,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster, by default the one Ray finds.")] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="Share of a GPU that each run asks Ray for.")] = 0.0,
+    address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster; by default one that is found.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that each run asks Ray for, such as 0.5.")] = 0.0,
 ) -> None:
     """
     Train all algorithms of a suite on all its tasks, with several seeds. The same command resumes a suite: finished
-    runs are skipped, and interrupted ones are repeated. Ctrl-C stops the runs at work.
+    runs are skipped, and interrupted ones are repeated. Ctrl-C stops all runs.
 
     Examples:
 
@@ -49,7 +51,7 @@ def benchmark(
         for run in missing:
             process = run.process_at_work(root)
             if process is not None:
-                typer.echo(f"{run}: {process} does it; waiting for that", err=True)
+                typer.echo(f"{run}: {process} is running it; waiting for that", err=True)
         if launcher == "local":
             outcomes = run_locally(missing, root, jobs, timeout)
         else:

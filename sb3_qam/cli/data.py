@@ -62,7 +62,7 @@ def import_(
     path: Annotated[Path | None, typer.Option(help="OGBench's npz file; downloaded by default.")] = None,
     action_bounds: Annotated[
         str | None,
-        typer.Option(help="Of the actions: LOW,HIGH, or data for their range in the data. By default -1,1."),
+        typer.Option(help="Bounds of the actions: LOW,HIGH, or data for their range in the data. By default -1,1."),
     ] = None,
     observation_keys: Annotated[
         list[str] | None, typer.Option("--key", help="Only these observations; repeatable. robomimic and LeRobot.")
@@ -70,10 +70,10 @@ def import_(
     flatten_obs: Annotated[
         bool, typer.Option("--flatten-obs", help="Join all observations to a vector. robomimic and LeRobot.")
     ] = False,
-    mask: Annotated[str | None, typer.Option(help="Only the demonstrations of this filter. robomimic.")] = None,
+    mask: Annotated[str | None, typer.Option(help="Only the demonstrations in this filter key. robomimic.")] = None,
     reward: Annotated[
         str | None,
-        typer.Option(help="next.reward, next.success or another feature, or sparse: each episode succeeds. LeRobot."),
+        typer.Option(help="next.reward, next.success or another feature; or sparse: 1 at the end. LeRobot."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Only episodes of this task, in its words. LeRobot.")] = None,
     image_size: Annotated[
@@ -125,18 +125,18 @@ def collect(
     dataset_id: Annotated[str, typer.Argument(help="Id of the dataset, such as mine/pendulum-v0.")],
     episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes in the dataset.")] = 100,
     model: Annotated[Path | None, typer.Option(help="A saved model that acts; random actions without.")] = None,
-    algo: Annotated[str, typer.Option(help="Its algorithm, of SB3, sb3-contrib or this package.")] = "qam",
+    algo: Annotated[str, typer.Option(help="The model's algorithm: from SB3, sb3-contrib or this package.")] = "qam",
     vec_normalize: Annotated[
         Path | None,
-        typer.Option(help="Statistics of its VecNormalize, by default those that RL Zoo has put beside it."),
+        typer.Option(help="Statistics of its VecNormalize; by default those that RL Zoo saved beside it."),
     ] = None,
-    oracle: Annotated[bool, typer.Option("--oracle", help="Let OGBench's scripted oracle act.")] = False,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="The model acts deterministically.")] = False,
+    oracle: Annotated[bool, typer.Option("--oracle", help="Act with OGBench's scripted oracle.")] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Act deterministically.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds give other episodes.")] = 0,
     max_episode_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="After how many steps to end episodes, by default as the environment does."),
+        typer.Option(min=1, help="End episodes after this many steps; by default where the environment does."),
     ] = None,
 ) -> None:
     """
@@ -170,7 +170,7 @@ def record(
     episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes.")] = 1000,
     processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds give other episodes.")] = 0,
-    max_episode_steps: Annotated[int, typer.Option(min=2, help="Rows of an episode.")] = 1001,
+    max_episode_steps: Annotated[int, typer.Option(min=2, help="Rows in each episode, one more than steps.")] = 1001,
 ) -> None:
     """
     Record data as OGBench's "play" data sets were, by its oracles, in its format. The same command resumes where it was

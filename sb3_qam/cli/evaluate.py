@@ -26,21 +26,21 @@ from sb3_qam.environments import register_environments
 from sb3_qam.results.runs import read_settings, settings_folder
 
 ReplanEvery = Annotated[
-    int | None, typer.Option(help="With chunks: make a new one after that many actions, by default at its end.")
+    int | None, typer.Option(help="With chunks: plan a new one after this many actions; by default at its end.")
 ]
 EnsembleDecay = Annotated[
-    float | None, typer.Option(help="With chunks: average those that overlap, with ACT's weights, such as 0.01.")
+    float | None, typer.Option(help="With chunks: average those that overlap as in ACT, such as 0.01.")
 ]
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A saved model, of RL Zoo or by save().")],
+    model: Annotated[Path, typer.Argument(help="A saved model, from RL Zoo or save().")],
     env: Annotated[
         str | None,
-        typer.Option(help="Id of the environment, by default that of RL Zoo's run or of the model's dataset."),
+        typer.Option(help="Id of the environment; by default that of the RL Zoo run or of the model's dataset."),
     ] = None,
-    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes of each row.")] = 20,
-    n_envs: Annotated[int, typer.Option(min=1, help="Number of environments, which share the episodes.")] = 1,
+    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes for each row.")] = 20,
+    n_envs: Annotated[int, typer.Option(min=1, help="Number of parallel environments, which share the episodes.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the environments and of sampled actions.")] = 0,
     baseline: Annotated[
         str | None, typer.Option(help="bc: also evaluate the model's behavior flow, a clone of its data.")
@@ -51,8 +51,8 @@ def evaluate(
             help="Id or folder of a dataset: estimate the discounted value from it alone, by fitted Q evaluation."
         ),
     ] = None,
-    gradient_steps: Annotated[int, typer.Option(min=1, help="Of fitted Q evaluation.")] = 10_000,
-    algo: Annotated[str, typer.Option(help="Its algorithm, of SB3, sb3-contrib or this package.")] = "qam",
+    gradient_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of fitted Q evaluation.")] = 10_000,
+    algo: Annotated[str, typer.Option(help="The model's algorithm: from SB3, sb3-contrib or this package.")] = "qam",
     replan_every: ReplanEvery = None,
     ensemble_decay: EnsembleDecay = None,
     device: Annotated[str, typer.Option(help="PyTorch device (cpu, cuda, ...).")] = "auto",

@@ -14,13 +14,13 @@ from sb3_qam.suite import sweep as sweep_values
 
 def sweep(
     model: Annotated[Path, typer.Argument(help="A saved QAM model, best after pretrain(objective='bc').")],
-    inverse_temperature: Annotated[str | None, typer.Option(help="Values, such as 1,3,10.")] = None,
-    kl_budget: Annotated[str | None, typer.Option(help="Values, such as 0.3,1,3.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of each policy.")] = 20_000,
-    env: Annotated[str | None, typer.Option(help="Id of the environment, by default that of the data.")] = None,
-    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Of each evaluation.")] = 50,
-    n_envs: Annotated[int, typer.Option(min=1, help="Number of environments, which share the episodes.")] = 1,
-    folder: Annotated[Path, typer.Option(help="Where to write models and results.")] = Path("sweep"),
+    inverse_temperature: Annotated[str | None, typer.Option(help="Values to try, such as 1,3,10.")] = None,
+    kl_budget: Annotated[str | None, typer.Option(help="Values to try, such as 0.3,1,3.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps for each policy.")] = 20_000,
+    env: Annotated[str | None, typer.Option(help="Id of the environment; by default that of the data.")] = None,
+    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes per evaluation.")] = 50,
+    n_envs: Annotated[int, typer.Option(min=1, help="Number of parallel environments, which share the episodes.")] = 1,
+    folder: Annotated[Path, typer.Option(help="Folder for models and results.")] = Path("sweep"),
     device: Annotated[str, typer.Option(help="PyTorch device (cpu, cuda, ...).")] = "auto",
 ) -> None:
     """

@@ -24,8 +24,8 @@ Algorithms of this package: {", ".join(VARIANTS)}. Configurations: sb3_qam/zoo/h
 Ctrl-C saves the model and says how to resume.
 """
 ENJOY_HELP = """Watch a trained model by RL Zoo: every option below is the zoo's. With chunks also:
-  --replan-every N      make a new chunk after that many actions, by default at its end
-  --ensemble-decay K    average overlapping chunks, with ACT's weights, such as 0.01
+  --replan-every N      plan a new chunk after this many actions; by default at the end of each
+  --ensemble-decay K    average overlapping chunks with weights exp(-K i) as in ACT, such as 0.01
 
 Examples:
   sb3-qam enjoy --algo qam --env PointMaze_UMaze-v3 -f logs

@@ -169,7 +169,7 @@ def test_who_does_a_run_already_is_said(tmp_path: Path):
         command.stdout.readline()
         line = command.stdout.readline()
         assert line.startswith(f"qam on Pendulum-v1, seed 0: process {other.pid} on ")
-        assert line.endswith(" does it; waiting for that\n")
+        assert line.endswith(" is running it; waiting for that\n")
         command.terminate()
         command.communicate()
     finally:
