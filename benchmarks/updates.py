@@ -66,7 +66,7 @@ SIZES = {
     "mid": Size(28, 5, 5, 4, 256, 2),
     "paper": Size(37, 5, 5, 4, 512, 10),
     # Of benchmarks/claims
-    "claims": Size(40, 5, 5, 2, 256, 2),
+    "claims": Size(40, 5, 5, 4, 256, 2),
 }
 # Arguments of QAM by what they make of it; BC trains the behavior flow alone
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -29,7 +29,7 @@ def run(report: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
     report.main()
 
 
-@pytest.mark.parametrize("path", sorted(CLAIMS.glob("*.yml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CLAIMS.rglob("*.yml")), ids=lambda path: path.stem)
 def test_suites_are_of_the_task_with_settings_that_all_share(path: Path):
     runs = read_suite(path, [1])
     assert {run.task for run in runs} == {"scene-play-singletask-task2-v0"}

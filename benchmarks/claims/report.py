@@ -104,26 +104,31 @@ def make_table(curves: Curves) -> str:
 
 
 def draw(curves: Curves) -> None:
-    """One panel for each suite."""
+    """One panel for each suite, and one for all those of the folder ``sizes``, which have one algorithm each."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    suites = sorted({suite for suite, _ in curves})
-    figure, panels = plt.subplots(1, len(suites), figsize=(4.5 * len(suites), 3.4), squeeze=False, layout="constrained")
-    for suite, panel in zip(suites, panels[0], strict=True):
-        for algorithm in sorted(algorithm for each, algorithm in curves if each == suite):
+    sizes = {path.stem for path in HERE.glob("sizes/*.yml")}
+    titles = sorted({"sizes" if suite in sizes else suite for suite, _ in curves})
+    figure, panels = plt.subplots(1, len(titles), figsize=(4.5 * len(titles), 4), squeeze=False, layout="constrained")
+    for title, panel in zip(titles, panels[0], strict=True):
+        for suite, algorithm in sorted(curves):
+            if title != ("sizes" if suite in sizes else suite):
+                continue
             steps, found = over_seeds(curves[suite, algorithm])
-            (line,) = panel.plot(steps, found.value, marker="o", markersize=3, label=algorithm)
+            label = f"{algorithm}, {suite}" if suite in sizes else algorithm
+            thousands = np.array(steps) / 1000
+            (line,) = panel.plot(thousands, found.value, marker="o", markersize=3, label=label)
             if found.low is not None and found.high is not None:
-                panel.fill_between(steps, found.low, found.high, color=line.get_color(), alpha=0.2, linewidth=0)
+                panel.fill_between(thousands, found.low, found.high, color=line.get_color(), alpha=0.2, linewidth=0)
             published = published_mean(suite, algorithm, steps[-1])
             if published is not None:
                 panel.axhline(published, color=line.get_color(), linestyle="--", linewidth=1)
-        steps_are = "environment steps" if suite.startswith("online") else "updates"
-        panel.set(title=suite, xlabel=steps_are, ylabel="success in %", ylim=(-3, 103))
-        panel.legend(frameon=False, fontsize=8)
+        steps_are = "environment steps" if title.startswith("online") else "updates"
+        panel.set(title=title, xlabel=f"thousand {steps_are}", ylabel="success in %", ylim=(-3, 103))
+        panel.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     figure.savefig(PICTURE, dpi=110)
 
 
