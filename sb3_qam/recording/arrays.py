@@ -129,7 +129,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
                 else:
                     content[key] = file[name]
     except Exception as error:
-        if "allow_pickle" in str(error):
+        if "Object arrays" in str(error):
             raise ValueError(f"{path} holds Python objects, which are not read: save arrays of numbers.") from error
         # NumPy raises anything, depending on where a file was cut or what it is instead
         raise ValueError(
