@@ -111,12 +111,13 @@ def draw(curves: Curves) -> None:
     import matplotlib.pyplot as plt
 
     sizes = {path.stem for path in HERE.glob("sizes/*.yml")}
-    titles = sorted({"sizes" if suite in sizes else suite for suite, _ in curves})
-    figure, panels = plt.subplots(1, len(titles), figsize=(4.5 * len(titles), 4), squeeze=False, layout="constrained")
-    for title, panel in zip(titles, panels[0], strict=True):
-        for suite, algorithm in sorted(curves):
-            if title != ("sizes" if suite in sizes else suite):
-                continue
+    by_title = defaultdict(list)
+    for suite, algorithm in sorted(curves):
+        by_title["sizes" if suite in sizes else suite].append((suite, algorithm))
+    n = len(by_title)
+    figure, panels = plt.subplots(1, n, figsize=(4.5 * n, 4), squeeze=False, layout="constrained")
+    for (title, shown), panel in zip(sorted(by_title.items()), panels[0], strict=True):
+        for suite, algorithm in shown:
             steps, found = over_seeds(curves[suite, algorithm])
             label = f"{algorithm}, {suite}" if suite in sizes else algorithm
             thousands = np.array(steps) / 1000
