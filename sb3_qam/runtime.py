@@ -116,7 +116,11 @@ class ChunkExecution:
                 with np.errstate(over="ignore"):
                     weights = 1 / np.cumsum(np.exp(self.ensemble_decay * np.arange(size + 1)))
                 weight = weights.astype(np.float32)[counts - 1].reshape(*counts.shape, *[1] * len(action_shape))
-                chunks = (1 - weight) * actions[index] + weight * chunks
+                # Between the two, whatever is lost in rounding
+                bounds = np.minimum(actions[index], chunks), np.maximum(actions[index], chunks)
+                chunks = np.clip((1 - weight) * actions[index] + weight * chunks, *bounds)
+            # Of float64 spaces, whose bounds float32 may miss
+            actions = actions.astype(np.result_type(actions, chunks), copy=False)
             actions[rows], n_averaged[rows], position[rows] = chunks, counts, 0
         return actions[np.arange(n_envs), position], ChunkState(actions, position + 1, n_averaged)
 
@@ -175,7 +179,9 @@ class OnnxPolicy:
         self.chunk_size: int = self.metadata["chunk_size"]
         self.replan_every: int | None = self.metadata["replan_every"]
         self.ensemble_decay: float | None = self.metadata["ensemble_decay"]
-        self.action_shape = tuple(self.metadata["action_space"]["shape"])
+        action_space = self.metadata["action_space"]
+        self.action_shape = tuple(action_space["shape"])
+        self._bounds = [np.array(action_space[name], action_space["dtype"]) for name in ("low", "high")]
         self._observations: dict[str, dict[str, Any]] = self.metadata["observations"]
         for part in self._observations.values():
             part["shape"] = tuple(part["shape"])
@@ -254,7 +260,8 @@ class OnnxPolicy:
                 return self._generator.standard_normal((n_samples, n_envs, action_dim), np.float32)
 
         feed |= {name: draw(*shape) for name, shape in self._noise_shapes.items()}
-        return self.session.run(["action"], feed)[0]
+        # The file computes in float32, which may miss the bounds by rounding
+        return np.clip(self.session.run(["action"], feed)[0].astype(self._bounds[0].dtype, copy=False), *self._bounds)
 
     def _normalize(self, name: str, part: np.ndarray) -> np.ndarray:
         """:return: What the policy in the file sees, to the bit, from which noise is made"""

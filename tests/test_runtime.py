@@ -214,7 +214,7 @@ def test_the_metadata_says_what_the_file_is(tmp_path: Path):
         "is_dict": False,
         "observations": {"observation": {"shape": [3], "dtype": "float32", "is_image": False}},
         "observation_space": "Box(-1.0, 1.0, (3,), float32)",
-        "action_space": {"shape": [2], "low": [0.0, -5.0], "high": [10.0, 2.0]},
+        "action_space": {"shape": [2], "dtype": "float32", "low": [0.0, -5.0], "high": [10.0, 2.0]},
         "chunk_size": 3,
         "replan_every": 2,
         "ensemble_decay": None,

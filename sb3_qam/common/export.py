@@ -127,21 +127,26 @@ class Sampler(nn.Module):
 
     def metadata(self) -> dict[str, Any]:
         """:return: What the runtime has to know, as JSON has it"""
-        policy = self.policy
+        policy, space = self.policy, self.policy.action_space
+        assert isinstance(space, spaces.Box)  # for mypy
         observations: dict[str, dict[str, Any]] = {}
         dtypes = {name: str(each.cpu().numpy().dtype) for name, each in self.example_inputs(1).items()}
-        for key, space in _parts(self.space).items():
-            observations[key] = {"shape": space.shape, "dtype": dtypes[key], "is_image": is_image_space(space)}
+        for key, part in _parts(self.space).items():
+            observations[key] = {"shape": part.shape, "dtype": dtypes[key], "is_image": is_image_space(part)}
             if key in self.statistics:
                 mean, deviation, limit = self.statistics[key]
                 observations[key] |= {"mean": mean.tolist(), "std": deviation.tolist(), "clip": limit}
-        bounds = {name: getattr(self, name).tolist() for name in ("low", "high")}
         return {
             "sb3_qam_version": __version__,
             "is_dict": isinstance(self.space, spaces.Dict),
             "observations": observations,
             "observation_space": str(self.space),
-            "action_space": {"shape": policy.action_space.shape, **bounds},
+            "action_space": {
+                "shape": space.shape,
+                "dtype": str(space.dtype),
+                "low": space.low.tolist(),
+                "high": space.high.tolist(),
+            },
             "chunk_size": policy.chunk_size,
             "replan_every": policy.replan_every,
             "ensemble_decay": policy.ensemble_decay,

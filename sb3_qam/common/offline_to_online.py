@@ -572,6 +572,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
         return [
             *super()._excluded_save_params(),
-            *("offline_buffer", "_monitor", "_augmentation", "_phase"),
+            *("offline_buffer", "_monitor", "_augmentation", "_phase", "_restore_statistics"),
             *not_storable,
         ]
