@@ -41,7 +41,7 @@ class StatefulRollouts(OffPolicyAlgorithm):
     # How many of num_timesteps are gradient steps
     _n_gradient_timesteps = 0
 
-    def collect_rollouts(  # type: ignore[override]
+    def collect_rollouts(
         self,
         env: VecEnv,
         callback: BaseCallback,
@@ -113,7 +113,7 @@ class StatefulRollouts(OffPolicyAlgorithm):
                     {**info, "TimeLimit.truncated": False} if success else info
                     for info, success in zip(infos, successes_of_step(infos), strict=True)
                 ]
-        self._check_finite_step(new_obs, reward, dones, infos)
+        self._check_finite_step(new_obs, reward, infos)
         if vec_normalize is not None:
             vec_normalize.old_reward = reward
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, stored_dones, infos)
@@ -123,9 +123,7 @@ class StatefulRollouts(OffPolicyAlgorithm):
         self._last_episode_starts = dones
         self._step_pending = False
 
-    def _check_finite_step(
-        self, new_obs: Any, reward: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
-    ) -> None:
+    def _check_finite_step(self, new_obs: Any, reward: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """:raises ValueError: if what is about to be stored has a value that is not finite"""
         observations = [new_obs if self._vec_normalize_env is None else self._vec_normalize_env.old_obs]
         observations += [info["terminal_observation"] for info in infos if "terminal_observation" in info]
