@@ -206,10 +206,24 @@ def export_onnx(
         vec_normalize = model.get_vec_normalize_env()
     policy = model.policy if isinstance(model, BaseAlgorithm) else model
     if not isinstance(policy, OfflineToOnlinePolicy):
-        raise ValueError(f"export_onnx() takes models of this package and their policies, got {type(model).__name__}.")
+        raise ValueError(
+            f"export_onnx(model, path) takes models of this package and their policies, got {type(model).__name__}."
+        )
+    if vec_normalize is not None and not isinstance(vec_normalize, VecNormalize):
+        raise ValueError(
+            "vec_normalize must be a VecNormalize, such as VecNormalize.load(path, venv) makes of a file, got "
+            f"{vec_normalize!r}."
+        )
+    if vec_normalize is None and getattr(model, "_observations_normalized", False):
+        warnings.warn(
+            "The model was trained on observations that VecNormalize normalized, and the file will not normalize them: "
+            "pass vec_normalize=VecNormalize.load(path, venv), or load the model with its environment."
+        )
     _check_ode_method(policy)
     ChunkExecution(policy.chunk_size, policy.replan_every, policy.ensemble_decay)
     path = Path(path)
+    if not path.name or path.is_dir():
+        raise ValueError(f"path must be that of a file, got {str(path)!r}.")
     path = path if path.suffix else path.with_suffix(".onnx")
     sampler = Sampler(policy, vec_normalize)
     traced, compared = (sampler.example_inputs(n, seed=n) for n in (N_TRACED, N_COMPARED))
