@@ -164,7 +164,7 @@ class _Episodes:
         if np.asarray(actions).dtype.kind != "f":
             raise place.error(
                 "holds no floating-point numbers, and continuous actions do",
-                "To store discrete actions, give their action_space.",
+                "Convert them, actions.astype(numpy.float32), or store them as they are: give their action_space.",
             )
         box = _box(actions, place)
         if given is not None and given != "data":
