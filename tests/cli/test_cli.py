@@ -47,7 +47,7 @@ def maze_dataset() -> minari.MinariDataset:
 
 
 def start(folder: Path, *args: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "sb3_qam.cli", *args]
+    command = [sys.executable, "-m", "sb3_qam", *args]
     # Tests may run from a checkout that is not installed
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(
@@ -149,7 +149,7 @@ def test_data_collect_records_random_actions_models_and_oracles(tmp_path: Path):
         args[args.index("2")] = "3"
         assert "3 episodes, 45 steps" in CliRunner().invoke(app, [*args, *options]).output
     assert invoke("data", "collect", "Pendulum-v1", "x-v0", "--model", "m.zip", "--algo", "sca")[0].startswith(
-        "Error: There is no algorithm 'sca', only a2c, ars, "
+        "Error: There is no algorithm 'sca': did you mean 'sac'? There are a2c, ars, "
     )
     assert invoke("data", "collect", "Pendulum-v1", "x-v0", "--model", "m.zip", "--oracle")[0].startswith(
         "Error: --model and --oracle exclude each other"
@@ -247,7 +247,7 @@ def test_data_import_recognizes_what_it_is_given(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["--env", "Nothing-v0"], "Error: Nothing-v0 not found in gym registry"),
+        (["--env", "Nothing-v0"], "Error: There is no environment 'Nothing-v0'"),
         (["--env", "Pendulum-v1", "--hyperparams", "offline_dataset:mine/maze-v0"], "quote text twice, such as"),
         (["--env", "Pendulum-v1", "--hyperparams", "gamma:2.0"], "Error: gamma must be a finite number"),
         (["--env", "Pendulum-v1", "-i", "nothing.zip"], "Error: The trained_agent must be a valid path"),
