@@ -91,7 +91,8 @@ def last_line(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> st
         ("enjoy --algo qam --env Pendulum-v1 -f nothere", "Error: The nothere/qam folder was not found"),
         ("data import nothere.npz mine/a-v0", "Error: There is no file nothere.npz."),
         ("data import arrays.csv mine/a-v0", "Error: arrays.csv is neither an npz nor an HDF5 file"),
-        ("data describe arrays.csv", "Error: 'arrays.csv' is not a Minari dataset id, nor a folder"),
+        ("data describe arrays.csv", "Error: 'arrays.csv' is a file, and datasets are in Minari's format"),
+        ("data describe a/b-v0 a/b-v0", "Error: Dataset 'a/b-v0' is given twice"),
         # Values
         ("eval qam.zip --env Pendulum-v1 --device cudda", "Error: There is no device 'cudda'"),
         ("train --algo qam --env Pendulum-v1 --device cudda", "Error: The run cannot be set up: RuntimeError"),
