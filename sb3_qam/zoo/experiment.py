@@ -14,9 +14,10 @@ import gymnasium as gym
 import optuna
 import rl_zoo3.exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.common.phases import PhaseProgressBarCallback
 from sb3_qam.utils.names import closest
 from sb3_qam.zoo.hyperparams import hyperparams_of
 from sb3_qam.zoo.wrappers import wrap_as_environment
@@ -82,6 +83,12 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
                 # A value that is not what an argument takes
                 raise ValueError(f"The run cannot be set up: {type(error).__name__}: {error}") from error
             raise
+
+    def create_callbacks(self) -> None:
+        super().create_callbacks()
+        self.callbacks = [
+            PhaseProgressBarCallback() if type(each) is ProgressBarCallback else each for each in self.callbacks
+        ]
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)
