@@ -1,6 +1,7 @@
 """Each mistake gets one clear error, and the model stays as it was."""
 
 import re
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -201,6 +202,23 @@ def test_unknown_datasets_say_what_there_is(pendulum_dataset):
         QAM("FlowPolicy", offline_dataset="nobody/knows-v0")
     with pytest.raises(TypeError, match=r"a minari\.MinariDataset .*or a list of these, got int: 3"):
         QAM("FlowPolicy", offline_dataset=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("runs/data.npz", r"is a file, .*`sb3-qam data import runs/data.npz mine/data-v0`, and give that id"),
+        (Path("data.hdf5"), r"data.hdf5' is a file, .*`sb3-qam data import .*data.hdf5 mine/data-v0`"),
+        ("data.csv", r"'data.csv' is a file, .*sb3_qam.recording.import_arrays\('mine/data-v0'"),
+        ({"observations": np.zeros(3), "actions": np.zeros(3)}, r"dict with observations, actions, .*import_arrays"),
+        (np.zeros((3, 2)), r"Arrays, here a ndarray, become a dataset by sb3_qam.recording.import_arrays"),
+        (["mine/first-v0", "mine/first-v0"], r"'mine/first-v0' is given twice, and would count double"),
+        ("ogbench/scene-play-singletask-task1-v0", r"run `sb3-qam data import scene-play-singletask-task1-v0`\."),
+    ],
+)
+def test_what_is_no_dataset_yet_is_refused_with_the_way_in(given, message: str):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
+        QAM("FlowPolicy", env_with(), offline_dataset=given)
 
 
 @pytest.mark.parametrize("dataset_id", ["", "two words-v0", "/tmp/somewhere"])

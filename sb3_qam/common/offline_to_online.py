@@ -36,7 +36,7 @@ from sb3_qam.common.checks import (
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.normalization import add_initial_statistics, check_reward_scales
-from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, with_offline_progress_bar
+from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, with_progress_bar
 from sb3_qam.common.rollouts import StatefulRollouts
 from sb3_qam.common.saving import ResumableAlgorithm
 from sb3_qam.common.update_monitor import UpdateMonitor
@@ -89,6 +89,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     _observations_normalized = False
     # What trains now
     _phase: Phase = ONLINE
+    # When the logger was last written
+    _logged_at = 0
     # What the networks were made for, to compare at loading
     _structure: dict[str, Any] | None = None
 
@@ -429,6 +431,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         needed_by = "bc_steps" if phases and phases[0].objective == "bc" else "offline_steps"
         self._require_offline_data(f"{needed_by}={getattr(self, needed_by)}" if phases else None)
         for number, phase in enumerate(phases, start=1):
+            if self.verbose >= 1:
+                print(f"{phase.name.capitalize()} phase: {phase.gradient_steps} gradient steps")
             steps_afterwards = sum(later.gradient_steps for later in phases[number:]) + total_timesteps
             may_continue = self._train_offline(
                 phase, steps_afterwards, callback, OFFLINE_LOG_INTERVAL, tb_log_name, reset_num_timesteps, progress_bar
@@ -436,8 +440,14 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
             if not may_continue:
                 return self
             reset_num_timesteps = False
-        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if phases and self.verbose >= 1:
+            print(f"Online phase: {total_timesteps} environment steps")
+        callback = with_progress_bar(callback) if progress_bar else callback
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps)
         self._monitor.check()
+        if log_interval is not None and self._logged_at < self.num_timesteps and self._monitor.has_values:
+            # What came after the last episodes that were logged
+            self.dump_logs()
         return self
 
     def _offline_phases_left(self) -> list[Phase]:
@@ -462,7 +472,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         :return: Whether training may continue: no callback stopped it
         """
         with self._during(phase):
-            callback = with_offline_progress_bar(callback) if progress_bar else callback
+            callback = with_progress_bar(callback) if progress_bar else callback
             _, callback = self._setup_learn(
                 phase.gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name
             )
@@ -543,7 +553,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         self._observations_normalized = getattr(self._vec_normalize_env, "norm_obs", False)
         self._begin_rollouts(reset_num_timesteps)
         if reset_num_timesteps:
-            self._n_gradient_timesteps = 0
+            self._n_gradient_timesteps = self._logged_at = 0
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         # A checkpoint is written before SB3 updates the schedules
         self._update_current_progress_remaining(self.num_timesteps, max(self._total_timesteps, 1))
@@ -561,6 +571,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
     def dump_logs(self) -> None:
         self._record_updates()
+        self._logged_at = self.num_timesteps
         super().dump_logs()
 
     def _dump_offline_logs(self) -> None:
@@ -577,6 +588,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
         return [
             *super()._excluded_save_params(),
-            *("offline_buffer", "_monitor", "_augmentation", "_phase", "_restore_statistics"),
+            *("offline_buffer", "_monitor", "_augmentation", "_phase", "_restore_statistics", "_logged_at"),
             *not_storable,
         ]

@@ -29,6 +29,12 @@ class Phase:
         """Whether its timesteps are gradient steps."""
         return self.gradient_steps > 0
 
+    @property
+    def name(self) -> str:
+        """In words, for progress bars and output."""
+        offline = "offline" if self.objective == "full" else "offline, clone"
+        return offline if self.is_offline else "online"
+
 
 ONLINE = Phase()
 
@@ -50,22 +56,32 @@ class SpacesOnlyEnv(gym.Env):
         return self.observation_space.sample(), {}
 
 
-class OfflineProgressBarCallback(ProgressBarCallback):
+class PhaseProgressBarCallback(ProgressBarCallback):
     """
-    SB3's progress bar for an offline phase, where each call is one gradient step, however many environments the model
-    has.
+    SB3's progress bar, which says the phase. In an offline one each call is one gradient step, however many
+    environments the model has.
     """
 
+    @property
+    def _phase(self) -> Phase:
+        return getattr(self.model, "_phase", ONLINE)
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self.pbar.set_description(self._phase.name, refresh=False)
+
     def _on_step(self) -> bool:
+        if not self._phase.is_offline:
+            return super()._on_step()
         self.pbar.update(1)
         return True
 
 
-def with_offline_progress_bar(callback: MaybeCallback) -> list[BaseCallback]:
+def with_progress_bar(callback: MaybeCallback) -> list[BaseCallback]:
     """
     :param callback: Whatever ``learn()`` takes
     :return: The same with a progress bar
     """
     if not isinstance(callback, list):
         callback = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
-    return [*callback, OfflineProgressBarCallback()]
+    return [*callback, PhaseProgressBarCallback()]

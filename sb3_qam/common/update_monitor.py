@@ -96,6 +96,11 @@ class UpdateMonitor:
             "a learning rate or inverse_temperature that is too high."
         )
 
+    @property
+    def has_values(self) -> bool:
+        """Whether anything was added since the last read."""
+        return self._sums is not None
+
     def read_means(self) -> dict[str, float]:
         """
         :return: The mean of each value since the last read; empty where nothing was added

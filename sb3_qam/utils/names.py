@@ -1,6 +1,8 @@
 """Stable names for functions and classes, the same in every process and run."""
 
 import json
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -36,3 +38,13 @@ def plain(arguments: Any) -> str | None:
         return json.dumps(arguments, sort_keys=True, default=other)
     except (TypeError, ValueError):
         return None
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """
+    :param name: What somebody has mistyped
+    :param known: What there is
+    :return: The end of a sentence that says so: a full stop, or a question if there is something close
+    """
+    found = get_close_matches(name, list(known), n=1)
+    return f": did you mean '{found[0]}'?" if found else "."
