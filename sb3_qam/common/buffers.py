@@ -153,6 +153,14 @@ class OfflineBuffer(SequenceBuffer):
         return starts[starts + self.n_steps - 1 <= self.last[np.searchsorted(self.last, starts)]]
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
+        return self.batch_of(batch_inds, env)
+
+    def batch_of(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:
+        """
+        :param batch_inds: Numbers of transitions
+        :param env: Normalizes observations and rewards with its statistics
+        :return: The samples that begin with these
+        """
         episode = np.searchsorted(self.last, batch_inds)
         last = self.last[episode][:, None]
         steps = batch_inds[:, None] + np.arange(self.n_steps)

@@ -152,7 +152,7 @@ class OfflineEvalCallback(PeriodicCallback):
         with evaluation_mode(self.model, self.seed):
             for start in range(0, len(self._rows), self.batch_size):
                 rows = self._rows[start : start + self.batch_size]
-                batch = self._buffer._get_samples(rows, env=self.model._vec_normalize_env)
+                batch = self._buffer.batch_of(rows, env=self.model._vec_normalize_env)
                 for name, mean in self.model.evaluate_batch(batch).items():
                     sums[name] += float(mean) * len(rows)
         for name, total in sums.items():

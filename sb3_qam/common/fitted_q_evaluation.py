@@ -142,7 +142,7 @@ def _fit(
             critic.train()
         batch_inds = np.random.choice(rows, model.batch_size)
         weights = th.as_tensor(drawn[:, np.searchsorted(buffer.last, batch_inds)], device=model.device)
-        batch = buffer._get_samples(batch_inds, env=model._vec_normalize_env)
+        batch = buffer.batch_of(batch_inds, env=model._vec_normalize_env)
         with th.no_grad():
             next_actions = policy._predict(batch.next_observations, deterministic=deterministic)
             next_values = target(target.features(batch.next_observations), next_actions)
@@ -164,7 +164,7 @@ def _values_at_starts(
     starts = np.append(0, buffer.last[:-1] + 1)
     values = []
     for first in range(0, len(starts), N_TOGETHER):
-        batch = buffer._get_samples(starts[first : first + N_TOGETHER], env=model._vec_normalize_env)
+        batch = buffer.batch_of(starts[first : first + N_TOGETHER], env=model._vec_normalize_env)
         features = critic.features(batch.observations)
         draws = [
             critic(features, model.policy._predict(batch.observations, deterministic=deterministic))
