@@ -134,8 +134,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} holds Python objects, which are not read: save arrays of numbers.") from error
         # NumPy raises anything, depending on where a file was cut or what it is instead
         raise ValueError(
-            f"{path} cannot be read as an npz file of arrays ({type(error).__name__}), it is cut off or something else. "
-            "Copy it here again."
+            f"{path} cannot be read as an npz file of arrays ({type(error).__name__}), cut off or something else: "
+            "copy it here again."
         ) from error
     return content
 
