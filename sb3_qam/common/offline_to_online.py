@@ -12,7 +12,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq
-from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_qam.common.augmentation import RandomShift
@@ -25,6 +24,7 @@ from sb3_qam.common.buffers import (
     sample_union,
 )
 from sb3_qam.common.checks import (
+    SPACES,
     check_arguments,
     check_callback,
     check_episodic_training,
@@ -33,6 +33,7 @@ from sb3_qam.common.checks import (
     check_replay_buffer_class,
     check_structure,
     check_wrappers,
+    other_float_spaces,
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.normalization import add_initial_statistics, check_reward_scales
@@ -193,18 +194,18 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
         :param env: The environment for learning a policy. A model that has had none takes any number of them
         :param force_reset: Force call to ``reset()`` before training to avoid unexpected behavior.
-        :raises ValueError: if the spaces differ from the model's, or the number of environments from that of the
-            replay buffer, or images are transposed outside of ``VecNormalize``
+        :raises ValueError: if the spaces differ from the model's in more than the floating-point type, or the number of
+            environments from that of the replay buffer, or images are transposed outside of ``VecNormalize``
         :raises TypeError: if it is not an environment
         """
         env = self._wrap_env(env, self.verbose)
+        others = other_float_spaces(env, {name: getattr(self, name) for name in SPACES})
         if env.num_envs != self.n_envs:
             if self.env is not None or self.replay_buffer is None or self.replay_buffer.size() > 0:
                 raise ValueError(
                     f"The model has {self.n_envs} environment(s) and cannot be given {env.num_envs}: "
                     f"save it and use {type(self).__name__}.load(path, env=env)."
                 )
-            check_for_correct_spaces(env, self.observation_space, self.action_space)
             check_episodic_training(self.train_freq, env.num_envs)  # type: ignore[arg-type]
             self.n_envs = env.num_envs
             self.replay_buffer = type(self.replay_buffer)(
@@ -216,6 +217,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 optimize_memory_usage=self.optimize_memory_usage,
                 **self.replay_buffer_kwargs,
             )
+        for name, space in others.items():
+            space.seed(self.seed)
+            setattr(self, name, space)
+            setattr(self.policy, name, space)
         super().set_env(env, force_reset)
 
     # ------------------------------------------------------------------ data
