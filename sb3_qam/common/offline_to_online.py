@@ -44,7 +44,7 @@ from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, read_episodes, training_spaces
 from sb3_qam.datasets.replay_buffer import ReplayBufferSource, open_replay_buffer
 from sb3_qam.datasets.rewards import RewardTransform
-from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, is_storable, open_datasets, with_absolute_folders
+from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, open_datasets, storable, with_absolute_folders
 from sb3_qam.datasets.storage import map_episodes
 from sb3_qam.utils.checks import check_action_space, check_in_range, check_one_of, check_positive_int
 
@@ -65,7 +65,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     :param chunk_size: Number of actions in a chunk, the unit in which the policy acts and learns
     :param offline_dataset: Id or folder of a Minari dataset, a dataset object, a replay buffer of SB3, or a list of
         these. An id that is not in the local cache is downloaded. With ``env=None`` the model takes its spaces from it.
-        Ids and folders are stored with the model; objects have to be given again to ``load()``.
+        Ids and folders are stored with the model, also those of the object of a whole dataset; other objects have to be
+        given again to ``load()``.
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
         Those done by ``pretrain()`` count, and so do those before an interruption.
     :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` that ``learn()`` takes before these, if none
@@ -573,10 +574,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
     # ------------------------------------------------------------------ files
 
+    def _stand_ins(self) -> dict[str, Any]:
+        return {**super()._stand_ins(), "offline_dataset": storable(self.offline_dataset)}
+
     def _excluded_save_params(self) -> list[str]:
-        not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
-        return [
-            *super()._excluded_save_params(),
-            *("offline_buffer", "_monitor", "_augmentation", "_phase"),
-            *not_storable,
-        ]
+        return [*super()._excluded_save_params(), "offline_buffer", "_monitor", "_augmentation", "_phase"]

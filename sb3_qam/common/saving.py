@@ -123,14 +123,20 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :param exclude: name of parameters that should be excluded in addition to the default ones
         :param include: name of parameters that might be excluded but should be included anyway
         """
-        pending = self._random_state
-        if pending is None:
-            self._random_state = {"seed": self.seed, **get_random_state(self.action_space, self.device)}
+        stand_ins = self._stand_ins()
+        attributes = {name: getattr(self, name) for name in stand_ins}
+        vars(self).update(stand_ins)
         try:
             with replaced(path, ".zip") as file:
                 super().save(file, exclude, include)
         finally:
-            self._random_state = pending
+            vars(self).update(attributes)
+
+    def _stand_ins(self) -> dict[str, Any]:
+        """:return: What is saved in place of attributes, by their names"""
+        if self._random_state is not None:
+            return {}
+        return {"_random_state": {"seed": self.seed, **get_random_state(self.action_space, self.device)}}
 
     def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
         """
