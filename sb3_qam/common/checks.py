@@ -1,5 +1,6 @@
 """Checks of what users give to an algorithm, each raising one clear error."""
 
+import copy
 from inspect import signature
 from typing import Any
 
@@ -15,7 +16,10 @@ from stable_baselines3.her import HerReplayBuffer
 
 from sb3_qam.common.buffers import SequenceReplayBuffer
 from sb3_qam.datasets.storage import STORAGES
-from sb3_qam.utils.checks import FLOAT32_MAX, check_in_range, check_one_of, check_positive_int
+from sb3_qam.utils.checks import FLOAT32_MAX, check_in_range, check_one_of, check_positive_int, check_same_space
+
+# What a model and its environment have to agree on, by attribute
+SPACES = ("observation_space", "action_space")
 
 
 def check_arguments(algorithm: type[OffPolicyAlgorithm], policy: Any, kwargs: dict[str, Any]) -> None:
@@ -191,6 +195,25 @@ def check_wrappers(env: VecEnv) -> None:
         is_transposed = is_transposed or isinstance(env, VecTransposeImage)
         is_stacked = is_stacked or isinstance(env, VecFrameStack)
         env = env.venv
+
+
+def other_float_spaces(env: VecEnv, model_spaces: dict[str, spaces.Space]) -> dict[str, spaces.Space]:
+    """
+    A model acts in the spaces of its environment, as one does that is made with it.
+
+    :param env: The environment that a model is given
+    :param model_spaces: The model's ``observation_space`` and ``action_space``
+    :return: Those that it takes over from the environment, whose floating-point type is another
+    :raises ValueError: if one differs in more than that
+    """
+    others = {}
+    for name, own in model_spaces.items():
+        given = getattr(env, name)
+        check_same_space(name.removesuffix("_space"), own, given)
+        if own != given:
+            # The model seeds its own
+            others[name] = copy.deepcopy(given)
+    return others
 
 
 def check_finite_values(what: str, values: np.ndarray, consequence: str) -> None:
