@@ -203,7 +203,8 @@ def other_float_spaces(env: VecEnv, model_spaces: dict[str, spaces.Space]) -> di
 
     :param env: The environment that a model is given
     :param model_spaces: The model's ``observation_space`` and ``action_space``
-    :return: Those that it takes over from the environment, whose floating-point type is another
+    :return: Those that it takes over from the environment, with another floating-point type, or bounds where one of the
+        two has none
     :raises ValueError: if one differs in more than that
     """
     others = {}

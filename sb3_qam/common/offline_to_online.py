@@ -199,8 +199,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
         :param env: The environment for learning a policy. A model that has had none takes any number of them
         :param force_reset: Force call to ``reset()`` before training to avoid unexpected behavior.
-        :raises ValueError: if the spaces differ from the model's in more than the floating-point type, or the number of
-            environments from that of the replay buffer, or images are transposed outside of ``VecNormalize``
+        :raises ValueError: if the spaces are not the model's (bounds may be infinite in one, the floating-point type
+            may be another), or the number of environments is not that of the replay buffer, or images are transposed
+            outside of ``VecNormalize``
         :raises TypeError: if it is not an environment
         """
         env = self._wrap_env(env, self.verbose)

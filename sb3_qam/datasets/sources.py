@@ -50,8 +50,8 @@ def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
     sources = _as_list(source)
     if not sources:
         raise ValueError("The list of datasets is empty: give at least one.")
-    names = [os.fspath(each) for each in sources if isinstance(each, (str, os.PathLike))]
-    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+    names = [os.fspath(each) if isinstance(each, (str, os.PathLike)) else _name_of_whole(each) for each in sources]
+    if twice := [name for number, name in enumerate(names) if name is not None and name in names[:number]]:
         raise ValueError(f"Dataset '{twice[0]}' is given twice, and would count double: leave one out.")
     return [open_dataset(each) for each in sources]
 
@@ -66,7 +66,7 @@ def storable(source: OfflineDataset | None) -> OfflineDataset | None:
     names = [each if isinstance(each, (str, os.PathLike)) else _name_of_whole(each) for each in _as_list(source)]
     if None in names:
         return None
-    return names if isinstance(source, (list, tuple)) else names[0]  # type: ignore[return-value]
+    return names if isinstance(source, (list, tuple)) else names[0]
 
 
 def _name_of_whole(source: Any) -> str | None:
