@@ -203,6 +203,7 @@ class OnnxPolicy:
         :return: The action(s), and the next state
         :raises ValueError: if an observation is not finite, or of another shape, or the state not one of as many
             environments, or the settings are out of range
+        :raises FloatingPointError: if an action is not finite, as of parameters that have diverged
         """
         parts, of_several = self._batch(observation)
         n_envs = len(next(iter(parts.values())))
@@ -254,7 +255,12 @@ class OnnxPolicy:
                 return self._generator.standard_normal((n_samples, n_envs, action_dim), np.float32)
 
         feed |= {name: draw(*shape) for name, shape in self._noise_shapes.items()}
-        return self.session.run(["action"], feed)[0]
+        actions = self.session.run(["action"], feed)[0]
+        if not np.isfinite(actions).all():
+            raise FloatingPointError(
+                f"The action is not finite: {actions}. No action was taken. Use another checkpoint."
+            )
+        return actions
 
     def _normalize(self, name: str, part: np.ndarray) -> np.ndarray:
         """:return: What the policy in the file sees, to the bit, from which noise is made"""

@@ -57,7 +57,7 @@ def storable(source: OfflineDataset | None) -> OfflineDataset | None:
     names = [each if isinstance(each, (str, os.PathLike)) else _name_of_whole(each) for each in _as_list(source)]
     if None in names:
         return None
-    return names if isinstance(source, (list, tuple)) else names[0]  # type: ignore[return-value]
+    return names if isinstance(source, (list, tuple)) else names[0]
 
 
 def _name_of_whole(source: Any) -> str | None:
