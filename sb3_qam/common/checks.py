@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -16,7 +17,14 @@ from stable_baselines3.her import HerReplayBuffer
 
 from sb3_qam.common.buffers import SequenceReplayBuffer
 from sb3_qam.datasets.storage import STORAGES
-from sb3_qam.utils.checks import FLOAT32_MAX, check_in_range, check_one_of, check_positive_int, check_same_space
+from sb3_qam.utils.checks import (
+    FLOAT32_MAX,
+    check_action_space,
+    check_in_range,
+    check_one_of,
+    check_positive_int,
+    check_same_space,
+)
 
 # What a model and its environment have to agree on, by attribute
 SPACES = ("observation_space", "action_space")
@@ -166,6 +174,20 @@ def check_callback(callback: Any) -> None:
     for each in callback if isinstance(callback, list) else [callback]:
         if each is not None and not isinstance(each, BaseCallback) and not callable(each):
             raise TypeError(f"callback must be an SB3 callback, a list of them or a function, got {each!r}.")
+
+
+def check_environment(env: Any) -> None:
+    """
+    :param env: An environment with spaces
+    :raises TypeError: if it is a vectorized environment of Gymnasium's, which SB3 does not take
+    :raises ValueError: if SB3 cannot scale its actions
+    """
+    if isinstance(env, VectorEnv):
+        raise TypeError(
+            f"Expected a Gymnasium environment or a VecEnv of SB3, got {env!r}: use "
+            "stable_baselines3.common.env_util.make_vec_env(id, n_envs) instead of gymnasium.make_vec()."
+        )
+    check_action_space(env.action_space)
 
 
 def check_wrappers(env: VecEnv) -> None:

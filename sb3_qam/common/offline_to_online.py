@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -27,6 +26,7 @@ from sb3_qam.common.checks import (
     SPACES,
     check_arguments,
     check_callback,
+    check_environment,
     check_episodic_training,
     check_hyperparameters,
     check_policy_kwargs,
@@ -37,7 +37,7 @@ from sb3_qam.common.checks import (
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.normalization import add_initial_statistics, check_reward_scales
-from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, with_progress_bar
+from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, still_step, with_progress_bar
 from sb3_qam.common.rollouts import StatefulRollouts
 from sb3_qam.common.saving import ResumableAlgorithm
 from sb3_qam.common.update_monitor import UpdateMonitor
@@ -46,7 +46,7 @@ from sb3_qam.datasets.replay_buffer import ReplayBufferSource, open_replay_buffe
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, open_datasets, storable, with_absolute_folders
 from sb3_qam.datasets.storage import map_episodes
-from sb3_qam.utils.checks import check_action_space, check_in_range, check_one_of, check_positive_int
+from sb3_qam.utils.checks import check_in_range, check_one_of, check_positive_int
 
 # Gradient steps between two outputs of the logger
 OFFLINE_LOG_INTERVAL = 1000
@@ -138,7 +138,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         # Here, because SB3 asserts what we want to explain
         if not hasattr(env, "action_space"):
             raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
-        check_action_space(env.action_space)
+        check_environment(env)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         check_wrappers(wrapped)
         return wrapped
@@ -484,11 +484,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 phase.gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name
             )
             total_timesteps = self.num_timesteps + phase.gradient_steps
-            # What an environment step would leave for callbacks
             assert self.env is not None  # for mypy
-            dones = np.zeros(self.env.num_envs, dtype=bool)
-            infos: list[dict[str, Any]] = [{} for _ in dones]
-            callback.on_training_start(locals(), globals())
+            step = still_step(self.env, self._last_obs)
+            callback.on_training_start({**locals(), **step}, globals())
 
             may_continue = True
             while may_continue and self.num_timesteps < total_timesteps:
@@ -498,7 +496,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 self._n_offline_steps_done += phase.objective == "full"
                 self._n_bc_steps_done += phase.objective == "bc"
                 self._has_learned = True
-                callback.update_locals(locals())
+                callback.update_locals({**locals(), **step})
                 may_continue = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
                 is_last = not may_continue or self.num_timesteps == total_timesteps

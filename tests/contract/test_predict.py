@@ -256,7 +256,7 @@ def test_parameters_that_diverged_do_not_act(algorithm, chunk_size: int, tmp_pat
         for parameter in model.policy.parameters():
             parameter.fill_(th.nan)
     for deterministic in (True, False):
-        with pytest.raises(FloatingPointError, match=r"action is not finite.*No action was taken.*go back to a"):
+        with pytest.raises(FloatingPointError, match=r"(?s)action is not finite.*No action was taken.*go back to a"):
             model.predict(np.zeros(3, np.float32), deterministic=deterministic)
     with pytest.raises(FloatingPointError, match="action is not finite"):
         evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
