@@ -47,6 +47,10 @@ def dataset_with(observation_space=OBSERVATIONS, action_space=ACTIONS, n=4, **ch
             spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([np.inf, 1.0], np.float32)),
             "needs finite action bounds",
         ),
+        # What some libraries write for no bounds
+        (spaces.Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (2,)), "needs finite action bounds"),
+        (spaces.Box(-3e38, 3e38, (2,)), "needs finite action bounds"),
+        (spaces.Box(0.0, np.finfo(np.float64).max, (2,), np.float64), "needs finite action bounds"),
         (spaces.Box(0.0, 0.0, (2,)), "low < high"),
         (spaces.Box(-1.0, 1.0, (0,)), "at least one action dimension"),
     ],

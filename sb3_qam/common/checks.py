@@ -193,12 +193,29 @@ def check_wrappers(env: VecEnv) -> None:
         env = env.venv
 
 
-def check_finite_observation(observation: Any, space: spaces.Space) -> None:
+def check_finite_values(what: str, values: np.ndarray, consequence: str) -> None:
+    """
+    :param what: What they are, for the error
+    :param values: shape (n_envs, ...)
+    :param consequence: What was not done, for the error
+    :raises ValueError: if one of them is not finite in float32, naming its environment
+    """
+    is_finite = np.abs(values) <= FLOAT32_MAX
+    if not is_finite.all():
+        env = int(np.argwhere(~is_finite)[0, 0])
+        raise ValueError(
+            f"The {what} of environment {env} is not finite: {values[~is_finite][0]}. {consequence}. Check what "
+            "computes it."
+        )
+
+
+def check_finite_observation(observation: Any, space: spaces.Space, consequence: str = "No action was taken") -> None:
     """
     NaN in, NaN out: a robot would move on that action.
 
     :param observation: One observation or a batch of them, as for ``predict()``
     :param space: Observation space of the model
+    :param consequence: What was not done, for the error
     :raises ValueError: if a value is not finite in float32, naming its key and its environment
     """
     if isinstance(observation, tuple):
@@ -213,6 +230,6 @@ def check_finite_observation(observation: Any, space: spaces.Space) -> None:
         env, *position = np.argwhere(~is_finite.reshape(-1, *(shape or ())))[0].tolist()
         raise ValueError(
             f"The observation{'' if key is None else f' {key!r}'} of environment {env} is not finite: "
-            f"{array[~is_finite][0]} at {position}. No action was taken. Check what produces it: a sensor, the "
+            f"{array[~is_finite][0]} at {position}. {consequence}. Check what produces it: a sensor, the "
             "simulation, or the statistics of VecNormalize."
         )

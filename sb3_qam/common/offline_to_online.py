@@ -85,6 +85,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     reward_transform: RewardTransform | None
     # Outlives a dataset object, which is not saved
     _offline_dataset_id: str | None = None
+    # Whether VecNormalize normalized what the networks have learned from
+    _observations_normalized = False
     # What trains now
     _phase: Phase = ONLINE
     # When the logger was last written
@@ -368,6 +370,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         :raises FloatingPointError: if a loss is no longer finite
         """
         check_one_of("objective", objective, OBJECTIVES)
+        if isinstance(dataset, (int, float)):
+            raise TypeError(f"dataset must be a Minari dataset, got {dataset!r}: pass gradient_steps={dataset!r}.")
         if gradient_steps is None and objective == "bc":
             raise ValueError("pretrain(objective='bc') needs gradient_steps=..., the number of updates.")
         if gradient_steps is None:
@@ -546,6 +550,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         check_reward_scales(self._vec_normalize_env, self.reward_transform)
         if self.offline_buffer is not None and self._vec_normalize_env is not None:
             add_initial_statistics(self._vec_normalize_env, self.offline_buffer)
+        self._observations_normalized = getattr(self._vec_normalize_env, "norm_obs", False)
         self._begin_rollouts(reset_num_timesteps)
         if reset_num_timesteps:
             self._n_gradient_timesteps = self._logged_at = 0
@@ -583,6 +588,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
         return [
             *super()._excluded_save_params(),
-            *("offline_buffer", "_monitor", "_augmentation", "_phase", "_logged_at"),
+            *("offline_buffer", "_monitor", "_augmentation", "_phase", "_restore_statistics", "_logged_at"),
             *not_storable,
         ]

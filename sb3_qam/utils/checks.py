@@ -80,7 +80,10 @@ def check_action_space(action_space: spaces.Space) -> None:
         )
     if np.prod(action_space.shape) == 0:
         raise ValueError(f"sb3-qam needs at least one action dimension, got {action_space}.")
-    if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = action_space.high.astype(np.float32) - action_space.low.astype(np.float32)
+    # Bounds near the largest float32 are none, and actions scaled by them overflow
+    if not np.isfinite(width).all():
         raise ValueError(
             f"sb3-qam needs finite action bounds, got {action_space}. "
             "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or give the Box finite bounds."
