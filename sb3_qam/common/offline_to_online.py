@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from sb3_qam.common.checks import (
     check_callback,
     check_episodic_training,
     check_hyperparameters,
+    check_load_arguments,
     check_policy_kwargs,
     check_replay_buffer_class,
     check_structure,
@@ -583,6 +585,12 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         self.dump_logs()
 
     # ------------------------------------------------------------------ files
+
+    @classmethod
+    def load(cls: type[SelfOfflineToOnline], *args: Any, **kwargs: Any) -> SelfOfflineToOnline:
+        own = signature(OffPolicyAlgorithm.load).parameters
+        check_load_arguments(cls, {name: value for name, value in kwargs.items() if name not in own})
+        return super().load(*args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
