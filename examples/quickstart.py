@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import gymnasium_robotics
 import maze_pictures
 import minari
 import numpy as np
@@ -32,9 +31,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_qam import QAM
+from sb3_qam.environments import register_environments
 from sb3_qam.recording import ScriptedPolicy, collect
 
-gym.register_envs(gymnasium_robotics)
+register_environments()
 th.set_num_threads(1)  # networks of this size gain nothing from more
 
 ENV_ID = "PointMaze_UMaze-v3"
