@@ -303,6 +303,26 @@ def test_unknown_arguments_are_named_with_the_class(algorithm: type):
         algorithm("MlpPolicy", env_with(), inverse_temprature=3.0)
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "inverse_temprature",
+            r"QAM.load\(\) has no argument 'inverse_temprature': did you mean 'inverse_temperature'",
+        ),
+        ("policy", r"QAM.load\(\) has no argument 'policy', which is for new models: leave it out"),
+        ("stats_window_size", "which is for new models: leave it out"),
+        ("_init_setup_model", "which is for new models: leave it out"),
+        ("net_arch", r"has no argument 'net_arch'"),
+    ],
+)
+def test_arguments_that_load_does_not_take(argument: str, message: str, tmp_path: Path):
+    QAM("FlowPolicy", env_with(), buffer_size=10).save(tmp_path / "model")
+    with pytest.raises(TypeError, match=message):
+        QAM.load(tmp_path / "model", **{argument: 3})
+    assert QAM.load(tmp_path / "model", inverse_temperature=2.0, buffer_size=20, device="cpu").buffer_size == 20
+
+
 def test_n_steps_with_little_memory():
     kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
     for env in (env_with(), env_with(dict_space(a=OBSERVATIONS))):

@@ -1,5 +1,6 @@
 """The command line: ``sb3-qam --help``."""
 
+import warnings
 from typing import Annotated
 
 import typer
@@ -23,6 +24,8 @@ def main(
     ] = False,
 ) -> None:
     """Q-learning with Adjoint Matching."""
+    # Without the place in the code, which says nothing to users
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {' '.join(str(message).split())}\n"
 
 
 app.add_typer(data.app, name="data")

@@ -12,7 +12,8 @@ from sb3_qam.cli.options import EnsembleDecay, ReplanEvery
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.variants import VARIANTS
 
-TRAIN_HELP = f"""Train by RL Zoo: every option below is the zoo's.
+TRAIN_HELP = f"""Train by RL Zoo: every option below is the zoo's. With -optimize also:
+  --small               search networks, batches and critics that a few CPU cores train in minutes
 
 Examples:
   sb3-qam train --algo qam --env PointMaze_UMaze-v3 --eval-freq 10000

@@ -25,6 +25,7 @@ from sb3_qam.utils.checks import (
     check_positive_int,
     check_same_space,
 )
+from sb3_qam.utils.names import arguments_of, closest
 
 # What a model and its environment have to agree on, by attribute
 SPACES = ("observation_space", "action_space")
@@ -42,6 +43,25 @@ def check_arguments(algorithm: type[OffPolicyAlgorithm], policy: Any, kwargs: di
         check_one_of(f"policy of {algorithm.__name__}", policy, algorithm.policy_aliases)
     if unknown := sorted(kwargs.keys() - signature(OffPolicyAlgorithm).parameters.keys()):
         raise TypeError(f"{algorithm.__name__} has no argument {', '.join(map(repr, unknown))}.")
+
+
+def check_load_arguments(algorithm: type[OffPolicyAlgorithm], kwargs: dict[str, Any]) -> None:
+    """
+    SB3 makes attributes of whatever it is given.
+
+    :param algorithm: An offline-to-online algorithm
+    :param kwargs: What is to replace the arguments that a saved model was made with
+    :raises TypeError: if the constructor has no such argument, or it has no effect on a saved model
+    """
+    only_new = {"policy", "stats_window_size", "_init_setup_model"}
+    known = arguments_of(algorithm) - only_new | {"num_timesteps", "replay_buffer"}
+    for name in kwargs.keys() - known:
+        if name in only_new:
+            raise TypeError(
+                f"{algorithm.__name__}.load() has no argument '{name}', which is for new models: leave it out."
+            )
+        if not name.startswith("_"):
+            raise TypeError(f"{algorithm.__name__}.load() has no argument '{name}'{closest(name, known)}")
 
 
 def check_hyperparameters(model: Any) -> None:

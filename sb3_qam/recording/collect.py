@@ -19,7 +19,7 @@ from sb3_qam.recording.rollout import check_storable, record_episode
 from sb3_qam.recording.scripted import ScriptedPolicy, as_scripted
 from sb3_qam.recording.staging import Staging
 from sb3_qam.recording.workers import record_here, record_in_processes
-from sb3_qam.utils.checks import check_positive_int
+from sb3_qam.utils.checks import check_action_space, check_positive_int
 from sb3_qam.utils.names import name_of, plain
 
 
@@ -106,6 +106,10 @@ def collect(
         check_storable("observation", own_env.observation_space)
         check_storable("action", own_env.action_space)
         acting.check(own_env)
+        try:
+            check_action_space(own_env.action_space)
+        except ValueError as error:
+            warnings.warn(f"The algorithms of this package cannot be trained on what is recorded here: {error}")
         name = policy_name or acting.name
         staging = Staging(dataset_id)
         with staging.locked():

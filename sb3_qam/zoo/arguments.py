@@ -8,12 +8,14 @@ import gymnasium as gym
 from sb3_qam.environments import find_environment
 from sb3_qam.utils.plain_yaml import read_yaml
 from sb3_qam.variants import find_algorithm
+from sb3_qam.zoo import search
 
 
 def zoo_arguments(command: str, arguments: list[str]) -> list[str]:
     """
-    Algorithms may be written in any way, and environments be given as ``module:Id`` or by the names of OGBench's data.
-    The modules that register environments are imported, also those that a run was trained with.
+    ``train --small`` makes a search one for small machines. Algorithms may be written in any way, and environments be
+    given as ``module:Id`` or by the names of OGBench's data. The modules that register environments are imported, also
+    those that a run was trained with.
 
     :param command: Name of one of the zoo's scripts
     :param arguments: What was typed
@@ -26,7 +28,12 @@ def zoo_arguments(command: str, arguments: list[str]) -> list[str]:
     parser.add_argument("--env")
     parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("-f", "--folder", default="rl-trained-agents")
+    if command == "train":
+        parser.add_argument("--small", action="store_true")
     typed, _ = parser.parse_known_args(arguments)
+    if command == "train":
+        search.for_small_machines = typed.small
+        arguments = [each for each in arguments if each != "--small"]
     if typed.algo is not None and (algo := find_algorithm(typed.algo)[0]) != typed.algo:
         arguments = _replaced(arguments, "--algo", algo)
         typed.algo = algo

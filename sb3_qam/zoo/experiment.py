@@ -6,7 +6,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -18,20 +17,9 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.phases import PhaseProgressBarCallback
-from sb3_qam.utils.names import closest
+from sb3_qam.utils.names import arguments_of, closest
 from sb3_qam.zoo.hyperparams import hyperparams_of
 from sb3_qam.zoo.wrappers import wrap_as_environment
-
-
-def arguments_of(algorithm: type[BaseAlgorithm]) -> set[str]:
-    """:return: Names of what the constructor takes, also where it hands the rest to that of its base"""
-    names: set[str] = set()
-    for base in algorithm.__mro__:
-        parameters = signature(base).parameters
-        names |= parameters.keys()
-        if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-            break
-    return names
 
 
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):

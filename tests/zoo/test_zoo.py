@@ -22,6 +22,8 @@ from sb3_qam import QAM, preset, zoo
 from sb3_qam.datasets.sources import wrap_dataset
 from sb3_qam.environments import OGBENCH_TASKS
 from sb3_qam.variants import VARIANTS
+from sb3_qam.zoo import search
+from sb3_qam.zoo.arguments import zoo_arguments
 from sb3_qam.zoo.experiment import ExperimentManager
 from sb3_qam.zoo.hyperparams import ENTRIES, hyperparams_of
 from sb3_qam.zoo.wrappers import EpisodeSuccess
@@ -398,3 +400,17 @@ def test_a_search_finds_what_a_run_can_be_started_with(tmp_path: Path):
     params = study.trials[1].params
     assert model.inverse_temperature == saved["inverse_temperature"] == params["inverse_temperature"]
     assert model.policy_kwargs["n_critics"] == params["n_critics"]
+
+
+def test_a_search_for_small_machines_draws_small_networks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(search, "for_small_machines", False)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    options = {"using_her_replay_buffer": False, "her_kwargs": {}}
+    for flags, widths in (["--small"], {64, 256}), ([], {256, 512}):
+        typed = ["--algo", "qam", "--env", "Pendulum-v1", "-optimize"]
+        assert zoo_arguments("train", [*flags, *typed]) == typed
+        drawn = [HYPERPARAMS_SAMPLER["qam"](study.ask(), 1, 1, options) for _ in range(30)]
+        assert {each["policy_kwargs"]["net_arch"][0] for each in drawn} == widths
+        assert max(each["batch_size"] for each in drawn) == (256 if flags else 1024)
+        assert {each["policy_kwargs"]["n_critics"] for each in drawn} == ({2} if flags else {2, 5, 10})
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
