@@ -218,6 +218,7 @@ class OnnxPolicy:
         :return: The action(s), and the next state
         :raises ValueError: if an observation is not finite, or of another shape, or the state not one of as many
             environments, or an argument or a setting is out of range
+        :raises FloatingPointError: if an action is not finite, as of parameters that have diverged
         """
         if deterministic not in (True, False):
             raise ValueError(f"deterministic must be True or False, got {deterministic!r}.")
@@ -273,8 +274,13 @@ class OnnxPolicy:
                 return self._generator.standard_normal((n_samples, n_envs, action_dim), np.float32)
 
         feed |= {name: draw(*shape) for name, shape in self._noise_shapes.items()}
+        actions = self.session.run(["action"], feed)[0]
+        if not np.isfinite(actions).all():
+            raise FloatingPointError(
+                f"The action is not finite: {actions}. No action was taken. Use another checkpoint."
+            )
         # The file computes in float32, which may miss the bounds by rounding
-        return np.clip(self.session.run(["action"], feed)[0].astype(self._bounds[0].dtype, copy=False), *self._bounds)
+        return np.clip(actions.astype(self._bounds[0].dtype, copy=False), *self._bounds)
 
     def _normalize(self, name: str, part: np.ndarray) -> np.ndarray:
         """:return: What the policy in the file sees, to the bit, from which noise is made"""

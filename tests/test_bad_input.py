@@ -339,3 +339,8 @@ def test_a_policy_that_does_not_fit_is_refused():
         ReBRAC("FlowPolicy", env_with())
     with pytest.raises(ValueError, match="MultiInputPolicy is for Dict observations"):
         QAM("MultiInputPolicy", env_with())
+
+
+def test_vectorized_environments_of_gymnasium_are_told_apart():
+    with pytest.raises(TypeError, match=r"Expected a Gymnasium environment or a VecEnv of SB3, .*: use .*make_vec_env"):
+        QAM("FlowPolicy", gym.make_vec("Pendulum-v1", num_envs=2))

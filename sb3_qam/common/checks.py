@@ -1,10 +1,12 @@
 """Checks of what users give to an algorithm, each raising one clear error."""
 
+import copy
 from inspect import signature
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -15,8 +17,18 @@ from stable_baselines3.her import HerReplayBuffer
 
 from sb3_qam.common.buffers import SequenceReplayBuffer
 from sb3_qam.datasets.storage import STORAGES
-from sb3_qam.utils.checks import FLOAT32_MAX, check_in_range, check_one_of, check_positive_int
+from sb3_qam.utils.checks import (
+    FLOAT32_MAX,
+    check_action_space,
+    check_in_range,
+    check_one_of,
+    check_positive_int,
+    check_same_space,
+)
 from sb3_qam.utils.names import arguments_of, closest
+
+# What a model and its environment have to agree on, by attribute
+SPACES = ("observation_space", "action_space")
 
 
 def check_arguments(algorithm: type[OffPolicyAlgorithm], policy: Any, kwargs: dict[str, Any]) -> None:
@@ -184,6 +196,20 @@ def check_callback(callback: Any) -> None:
             raise TypeError(f"callback must be an SB3 callback, a list of them or a function, got {each!r}.")
 
 
+def check_environment(env: Any) -> None:
+    """
+    :param env: An environment with spaces
+    :raises TypeError: if it is a vectorized environment of Gymnasium's, which SB3 does not take
+    :raises ValueError: if SB3 cannot scale its actions
+    """
+    if isinstance(env, VectorEnv):
+        raise TypeError(
+            f"Expected a Gymnasium environment or a VecEnv of SB3, got {env!r}: use "
+            "stable_baselines3.common.env_util.make_vec_env(id, n_envs) instead of gymnasium.make_vec()."
+        )
+    check_action_space(env.action_space)
+
+
 def check_wrappers(env: VecEnv) -> None:
     """
     :param env: A VecEnv, with the wrappers of the user and those that SB3 adds around them
@@ -211,6 +237,26 @@ def check_wrappers(env: VecEnv) -> None:
         is_transposed = is_transposed or isinstance(env, VecTransposeImage)
         is_stacked = is_stacked or isinstance(env, VecFrameStack)
         env = env.venv
+
+
+def other_float_spaces(env: VecEnv, model_spaces: dict[str, spaces.Space]) -> dict[str, spaces.Space]:
+    """
+    A model acts in the spaces of its environment, as one does that is made with it.
+
+    :param env: The environment that a model is given
+    :param model_spaces: The model's ``observation_space`` and ``action_space``
+    :return: Those that it takes over from the environment, with another floating-point type, or bounds where one of the
+        two has none
+    :raises ValueError: if one differs in more than that
+    """
+    others = {}
+    for name, own in model_spaces.items():
+        given = getattr(env, name)
+        check_same_space(name.removesuffix("_space"), own, given)
+        if own != given:
+            # The model seeds its own
+            others[name] = copy.deepcopy(given)
+    return others
 
 
 def check_finite_values(what: str, values: np.ndarray, consequence: str) -> None:

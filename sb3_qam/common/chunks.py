@@ -59,6 +59,7 @@ class ChunkedPolicy(BasePolicy):
         :return: the model's action and the next state, ``None`` where actions are not chunked
         :raises ValueError: if the state is not one of as many environments, an observation is not finite, or
             ``replan_every`` or ``ensemble_decay`` is out of range
+        :raises FloatingPointError: if the action is not finite, as of parameters that have diverged
         """
         # SB3 explains the mistake of passing what env.reset() returns
         if isinstance(observation, tuple):
@@ -68,17 +69,25 @@ class ChunkedPolicy(BasePolicy):
         settings = () if open_loop else (self.replan_every, self.ensemble_decay)
         execution = ChunkExecution(self.chunk_size, *settings)
         if self.chunk_size == 1:
-            return super().predict(observation, state, episode_start, deterministic)
+            return self._finite_actions(observation, deterministic), state
         observation = map_observations(np.asarray, observation)
         of_several = self.is_vectorized_observation(observation)
         if not of_several:
             observation = map_observations(lambda part: part[None], observation)
-        predict_rows = super().predict
         actions, state = execution(
-            lambda rows: predict_rows(take_rows(observation, rows), deterministic=deterministic)[0],
+            lambda rows: self._finite_actions(take_rows(observation, rows), deterministic),
             n_rows(observation),
             self.action_space.shape,  # type: ignore[arg-type]
             state,
             episode_start,
         )
         return actions if of_several else actions[0], state
+
+    def _finite_actions(self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool) -> np.ndarray:
+        actions, _ = super().predict(observation, deterministic=deterministic)
+        if not np.isfinite(actions).all():
+            raise FloatingPointError(
+                f"The policy's action is not finite: {actions}. No action was taken. Its parameters have diverged "
+                "in training: go back to a checkpoint."
+            )
+        return actions

@@ -314,6 +314,8 @@ def _write_and_run(
 
 def _check_same(actions: np.ndarray, expected: np.ndarray, sampler: Sampler) -> None:
     """:raises ValueError: if actions of the file are not those of the policy"""
+    if not np.isfinite(expected).all():
+        raise ValueError("The policy's actions are not finite: its parameters have diverged, export a checkpoint.")
     scale = (sampler.high - sampler.low).cpu().numpy() / 2
     difference = np.abs((actions - expected) / scale).max() if actions.shape == expected.shape else math.inf
     if not difference <= TOLERANCE:

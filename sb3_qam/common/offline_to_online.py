@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import signature
 from typing import Any, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -13,7 +11,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq
-from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_qam.common.augmentation import RandomShift
@@ -26,28 +23,30 @@ from sb3_qam.common.buffers import (
     sample_union,
 )
 from sb3_qam.common.checks import (
+    SPACES,
     check_arguments,
     check_callback,
+    check_environment,
     check_episodic_training,
     check_hyperparameters,
-    check_load_arguments,
     check_policy_kwargs,
     check_replay_buffer_class,
     check_structure,
     check_wrappers,
+    other_float_spaces,
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.normalization import add_initial_statistics, check_reward_scales
-from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, with_progress_bar
+from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, still_step, with_progress_bar
 from sb3_qam.common.rollouts import StatefulRollouts
 from sb3_qam.common.saving import ResumableAlgorithm
 from sb3_qam.common.update_monitor import UpdateMonitor
 from sb3_qam.datasets.minari import check_dataset_spaces, read_episodes, training_spaces
 from sb3_qam.datasets.replay_buffer import ReplayBufferSource, open_replay_buffer
 from sb3_qam.datasets.rewards import RewardTransform
-from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, is_storable, open_datasets, with_absolute_folders
+from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, open_datasets, storable, with_absolute_folders
 from sb3_qam.datasets.storage import map_episodes
-from sb3_qam.utils.checks import check_action_space, check_in_range, check_one_of, check_positive_int
+from sb3_qam.utils.checks import check_in_range, check_one_of, check_positive_int
 
 # Gradient steps between two outputs of the logger
 OFFLINE_LOG_INTERVAL = 1000
@@ -66,7 +65,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     :param chunk_size: Number of actions in a chunk, the unit in which the policy acts and learns
     :param offline_dataset: Id or folder of a Minari dataset, a dataset object, a replay buffer of SB3, or a list of
         these. An id that is not in the local cache is downloaded. With ``env=None`` the model takes its spaces from it.
-        Ids and folders are stored with the model; objects have to be given again to ``load()``.
+        Ids and folders are stored with the model, also those of the object of a whole dataset; other objects have to be
+        given again to ``load()``.
     :param offline_steps: Gradient steps on the dataset alone before ``learn()`` takes its first environment step.
         Those done by ``pretrain()`` count, and so do those before an interruption.
     :param bc_steps: Gradient steps of ``pretrain(objective="bc")`` that ``learn()`` takes before these, if none
@@ -138,7 +138,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         # Here, because SB3 asserts what we want to explain
         if not hasattr(env, "action_space"):
             raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
-        check_action_space(env.action_space)
+        check_environment(env)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         check_wrappers(wrapped)
         return wrapped
@@ -199,18 +199,19 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
         :param env: The environment for learning a policy. A model that has had none takes any number of them
         :param force_reset: Force call to ``reset()`` before training to avoid unexpected behavior.
-        :raises ValueError: if the spaces differ from the model's, or the number of environments from that of the
-            replay buffer, or images are transposed outside of ``VecNormalize``
+        :raises ValueError: if the spaces are not the model's (bounds may be infinite in one, the floating-point type
+            may be another), or the number of environments is not that of the replay buffer, or images are transposed
+            outside of ``VecNormalize``
         :raises TypeError: if it is not an environment
         """
         env = self._wrap_env(env, self.verbose)
+        others = other_float_spaces(env, {name: getattr(self, name) for name in SPACES})
         if env.num_envs != self.n_envs:
             if self.env is not None or self.replay_buffer is None or self.replay_buffer.size() > 0:
                 raise ValueError(
                     f"The model has {self.n_envs} environment(s) and cannot be given {env.num_envs}: "
                     f"save it and use {type(self).__name__}.load(path, env=env)."
                 )
-            check_for_correct_spaces(env, self.observation_space, self.action_space)
             check_episodic_training(self.train_freq, env.num_envs)  # type: ignore[arg-type]
             self.n_envs = env.num_envs
             self.replay_buffer = type(self.replay_buffer)(
@@ -222,6 +223,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 optimize_memory_usage=self.optimize_memory_usage,
                 **self.replay_buffer_kwargs,
             )
+        for name, space in others.items():
+            space.seed(self.seed)
+            setattr(self, name, space)
+            setattr(self.policy, name, space)
         super().set_env(env, force_reset)
 
     # ------------------------------------------------------------------ data
@@ -479,11 +484,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 phase.gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name
             )
             total_timesteps = self.num_timesteps + phase.gradient_steps
-            # What an environment step would leave for callbacks
             assert self.env is not None  # for mypy
-            dones = np.zeros(self.env.num_envs, dtype=bool)
-            infos: list[dict[str, Any]] = [{} for _ in dones]
-            callback.on_training_start(locals(), globals())
+            step = still_step(self.env, self._last_obs)
+            callback.on_training_start({**locals(), **step}, globals())
 
             may_continue = True
             while may_continue and self.num_timesteps < total_timesteps:
@@ -493,7 +496,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 self._n_offline_steps_done += phase.objective == "full"
                 self._n_bc_steps_done += phase.objective == "bc"
                 self._has_learned = True
-                callback.update_locals(locals())
+                callback.update_locals({**locals(), **step})
                 may_continue = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
                 is_last = not may_continue or self.num_timesteps == total_timesteps
@@ -586,16 +589,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
     # ------------------------------------------------------------------ files
 
-    @classmethod
-    def load(cls: type[SelfOfflineToOnline], *args: Any, **kwargs: Any) -> SelfOfflineToOnline:
-        own = signature(OffPolicyAlgorithm.load).parameters
-        check_load_arguments(cls, {name: value for name, value in kwargs.items() if name not in own})
-        return super().load(*args, **kwargs)
+    def _stand_ins(self) -> dict[str, Any]:
+        return {**super()._stand_ins(), "offline_dataset": storable(self.offline_dataset)}
 
     def _excluded_save_params(self) -> list[str]:
-        not_storable = [] if is_storable(self.offline_dataset) else ["offline_dataset"]
-        return [
-            *super()._excluded_save_params(),
-            *("offline_buffer", "_monitor", "_augmentation", "_phase", "_restore_statistics", "_logged_at"),
-            *not_storable,
-        ]
+        own = ("offline_buffer", "_monitor", "_augmentation", "_phase", "_restore_statistics", "_logged_at")
+        return [*super()._excluded_save_params(), *own]

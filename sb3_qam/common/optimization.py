@@ -88,7 +88,8 @@ class JointOptimization(OfflineToOnlineAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         update = {"full": self._update, "bc": self._update_bc}[self._objective]
         for _ in range(gradient_steps):
-            update(self._sample_batch(batch_size), self._sample_noise(batch_size))
+            with self._monitor.during(self._n_updates + 1):
+                update(self._sample_batch(batch_size), self._sample_noise(batch_size))
             self._n_updates += 1
         # The losses follow in dump_logs(): reading them here would make every update wait for a GPU
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

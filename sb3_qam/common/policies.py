@@ -21,7 +21,7 @@ from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.noise import Draw, SamplingNoise, draw_from_observations
 from sb3_qam.networks.actors import VelocityField
 from sb3_qam.networks.critics import CriticEnsemble
-from sb3_qam.networks.features import FeaturesNetwork
+from sb3_qam.networks.features import FeaturesNetwork, RenamedKeys, module_names
 from sb3_qam.networks.flows import Velocity, check_ode_method, integrate_flow
 from sb3_qam.networks.layers import TanhGELU
 from sb3_qam.utils.checks import check_positive_int
@@ -199,6 +199,15 @@ class OfflineToOnlinePolicy(ChunkedPolicy):
             # One pass over parameters and moments instead of eight
             kwargs = {**kwargs, "fused": True}
         self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Helper method to create a features extractor."""
+        space, extractor_class = self.observation_space, self.features_extractor_class
+        if not (isinstance(space, spaces.Dict) and issubclass(extractor_class, CombinedExtractor)):
+            return super().make_features_extractor()
+        if all(key == name for key, name in module_names(space).items()):
+            return super().make_features_extractor()
+        return RenamedKeys(space, extractor_class, **self.features_extractor_kwargs)
 
     def _build_actors(self, shared_extractor: BaseFeaturesExtractor | None) -> None:
         """

@@ -15,7 +15,7 @@ from sb3_qam.common.buffers import OfflineBuffer, SequenceReplayBuffer, end_traj
 from sb3_qam.common.checks import check_finite_observation, check_finite_values
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.normalization import kept_statistics
-from sb3_qam.datasets.rewards import RewardTransform, successes_of_step
+from sb3_qam.datasets.rewards import SUCCESS_KEYS, RewardTransform, says_success, successes_of_step
 
 
 class StatefulRollouts(OffPolicyAlgorithm):
@@ -34,6 +34,8 @@ class StatefulRollouts(OffPolicyAlgorithm):
     offline_fraction: float | None = None
     _rollout_state: tuple[np.ndarray, ...] | None = None
     _step_pending = False
+    # Whether the environment has ever said of a step if it was a success
+    _says_success = False
     # Undoes what a step does to VecNormalize
     _restore_statistics: Callable[[], None] | None = None
     # Whether the policy knows more than random actions do before it has any experience
@@ -105,7 +107,7 @@ class StatefulRollouts(OffPolicyAlgorithm):
             # What SB3 stores instead
             reward = vec_normalize.old_reward
         if transform is not None:
-            successes = successes_of_step(infos) if transform.needs_success else None
+            successes = self._successes(dones, infos) if transform.needs_success else None
             reward, stored_dones = transform(reward, successes), transform.terminations(dones, successes)
             if transform.terminate_on_success:
                 # SB3 would take a success at the time limit for a timeout, which cuts nothing
@@ -122,6 +124,21 @@ class StatefulRollouts(OffPolicyAlgorithm):
         # An episode ends where the environment says so, whatever is stored of it
         self._last_episode_starts = dones
         self._step_pending = False
+
+    def _successes(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """
+        :return: Whether the step succeeded in each environment
+        :raises ValueError: if an episode has ended and nothing has ever been said of success
+        """
+        self._says_success = self._says_success or says_success(infos)
+        if not self._says_success and dones.any():
+            keys = sorted(infos[int(dones.argmax())])
+            raise ValueError(
+                "The environment does not say in its infos whether a step was a success (expected "
+                f"{' or '.join(map(repr, SUCCESS_KEYS))} at the end of an episode at the latest, got {keys}): use a "
+                "reward_transform without success."
+            )
+        return successes_of_step(infos)
 
     def _check_finite_step(self, new_obs: Any, reward: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """:raises ValueError: if what is about to be stored has a value that is not finite"""

@@ -1,17 +1,26 @@
 """Files that survive the end of their process, and from which training resumes as if it had not stopped."""
 
 import io
+import json
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import json_to_data, open_path
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_qam.common.buffers import SequenceReplayBuffer
+from sb3_qam.common.checks import SPACES, check_load_arguments, other_float_spaces
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.random_state import get_random_state, set_random_state
+
+SelfResumable = TypeVar("SelfResumable", bound="ResumableAlgorithm")
 
 
 @contextmanager
@@ -30,6 +39,25 @@ def replaced(path: str | Path | io.BufferedIOBase, suffix: str) -> Iterator[str 
         yield unfinished
 
 
+def read_spaces(path: str | Path | io.BufferedIOBase, custom_objects: dict[str, Any]) -> dict[str, spaces.Space]:
+    """
+    :param path: A saved model
+    :param custom_objects: What stands in place of what was saved
+    :return: Its spaces; none where SB3 is to say what is wrong with the file
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            saved = json.loads(archive.read("data"))
+        found = json_to_data(json.dumps({name: saved[name] for name in SPACES}), custom_objects)
+    except (zipfile.BadZipFile, KeyError):
+        return {}
+    finally:
+        if file is not path:
+            file.close()
+    return found
+
+
 class ResumableAlgorithm(OffPolicyAlgorithm):
     """Saves the states of the random generators with the model, and replaces files as a whole."""
 
@@ -45,6 +73,41 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         if self._random_state is not None and self._random_state["seed"] == self.seed:
             set_random_state(self._random_state, self.action_space, self.device)
         self._random_state = None
+
+    @classmethod
+    def load(
+        cls: type[SelfResumable],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfResumable:
+        """
+        Load the model from a zip-file. Arguments are those of SB3's ``load()``.
+
+        :param path: path to the file (or a file-like) where to load the agent from
+        :param env: the new environment to run the loaded model on (can be None if you only need prediction from a
+            trained model). The floating-point type of its spaces need not be that of the model's, and becomes it
+        :param device: Device on which the code should run.
+        :param custom_objects: Dictionary of objects to replace upon loading.
+        :param print_system_info: Whether to print system info from the saved model and the current system info
+        :param force_reset: Force call to ``reset()`` before training to avoid unexpected behavior.
+        :param kwargs: extra arguments to change the model when loading
+        :return: new model instance with loaded parameters
+        :raises ValueError: if the spaces of the environment are not the model's, an argument cannot be changed or is
+            out of range, or the file is not a saved model
+        :raises TypeError: if there is no such argument, or it has no effect on a saved model
+        :raises FileNotFoundError: if there is no such file
+        """
+        check_load_arguments(cls, kwargs)
+        if env is not None:
+            env = cls._wrap_env(env)
+            custom_objects = custom_objects or {}
+            custom_objects = {**custom_objects, **other_float_spaces(env, read_spaces(path, custom_objects))}
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def save(
         self,
@@ -62,14 +125,20 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :param exclude: name of parameters that should be excluded in addition to the default ones
         :param include: name of parameters that might be excluded but should be included anyway
         """
-        pending = self._random_state
-        if pending is None:
-            self._random_state = {"seed": self.seed, **get_random_state(self.action_space, self.device)}
+        stand_ins = self._stand_ins()
+        attributes = {name: getattr(self, name) for name in stand_ins}
+        vars(self).update(stand_ins)
         try:
             with replaced(path, ".zip") as file:
                 super().save(file, exclude, include)
         finally:
-            self._random_state = pending
+            vars(self).update(attributes)
+
+    def _stand_ins(self) -> dict[str, Any]:
+        """:return: What is saved in place of attributes, by their names"""
+        if self._random_state is not None:
+            return {}
+        return {"_random_state": {"seed": self.seed, **get_random_state(self.action_space, self.device)}}
 
     def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
         """

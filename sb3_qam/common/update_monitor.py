@@ -5,8 +5,17 @@ from contextlib import contextmanager
 
 import torch as th
 
+from sb3_qam.networks.flows import FlowDivergence
+
 # On a GPU, reading a value back waits for the device: non-finite values are found at most this many updates late.
 GPU_CHECK_INTERVAL = 100
+
+
+UNCHANGED = "The parameters are those before this update."
+USUAL_CAUSES = (
+    "Usual causes: rewards or observations of a very large scale (normalize them), "
+    "a learning rate or inverse_temperature that is too high."
+)
 
 
 class UpdateMonitor:
@@ -75,6 +84,20 @@ class UpdateMonitor:
         finally:
             self._held = None
 
+    @contextmanager
+    def during(self, update: int) -> Iterator[None]:
+        """
+        :param update: Number of the update that is made inside
+        :raises FloatingPointError: naming it where a flow diverges in it, or an earlier one that was not finite
+        """
+        try:
+            yield
+        except FlowDivergence as error:
+            self.check()
+            raise FloatingPointError(
+                f"Training stopped: the flow diverged at update {update}. {UNCHANGED} {error} {USUAL_CAUSES}"
+            ) from error
+
     def check(self) -> None:
         """:raises FloatingPointError: naming the values that are not finite and the first update that had one"""
         self._unchecked = 0
@@ -85,16 +108,12 @@ class UpdateMonitor:
         names = ", ".join(name for name, n in zip(self._names, n_finite, strict=True) if n == fewest)
         update, last = self._first_update + fewest, self._first_update + self._count - 1
         state = (
-            "The parameters are those before this update."
+            UNCHANGED
             if update == last
             else f"The parameters have been updated {last - update} times since then: go back to a checkpoint."
         )
         self._reset()
-        raise FloatingPointError(
-            f"Training stopped: {names} not finite at update {update}. {state} "
-            "Usual causes: rewards or observations of a very large scale (normalize them), "
-            "a learning rate or inverse_temperature that is too high."
-        )
+        raise FloatingPointError(f"Training stopped: {names} not finite at update {update}. {state} {USUAL_CAUSES}")
 
     @property
     def has_values(self) -> bool:

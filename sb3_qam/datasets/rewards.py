@@ -105,17 +105,18 @@ def successes_of_episode(infos: Any, n_steps: int, where: str) -> np.ndarray | N
     return values[len(values) - n_steps :].astype(bool).reshape(n_steps)
 
 
+def says_success(infos: list[dict[str, Any]]) -> bool:
+    """
+    :param infos: What a ``VecEnv`` said of one step
+    :return: Whether any of them says if the step was a success
+    """
+    return any(key in info for info in infos for key in SUCCESS_KEYS)
+
+
 def successes_of_step(infos: list[dict[str, Any]]) -> np.ndarray:
     """
     :param infos: What a ``VecEnv`` said of one step
-    :return: Whether it succeeded in each environment, shape (n_envs,)
-    :raises ValueError: if infos do not say
+    :return: Whether it succeeded in each environment, shape (n_envs,); steps that do not say it did not, as in
+        environments that say it at the end of an episode alone
     """
-    values = [next((info[key] for key in SUCCESS_KEYS if key in info), None) for info in infos]
-    if None in values:
-        raise ValueError(
-            f"The environment does not say in its infos whether a step was a success (expected "
-            f"{' or '.join(map(repr, SUCCESS_KEYS))}, got {sorted(infos[values.index(None)])}): use a reward_transform "
-            "without success."
-        )
-    return np.array(values, dtype=bool)
+    return np.array([any(info.get(key, False) for key in SUCCESS_KEYS) for info in infos], dtype=bool)

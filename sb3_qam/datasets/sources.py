@@ -50,17 +50,36 @@ def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
     sources = _as_list(source)
     if not sources:
         raise ValueError("The list of datasets is empty: give at least one.")
-    names = [os.fspath(each) for each in sources if isinstance(each, (str, os.PathLike))]
-    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+    names = [os.fspath(each) if isinstance(each, (str, os.PathLike)) else _name_of_whole(each) for each in sources]
+    if twice := [name for number, name in enumerate(names) if name is not None and name in names[:number]]:
         raise ValueError(f"Dataset '{twice[0]}' is given twice, and would count double: leave one out.")
     return [open_dataset(each) for each in sources]
 
 
-def is_storable(source: OfflineDataset | None) -> bool:
+def storable(source: OfflineDataset | None) -> OfflineDataset | None:
     """
-    :return: Whether a source can be saved with a model: a dataset object cannot, and none says nothing worth saving
+    :return: What can be saved with a model in place of a source: ids and folders, also of the objects of whole
+        datasets; ``None`` if it has any other object
     """
-    return source is not None and not any(isinstance(each, OpenDataset | ReplayBuffer) for each in _as_list(source))
+    if source is None:
+        return None
+    names = [each if isinstance(each, (str, os.PathLike)) else _name_of_whole(each) for each in _as_list(source)]
+    if None in names:
+        return None
+    return names if isinstance(source, (list, tuple)) else names[0]
+
+
+def _name_of_whole(source: Any) -> str | None:
+    """:return: The id of a dataset object, or its folder outside of the cache; ``None`` if it lacks any episode"""
+    if type(source) is not MinariDataset:
+        return None
+    folder, cached = Path(source.storage.data_path), get_dataset_path(source.id) / "data"
+    if not (folder / METADATA_FILE).is_file():
+        # Deleted since it was opened
+        return None
+    if not np.array_equal(source.episode_indices, np.arange(source.storage.total_episodes)):
+        return None
+    return source.id if cached.is_dir() and cached.samefile(folder) else os.path.realpath(folder)
 
 
 def with_absolute_folders(source: OfflineDataset | None) -> OfflineDataset | None:

@@ -17,6 +17,10 @@ from sb3_qam.utils.checks import check_in_range
 
 # torchdiffeq's own tolerances (1e-7, 1e-9) are below what float32 can resolve.
 DEFAULT_TOLERANCES = {"rtol": 1e-5, "atol": 1e-5}
+_DIVERGED = (
+    "ode_method={!r} does not reach the end of the flow ({}), whose velocities are too large or not finite. Go back to "
+    "a checkpoint, or allow larger errors and more steps in ode_options."
+)
 # ``velocity(x, t)``: x of shape (..., action_dim), t a number or a tensor that broadcasts against (..., 1)
 Velocity = Callable[[th.Tensor, th.Tensor | float], th.Tensor]
 
@@ -37,6 +41,10 @@ def broadcast_features(features: th.Tensor, like: th.Tensor) -> th.Tensor:
     :return: shape (..., features_dim)
     """
     return features.expand(*like.shape[:-1], -1)
+
+
+class FlowDivergence(FloatingPointError):
+    """A solver that chooses its own steps has found no way to the end of a flow."""
 
 
 class ConditionedVelocity:
@@ -182,13 +190,21 @@ def integrate_flow(
     :param options: ``rtol`` and ``atol`` (1e-5 by default), everything else goes to the solver
     :return: The solution at t = 1, same shape as ``x0``
     :raises ValueError: if torchdiffeq does not know the method
+    :raises FlowDivergence: if an adaptive method does not reach t = 1; a fixed-step method gives what is not finite
     """
     if method == "euler" and not options:
         return euler_steps(velocity, x0, flow_steps)
     solver_options = dict(options or {})
     tolerances = {name: solver_options.pop(name, default) for name, default in DEFAULT_TOLERANCES.items()}
     times = th.linspace(0, 1, flow_steps + 1, dtype=x0.dtype, device=x0.device)
-    return odeint(lambda t, x: velocity(x, t), x0, times, method=method, options=solver_options, **tolerances)[-1]
+    try:
+        path = odeint(lambda t, x: velocity(x, t), x0, times, method=method, options=solver_options, **tolerances)
+    except AssertionError as error:
+        raise FlowDivergence(_DIVERGED.format(method, error)) from error
+    if len(path) < len(times):
+        # SciPy gives what it has
+        raise FlowDivergence(_DIVERGED.format(method, f"{len(path)} of {len(times)} steps"))
+    return path[-1]
 
 
 def euler_steps(velocity: Velocity, x0: th.Tensor, flow_steps: int) -> th.Tensor:

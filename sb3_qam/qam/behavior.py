@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_qam.networks.layers import TanhGELU
+from sb3_qam.utils.checks import space_difference
 
 PREFIX = "behavior_flow"
 # What makes of the same parameters another function, beside the spaces, and what it is by default
@@ -40,8 +42,10 @@ class Behavior:
         :raises ValueError: naming the first thing in which they differ
         """
         for what, value in self.context.items():
-            if value != other.context[what]:
-                raise self._misfit(what, value, other.context[what])
+            there = other.context[what]
+            is_same = space_difference(value, there) is None if isinstance(value, spaces.Space) else value == there
+            if not is_same:
+                raise self._misfit(what, value, there)
         shapes, other_shapes = ({name: tuple(p.shape) for name, p in b.parameters.items()} for b in (self, other))
         for name in sorted(shapes | other_shapes):
             if shapes.get(name) != other_shapes.get(name):

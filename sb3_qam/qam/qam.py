@@ -293,7 +293,7 @@ class QAM(JointOptimization, OfflineToOnlineAlgorithm):
         update_networks = {"full": self._update, "bc": self._update_bc}[self._objective]
 
         def update(batch: TransitionBatch, noise: UpdateNoise) -> None:
-            with autocast(self.precision, self.device):
+            with self._monitor.during(self._n_updates + 1), autocast(self.precision, self.device):
                 update_networks(batch, noise)
 
         for _ in range(gradient_steps):

@@ -95,39 +95,58 @@ def check_action_space(action_space: spaces.Space) -> None:
         )
 
 
-def check_same_space(what: str, of_dataset: spaces.Space, of_environment: spaces.Space, dataset_name: str) -> None:
+def check_same_space(
+    what: str, own: spaces.Space, of_environment: spaces.Space, dataset_name: str | None = None
+) -> None:
     """
     :param what: "observation" or "action"
-    :param of_dataset: The space the data was recorded in
-    :param of_environment: The space of the environment or model
-    :param dataset_name: Named in the error
-    :raises ValueError: if kind, keys, shape or bounds differ; two floating-point types may
+    :param own: The space that the data was recorded in, or that the model has
+    :param of_environment: The space of the environment (or of the model that is to learn from the data)
+    :param dataset_name: Named in the error, ``None`` for a model
+    :raises ValueError: if kind, keys, shape or finite bounds differ; two floating-point types may
     """
-    difference = _space_difference(of_dataset, of_environment)
-    if difference is not None:
-        raise ValueError(
-            f"The {what} space of dataset '{dataset_name}' does not fit the environment: {difference}. "
-            f"Dataset: {of_dataset}. Environment: {of_environment}. "
-            "Use the environment the data was recorded in (dataset.recover_environment()), or wrap it to match."
-        )
+    difference = space_difference(own, of_environment, hint_at_frames=dataset_name is not None)
+    if difference is None:
+        return
+    if dataset_name is None:
+        owner, kind, way_out = "the model", "Model", "the model was trained in"
+    else:
+        owner, kind = f"dataset '{dataset_name}'", "Dataset"
+        way_out = "the data was recorded in (dataset.recover_environment())"
+    raise ValueError(
+        f"The {what} space of {owner} does not fit the environment: {difference}. {kind}: {own}. "
+        f"Environment: {of_environment}. Use the environment {way_out}, or wrap it to match."
+    )
 
 
-def _space_difference(first: spaces.Space, second: spaces.Space) -> str | None:
-    """:return: What differs between the dataset's space (first) and the environment's (second), None if nothing does"""
+def space_difference(first: spaces.Space, second: spaces.Space, hint_at_frames: bool = False) -> str | None:
+    """
+    The one notion of the same space, for data, models and environments.
+
+    :param first: A space, of a dataset for instance
+    :param second: The other one, of an environment for instance
+    :param hint_at_frames: Whether to say what to do if the second is one of stacked frames
+    :return: What differs, ``None`` if nothing does but the floating-point type and its rounding, or bounds of which one
+        is infinite
+    """
     if isinstance(first, spaces.Dict) and isinstance(second, spaces.Dict):
         if set(first.spaces) != set(second.spaces):
             return f"keys {sorted(first.spaces)} against {sorted(second.spaces)}"
-        differences = ((key, _space_difference(first.spaces[key], second.spaces[key])) for key in first.spaces)
+        differences = ((key, space_difference(part, second[key], hint_at_frames)) for key, part in first.items())
         return next((f"key '{key}', {found}" for key, found in differences if found is not None), None)
     if isinstance(first, spaces.Box) and isinstance(second, spaces.Box):
         if first.shape != second.shape:
-            return f"shape {first.shape} against {second.shape}{_hint_at_frames(first.shape, second.shape)}"
+            hint = _hint_at_frames(first.shape, second.shape) if hint_at_frames else ""
+            return f"shape {first.shape} against {second.shape}{hint}"
         are_floats = all(np.issubdtype(space.dtype, np.floating) for space in (first, second))
         if not are_floats and first.dtype != second.dtype:
             return f"dtype {first.dtype} against {second.dtype}"
-        # float32 bounds written as float64 differ in the last digits
-        if not (np.allclose(first.low, second.low) and np.allclose(first.high, second.high)):
-            return f"bounds [{first.low}, {first.high}] against [{second.low}, {second.high}]"
+        for own, other in ((first.low, second.low), (first.high, second.high)):
+            # Infinite ones, such as of arrays that were imported, say nothing
+            is_bounded = np.isfinite(own) & np.isfinite(other)
+            # float32 bounds written as float64 differ in the last digits
+            if not np.allclose(own[is_bounded], other[is_bounded]):
+                return f"bounds [{first.low}, {first.high}] against [{second.low}, {second.high}]"
         return None
     return None if first == second else f"{first} against {second}"
 

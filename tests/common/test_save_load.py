@@ -214,7 +214,8 @@ def test_saving_leaves_the_global_random_state_alone(pendulum_dataset, tmp_path:
     assert th.equal(state[1], th.get_rng_state())
 
 
-def test_a_model_whose_dataset_object_is_gone_asks_for_it(pendulum_dataset, tmp_path: Path):
+def test_a_model_of_a_part_of_a_dataset_asks_for_it(pendulum_dataset, tmp_path: Path):
+    pendulum_dataset = pendulum_dataset.filter_episodes(lambda episode: episode.id != 0)
     model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, **SMALL)
     model.pretrain(gradient_steps=2)
     model.save(tmp_path / "model")
@@ -226,6 +227,12 @@ def test_a_model_whose_dataset_object_is_gone_asks_for_it(pendulum_dataset, tmp_
     QAM.load(tmp_path / "model", env=gym.make("Pendulum-v1"), offline_dataset=pendulum_dataset).learn(3)
     without = QAM.load(tmp_path / "model", env=gym.make("Pendulum-v1"), offline_fraction=0.0).learn(3)
     assert without.offline_buffer is None
+
+
+def test_the_object_of_a_whole_dataset_is_found_again_by_its_id(pendulum_dataset, tmp_path: Path):
+    QAM("FlowPolicy", None, offline_dataset=pendulum_dataset, **SMALL).pretrain(gradient_steps=2).save(tmp_path / "m")
+    loaded = QAM.load(tmp_path / "m", env=gym.make("Pendulum-v1")).learn(3)
+    assert loaded.offline_buffer.name == pendulum_dataset.id
 
 
 def test_hyperparameters_are_stored_and_can_be_changed_at_loading(tmp_path: Path):

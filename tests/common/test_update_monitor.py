@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_qam import QAM
 from sb3_qam.common.update_monitor import UpdateMonitor
+from sb3_qam.networks.flows import FlowDivergence
 from tests.conftest import write_dataset
 
 
@@ -118,3 +119,29 @@ def test_a_deferred_monitor_changes_no_number(pendulum_dataset):
         models.append(model)
     for first, second in zip(*(model.policy.parameters() for model in models), strict=True):
         assert th.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("method", "adjoint"),
+    [
+        *[(method, "lean") for method in ("euler", "midpoint", "rk4", "explicit_adams")],
+        *[(method, "lean") for method in ("dopri5", "dopri8", "bosh3", "fehlberg2", "scipy_solver")],
+        ("dopri5", "scalar"),
+        ("dopri5", "bptt"),
+    ],
+)
+def test_whatever_solves_the_flow_its_divergence_names_the_update(method: str, adjoint: str, pendulum_dataset):
+    policy_kwargs = {"net_arch": [32], "ode_method": method}
+    kwargs = {"batch_size": 4, "flow_steps": 3, "adjoint": adjoint, "seed": 0, "policy_kwargs": policy_kwargs}
+    model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, learning_rate=1e30, **kwargs)
+    with pytest.raises(FloatingPointError, match=r"Training stopped: .* at update 2\. The parameters are those before"):
+        model.pretrain(gradient_steps=10)
+    assert model._n_updates == 1
+
+
+def test_an_update_before_the_divergence_that_was_not_finite_is_the_one_that_is_named():
+    monitor = UpdateMonitor(check_interval=100)
+    monitor.add(1, values(1.0, 1.0))
+    monitor.add(2, values(float("nan"), 1.0))
+    with pytest.raises(FloatingPointError, match=r"bc_loss not finite at update 2\."), monitor.during(3):
+        raise FlowDivergence("no end")

@@ -1,6 +1,7 @@
 """SB3's callbacks, in the offline phase as in the online one."""
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -105,6 +106,24 @@ def test_a_function_is_a_callback_and_stops_training_by_false(two_phases: Algori
     two_phases.learn(ONLINE, callback=callback)
     assert two_phases.num_timesteps == calls[-1] == OFFLINE + 5
     assert isinstance(two_phases._init_callback(callback), ConvertCallback)
+
+
+def test_what_a_step_leaves_is_there_in_both_phases_and_of_the_same_kind(two_phases: Algorithm):
+    seen: list[dict[str, Any]] = []
+    names = ("actions", "buffer_actions", "new_obs", "rewards", "dones", "infos")
+
+    def callback(locals_: dict, globals_: dict) -> bool:
+        seen.append({name: locals_[name] for name in names})
+        return True
+
+    two_phases.learn(ONLINE, callback=callback)
+    offline, online = seen[0], seen[-1]
+    for name in names[:-1]:
+        assert offline[name].shape == online[name].shape, name
+        assert offline[name].dtype == online[name].dtype, name
+    assert offline["infos"] == [{}]
+    assert sum(step["rewards"].sum() for step in seen[:OFFLINE]) == 0
+    assert two_phases.action_space.contains(offline["actions"][0])
 
 
 @pytest.mark.parametrize("as_list", [True, False])

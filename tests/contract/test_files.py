@@ -21,6 +21,8 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import IFQL, QAM, ReBRAC
+from sb3_qam.recording import import_arrays
+from tests.conftest import write_dataset
 from tests.contract.conftest import Algorithm, RandomEnv, images, parameters_of, same_parameters, small
 
 PENDULUM = gym.make("Pendulum-v1")
@@ -122,7 +124,6 @@ def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_f
         "policy",
         "replay_buffer",
         "offline_buffer",
-        "offline_dataset",
         "actor",
         "actor_target",
         "critic",
@@ -130,6 +131,7 @@ def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_f
     }
     unwanted |= {"_monitor", "_augmentation", "_logger", "rollout_buffer", "eval_env", "device", "adjoint_method"}
     assert not unwanted & data.keys()
+    assert data["offline_dataset"] == pendulum_dataset.id
     assert data["policy_class"][":type:"]
     # all that a user passes is
     passed = {*small(type(model)), "gamma", "tau", "chunk_size", "target_update_interval", "random_shift", "batch_size"}
@@ -244,8 +246,11 @@ def test_a_new_environment_or_another_number_of_them(algorithm, model: Algorithm
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (RandomEnv(spaces.Box(-1.0, 1.0, (4,))), "Observation spaces do not match"),
-        (RandomEnv(PENDULUM.observation_space, spaces.Box(-1.0, 1.0, (1,))), "Action spaces do not match"),
+        (RandomEnv(spaces.Box(-1.0, 1.0, (4,))), r"observation space of the model does not fit.*: shape"),
+        (
+            RandomEnv(PENDULUM.observation_space, spaces.Box(-1.0, 1.0, (1,))),
+            r"action space of the model does not fit.*: bounds",
+        ),
     ],
 )
 def test_an_environment_with_other_spaces_is_refused(
@@ -256,6 +261,59 @@ def test_an_environment_with_other_spaces_is_refused(
         algorithm.load(tmp_path / "model", env=env)
     with pytest.raises(ValueError, match=message):
         model.set_env(DummyVecEnv([lambda: env]))
+
+
+def walk(dtype: type, is_dict: bool = False) -> gym.Env:
+    """0.1 in float32 is larger than 0.1: actions of the one space need not lie in the other."""
+    observations = spaces.Box(-1.0, 1.0, (2,), dtype)
+    return RandomEnv(spaces.Dict({"x": observations}) if is_dict else observations, spaces.Box(-0.1, 0.1, (2,), dtype))
+
+
+@pytest.mark.parametrize("is_dict", [False, True])
+@pytest.mark.parametrize(("of_model", "of_env"), [(np.float32, np.float64), (np.float64, np.float32)])
+def test_an_environment_of_the_other_floating_point_type_is_taken_as_the_constructor_takes_it(
+    algorithm, of_model: type, of_env: type, is_dict: bool, tmp_path: Path
+):
+    policy = "MultiInputPolicy" if is_dict else "MlpPolicy"
+    env = make_vec_env(lambda: walk(of_env, is_dict), n_envs=2)
+    model = algorithm(policy, walk(of_model, is_dict), **small(algorithm)).learn(12)
+    model.save(tmp_path / "model")
+    for name, loaded in {
+        "load": algorithm.load(tmp_path / "model", env=env),
+        "set_env": algorithm.load(tmp_path / "model"),
+    }.items():
+        if name == "set_env":
+            loaded.set_env(env)
+        loaded.learn(20, reset_num_timesteps=False)
+        assert loaded.observation_space == env.observation_space, name
+        assert loaded.action_space == loaded.policy.action_space == env.action_space, name
+    if algorithm is QAM:
+        algorithm(policy, env, **small(algorithm)).load_behavior(model)
+        algorithm(policy, env, **small(algorithm)).load_behavior(tmp_path / "model")
+
+
+def test_a_model_of_arrays_goes_online_in_an_environment_with_bounds(algorithm, tmp_path: Path):
+    # Nobody has said what the observations of arrays are bounded by
+    arrays = {"observations": OBSERVATIONS[:5], "actions": np.zeros((5, 1), "f4"), "rewards": np.ones(5)}
+    dataset = import_arrays("mine/arrays-v0", **arrays, terminals=np.arange(5) == 4, action_space=(-2, 2))
+    kwargs = small(algorithm, offline_dataset=dataset)
+    assert algorithm("MlpPolicy", "Pendulum-v1", offline_steps=2, **kwargs).learn(3).offline_buffer.size() == 5
+    model = algorithm("MlpPolicy", None, **kwargs).pretrain(gradient_steps=2)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
+    model.set_env(gym.make("Pendulum-v1"))
+    for each in (model, loaded):
+        each.learn(12, reset_num_timesteps=False)
+        assert each.observation_space == PENDULUM.observation_space
+
+
+def test_a_model_of_float32_data_goes_online_in_a_float64_environment(algorithm):
+    data = walk(np.float32)
+    episode = {"observations": OBSERVATIONS[:, :2], "actions": np.full((5, 2), 0.1, "f4"), "rewards": np.ones(5)}
+    dataset = write_dataset([episode], data.observation_space, data.action_space)
+    model = algorithm("MlpPolicy", None, offline_dataset=dataset, **small(algorithm)).pretrain(gradient_steps=2)
+    model.set_env(make_vec_env(lambda: walk(np.float64), n_envs=3))
+    model.learn(30, reset_num_timesteps=False)
 
 
 class CountsResets(gym.Wrapper):

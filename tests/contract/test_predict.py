@@ -17,6 +17,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_qam import QAM
+from sb3_qam.common.export import export_onnx
 from tests.contract.conftest import Algorithm, RandomEnv, images, small
 
 
@@ -246,3 +247,28 @@ def test_action_noise_that_is_not_finite_moves_nothing(algorithm):
     with pytest.raises(ValueError, match="The action, with action_noise, of environment 0 is not finite: nan"):
         model.learn(5)
     assert not env.actions
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_parameters_that_diverged_do_not_act(algorithm, chunk_size: int, tmp_path: Path):
+    model = algorithm("MlpPolicy", "Pendulum-v1", chunk_size=chunk_size, **small(algorithm))
+    with th.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.fill_(th.nan)
+    for deterministic in (True, False):
+        with pytest.raises(FloatingPointError, match=r"(?s)action is not finite.*No action was taken.*go back to a"):
+            model.predict(np.zeros(3, np.float32), deterministic=deterministic)
+    with pytest.raises(FloatingPointError, match="action is not finite"):
+        evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
+    with pytest.raises(ValueError, match="actions are not finite"):
+        export_onnx(model, tmp_path / "policy.onnx")
+    assert not (tmp_path / "policy.onnx").exists()
+
+
+def test_an_adaptive_solver_that_finds_no_action_says_so():
+    policy_kwargs = {"net_arch": [16], "ode_method": "dopri5"}
+    model = QAM("MlpPolicy", "Pendulum-v1", **small(policy_kwargs=policy_kwargs))
+    with th.no_grad():
+        model.policy.policy_flow.mlp[-1].bias.fill_(th.nan)
+    with pytest.raises(FloatingPointError, match=r"'dopri5' does not reach the end of the flow \(underflow in dt"):
+        model.predict(np.zeros(3, np.float32))

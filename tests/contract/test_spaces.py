@@ -1,5 +1,7 @@
 """Every observation space that SB3 preprocesses, and the action spaces a flow can act in."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
+from sb3_qam.common.export import export_onnx
+from sb3_qam.runtime import OnnxPolicy
 from tests.conftest import record, write_dataset
-from tests.contract.conftest import SMALL, RandomEnv, small
+from tests.contract.conftest import SMALL, RandomEnv, images, small
 
 OBSERVATION_SPACES = {
     "vector": spaces.Box(-1.0, 1.0, (3,)),
@@ -37,6 +41,56 @@ def test_observations(algorithm, name: str, n_envs: int, n_steps: int):
     assert model._n_updates > 0
     evaluate_policy(model, env, n_eval_episodes=2, warn=False)
     assert model.predict(space.sample(), deterministic=True)[0].shape == (2,)
+
+
+STARTS = {
+    "discrete": (spaces.Discrete(3), spaces.Discrete(3, start=-1)),
+    "multi-discrete": (spaces.MultiDiscrete([3, 4]), spaces.MultiDiscrete([3, 4], start=[5, -2])),
+    "dict": (spaces.Dict(a=spaces.Discrete(3)), spaces.Dict(a=spaces.Discrete(3, start=7))),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_numbers_need_not_start_with_zero(algorithm, name: str, tmp_path: Path):
+    from_zero, from_elsewhere = STARTS[name]
+    policy = "MultiInputPolicy" if name == "dict" else "MlpPolicy"
+    models = [
+        algorithm(policy, RandomEnv(space), seed=0, **small(algorithm)).learn(20)
+        for space in (from_zero, from_elsewhere)
+    ]
+    shift = getattr(from_elsewhere, "start", 7)
+    for _ in range(5):
+        observation = from_zero.sample()
+        elsewhere = {"a": observation["a"] + shift} if name == "dict" else observation + shift
+        # Deterministic actions have their noise from the observation itself
+        features = [
+            model.policy.critic.features(model.policy.obs_to_tensor(each)[0])
+            for model, each in zip(models, (observation, elsewhere), strict=True)
+        ]
+        np.testing.assert_array_equal(*(each.shape for each in features))
+        np.testing.assert_array_equal(*features)
+    export_onnx(models[1], tmp_path / "policy.onnx")
+    action, _ = OnnxPolicy(tmp_path / "policy.onnx").predict(elsewhere)
+    np.testing.assert_allclose(action, models[1].predict(elsewhere, deterministic=True)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [("observation.state", "observation.images.top"), ("train", "type"), ("a.b", "a_b")])
+def test_keys_that_pytorch_does_not_take_are_taken(algorithm, keys: tuple[str, str], tmp_path: Path):
+    space = spaces.Dict({keys[0]: spaces.Box(-1.0, 1.0, (3,)), keys[1]: images(channels_first=True)})
+    plain = spaces.Dict(dict(zip("ab", space.values(), strict=True)))
+    model, other = (
+        algorithm("MultiInputPolicy", RandomEnv(each), chunk_size=2, seed=0, **small(algorithm)).learn(14)
+        for each in (space, plain)
+    )
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), other.policy.parameters_to_vector())
+    model.save(tmp_path / "model")
+    export_onnx(model, tmp_path / "policy.onnx")
+    observation = space.sample()
+    expected, _ = model.predict(observation, deterministic=True)
+    np.testing.assert_array_equal(
+        algorithm.load(tmp_path / "model").predict(observation, deterministic=True)[0], expected
+    )
+    np.testing.assert_allclose(OnnxPolicy(tmp_path / "policy.onnx").predict(observation)[0], expected, atol=1e-5)
 
 
 def test_a_dict_of_one_vector_is_the_vector(algorithm):

@@ -95,6 +95,22 @@ def test_offline_and_online_rewards_are_the_same(transform: RewardTransform, nor
     assert buffer.timeouts[[5, 11], 0].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_success_may_be_said_at_the_end_of_an_episode_alone(n_envs: int):
+    # SB3's own convention, of EvalCallback and Monitor
+    class SaysItLast(Counter):
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+            *step, truncated, _ = super().step(action)
+            return *step, truncated, {"is_success": True} if truncated else {}
+
+    env = DummyVecEnv([SaysItLast] * n_envs)
+    transform = {"from_success": True, "terminate_on_success": True}
+    kwargs = {"offline_dataset": dataset(), "offline_steps": 1, "reward_transform": transform}
+    buffer = QAM("FlowPolicy", env, **kwargs, **SMALL).learn(12 * n_envs).replay_buffer
+    for array in (buffer.rewards[:12], buffer.dones[:12] * (1 - buffer.timeouts[:12])):
+        np.testing.assert_array_equal(array, np.repeat(([[0]] * 5 + [[1]]) * 2, n_envs, axis=1))
+
+
 def test_rewards_are_not_scaled_twice():
     env = VecNormalize(DummyVecEnv([Counter]))
     model = QAM("FlowPolicy", env, offline_dataset=dataset(), reward_transform={"scale": 0.1}, **SMALL)
@@ -137,8 +153,10 @@ def test_what_a_transform_cannot_do_is_said():
     with pytest.raises(ValueError, match=r"infos do not say of any episode whether it was a success"):
         read_episodes(dataset(infos=None), transform=needs_success)
     model = QAM("FlowPolicy", DummyVecEnv([lambda: Counter(False)]), reward_transform=needs_success, **SMALL)
+    # It may say so in the last step of an episode
     with pytest.raises(ValueError, match=r"environment does not say in its infos whether a step was a success"):
-        model.learn(2)
+        model.learn(6)
+    assert model.replay_buffer.size() == 5
     with pytest.raises(
         ValueError, match=r"reward_transform must be a RewardTransform, or a dict of .*got \{'size': 2\}"
     ):

@@ -13,7 +13,7 @@ from sb3_qam import QAM
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.datasets.rewards import RewardTransform
-from sb3_qam.datasets.sources import open_datasets
+from sb3_qam.datasets.sources import open_datasets, wrap_dataset
 from tests.conftest import record, write_dataset
 
 SMALL = {"batch_size": 8, "flow_steps": 2, "policy_kwargs": {"net_arch": [8]}}
@@ -52,21 +52,49 @@ def test_a_combined_dataset_is_its_parts():
     np.testing.assert_array_equal(read_episodes(combined).actions, read_episodes(*parts).actions)
 
 
-def test_ids_and_folders_are_stored_with_the_model_and_objects_are_not(tmp_path: Path):
+def test_ids_and_folders_are_stored_with_the_model_also_those_of_whole_objects(tmp_path: Path):
     dataset = pendulum("test/stored-v0")
     folder = Path(dataset.spec.data_path)
-    for source, is_stored in ((["test/stored-v0", folder], True), (["test/stored-v0", dataset], False)):
+    moved = minari.MinariDataset(shutil.copytree(folder, tmp_path / "moved"))
+    whole = dataset.filter_episodes(lambda episode: True)
+    for source, stored in (
+        (["test/stored-v0", folder], ["test/stored-v0", str(folder.resolve())]),
+        (["test/stored-v0", pendulum("test/other-v0", seed=5)], ["test/stored-v0", "test/other-v0"]),
+        ([whole], ["test/stored-v0"]),
+        (dataset, "test/stored-v0"),
+        (moved, str((tmp_path / "moved").resolve())),
+    ):
         model = QAM("FlowPolicy", offline_dataset=source, **SMALL).pretrain(gradient_steps=2)
-        assert model.offline_buffer.size() == 40
         model.save(tmp_path / "model")
+        # The object itself is not touched
+        assert model.offline_dataset is source or isinstance(source, list)
         loaded = QAM.load(tmp_path / "model")
-        if is_stored:
-            assert loaded.pretrain(gradient_steps=1).offline_buffer.size() == 40
-        else:
-            with pytest.raises(
-                ValueError, match="trained with dataset 'test/stored-v0', 'test/stored-v0', which is not"
-            ):
-                loaded.pretrain(gradient_steps=1)
+        assert loaded.offline_dataset == stored
+        assert loaded.pretrain(gradient_steps=1).offline_buffer.size() == model.offline_buffer.size()
+
+
+def test_a_dataset_and_its_id_are_the_same_dataset_twice():
+    dataset = pendulum("test/twice-v0")
+    with pytest.raises(ValueError, match="Dataset 'test/twice-v0' is given twice"):
+        QAM("FlowPolicy", offline_dataset=["test/twice-v0", dataset], **SMALL)
+
+
+def test_objects_that_are_no_whole_dataset_are_asked_for_again(tmp_path: Path):
+    dataset = pendulum("test/part-v0")
+    part = dataset.filter_episodes(lambda episode: episode.id > 0)
+    other_order = minari.MinariDataset(dataset.storage, episode_indices=np.array([1, 0]))
+    for source in (part, ["test/part-v0", part], wrap_dataset(dataset), other_order):
+        QAM("FlowPolicy", offline_dataset=source, **SMALL).pretrain(gradient_steps=2).save(tmp_path / "model")
+        with pytest.raises(ValueError, match=r"trained with dataset 'test/part-v0'.*which is not stored"):
+            QAM.load(tmp_path / "model").pretrain(gradient_steps=1)
+
+
+def test_a_dataset_that_was_deleted_before_saving_is_asked_for_again(tmp_path: Path):
+    model = QAM("FlowPolicy", offline_dataset=pendulum("test/gone-v0"), **SMALL).pretrain(gradient_steps=2)
+    minari.delete_dataset("test/gone-v0")
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="trained with dataset 'test/gone-v0'"):
+        QAM.load(tmp_path / "model").pretrain(gradient_steps=1)
 
 
 def test_the_environment_is_recovered_from_the_dataset():

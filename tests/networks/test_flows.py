@@ -5,7 +5,7 @@ import math
 import pytest
 import torch as th
 
-from sb3_qam.networks.flows import check_ode_method, flow_matching_loss, integrate_flow
+from sb3_qam.networks.flows import FlowDivergence, check_ode_method, flow_matching_loss, integrate_flow
 
 METHODS = ["euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"]
 METHODS += ["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver"]
@@ -39,6 +39,17 @@ def test_every_method_of_torchdiffeq_solves_the_flow(method: str):
     solution = integrate_flow(lambda x, t: -x + t, x0, flow_steps=10, method=method)
     th.testing.assert_close(solution, exact, rtol=0, atol=0.1 if method == "euler" else 5e-3)
     check_ode_method(method, None)
+
+
+def test_a_solver_of_scipy_that_gives_up_on_the_way_is_found():
+    # dx/dt = 10 x^2 is infinite at t = 0.1
+    with pytest.raises(FlowDivergence, match=r"'scipy_solver' does not reach the end of the flow \(1 of 11 steps\)"):
+        integrate_flow(lambda x, t: 10 * x**2, th.ones(1, 1), flow_steps=10, method="scipy_solver")
+
+
+def test_a_limit_of_steps_that_is_too_low_is_named():
+    with pytest.raises(FlowDivergence, match=r"max_num_steps exceeded \(5>=5\).* more steps in ode_options"):
+        integrate_flow(lambda x, t: th.sin(99 * x), th.ones(1, 1), 1, method="bosh3", options={"max_num_steps": 5})
 
 
 def test_tolerances_and_solver_options_reach_torchdiffeq():
