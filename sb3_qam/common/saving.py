@@ -99,6 +99,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :return: new model instance with loaded parameters
         :raises ValueError: if the spaces of the environment are not the model's, an argument cannot be changed or is
             out of range, or the file is not a saved model
+        :raises TypeError: if there is no such argument, or it has no effect on a saved model
         :raises FileNotFoundError: if there is no such file
         """
         check_load_arguments(cls, kwargs)
