@@ -68,7 +68,7 @@ def test_loading_unpickles_what_sb3_unpickles_and_nothing_else(path: Path):
     # and of the package itself two classes, and where a chunk is in flight the tuple it is kept in
     own = {(module, name) for module, name in by_sb3 if module.startswith("sb3_qam")}
     classes = {("sb3_qam.qam.policies", "FlowPolicy"), ("sb3_qam.common.buffers", "SequenceReplayBuffer")}
-    assert classes <= own <= classes | {("sb3_qam.common.chunks", "ChunkState")}
+    assert classes <= own <= classes | {("sb3_qam.runtime", "ChunkState")}
 
 
 def test_parameters_are_taken_from_a_file_without_unpickling_anything():
