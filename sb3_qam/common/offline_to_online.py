@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -37,7 +36,7 @@ from sb3_qam.common.checks import (
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.normalization import add_initial_statistics, check_reward_scales
-from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, with_offline_progress_bar
+from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, still_step, with_offline_progress_bar
 from sb3_qam.common.rollouts import StatefulRollouts
 from sb3_qam.common.saving import ResumableAlgorithm
 from sb3_qam.common.update_monitor import UpdateMonitor
@@ -469,10 +468,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 phase.gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name
             )
             total_timesteps = self.num_timesteps + phase.gradient_steps
-            # What an environment step would leave for callbacks
             assert self.env is not None  # for mypy
-            dones = np.zeros(self.env.num_envs, dtype=bool)
-            infos: list[dict[str, Any]] = [{} for _ in dones]
             callback.on_training_start(locals(), globals())
 
             may_continue = True
@@ -483,7 +479,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 self._n_offline_steps_done += phase.objective == "full"
                 self._n_bc_steps_done += phase.objective == "bc"
                 self._has_learned = True
-                callback.update_locals(locals())
+                callback.update_locals({**locals(), **still_step(self.env, self._last_obs)})
                 may_continue = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
                 is_last = not may_continue or self.num_timesteps == total_timesteps

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 # What a phase trains: everything, or the behavior alone
 OBJECTIVES = ("full", "bc")
@@ -48,6 +50,27 @@ class SpacesOnlyEnv(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return self.observation_space.sample(), {}
+
+
+def still_step(env: VecEnv, observations: Any) -> dict[str, Any]:
+    """
+    What an environment step leaves for callbacks, of environments that stand still while the model learns offline.
+
+    :param env: The environments
+    :param observations: Where they stand
+    :return: By the names that it has in SB3's ``collect_rollouts()``, in its shapes: the same observations, rewards of
+        0, no episode that ends, no infos, and NaN for the actions, of which there are none
+    """
+    assert env.action_space.shape is not None  # for mypy
+    nothing = np.full((env.num_envs, *env.action_space.shape), np.nan, np.float32)
+    return {
+        "actions": nothing,
+        "buffer_actions": nothing.copy(),
+        "new_obs": observations,
+        "rewards": np.zeros(env.num_envs, np.float32),
+        "dones": np.zeros(env.num_envs, bool),
+        "infos": [{} for _ in range(env.num_envs)],
+    }
 
 
 class OfflineProgressBarCallback(ProgressBarCallback):
