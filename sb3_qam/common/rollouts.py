@@ -78,7 +78,7 @@ class StatefulRollouts(OffPolicyAlgorithm):
     ) -> None:
         transform, vec_normalize, stored_dones = self.reward_transform, self._vec_normalize_env, dones
         if transform is not None:
-            successes = successes_of_step(infos) if transform.needs_success else None
+            successes = successes_of_step(infos, dones) if transform.needs_success else None
             stored_dones = transform.terminations(dones, successes)
             if vec_normalize is None:
                 reward = transform(reward, successes)

@@ -18,7 +18,8 @@ class RewardTransform:
     What is made of a reward r, in this order. It is the same for offline data, when it is read, and for online
     experience, when it is stored, and is saved with the model.
 
-    :param from_success: r becomes 1 at steps whose info says ``success`` (or ``is_success``), else 0
+    :param from_success: r becomes 1 at steps whose info says ``success`` (or ``is_success``), else 0. Online, the last
+        info of each episode has to say whether it was one
     :param sparse: r becomes 0 where it is at least ``solved_at``, else -1
     :param solved_at: The reward of a solved task, 1 for rewards that are taken from success
     :param scale: r is multiplied by it
@@ -105,17 +106,21 @@ def successes_of_episode(infos: Any, n_steps: int, where: str) -> np.ndarray | N
     return values[len(values) - n_steps :].astype(bool).reshape(n_steps)
 
 
-def successes_of_step(infos: list[dict[str, Any]]) -> np.ndarray:
+def successes_of_step(infos: list[dict[str, Any]], dones: np.ndarray) -> np.ndarray:
     """
+    SB3's convention is to say it in the last info of an episode; steps that say nothing are no success.
+
     :param infos: What a ``VecEnv`` said of one step
+    :param dones: Whether it ended an episode, shape (n_envs,)
     :return: Whether it succeeded in each environment, shape (n_envs,)
-    :raises ValueError: if infos do not say
+    :raises ValueError: if infos do not say at the end of an episode
     """
     values = [next((info[key] for key in SUCCESS_KEYS if key in info), None) for info in infos]
-    if None in values:
-        raise ValueError(
-            f"The environment does not say in its infos whether a step was a success (expected "
-            f"{' or '.join(map(repr, SUCCESS_KEYS))}, got {sorted(infos[values.index(None)])}): use a reward_transform "
-            "without success."
-        )
-    return np.array(values, dtype=bool)
+    for value, info, done in zip(values, infos, dones, strict=True):
+        if value is None and done:
+            raise ValueError(
+                "The environment does not say in its infos, not even in the last one of an episode, whether it was a "
+                f"success (expected {' or '.join(map(repr, SUCCESS_KEYS))}, got {sorted(info)}): say so in a wrapper, "
+                "or use a reward_transform without success."
+            )
+    return np.array([value or False for value in values], dtype=bool)
