@@ -4,6 +4,7 @@ import copy
 from inspect import signature
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -166,6 +167,34 @@ def check_callback(callback: Any) -> None:
     for each in callback if isinstance(callback, list) else [callback]:
         if each is not None and not isinstance(each, BaseCallback) and not callable(each):
             raise TypeError(f"callback must be an SB3 callback, a list of them or a function, got {each!r}.")
+
+
+def check_env(env: Any) -> None:
+    """
+    Explain what SB3 would assert, or blame on an old OpenAI Gym.
+
+    :param env: What an algorithm was given as its environment
+    :raises TypeError: if it is no environment, or several that are no ``VecEnv``
+    """
+    if isinstance(env, gym.vector.VectorEnv):
+        raise TypeError(
+            f"Expected a Gymnasium environment or a VecEnv of SB3, got a vector of Gymnasium's, {type(env).__name__}: "
+            "make it with stable_baselines3.common.env_util.make_vec_env(id, n_envs=...) and not with gym.make_vec()."
+        )
+    if not hasattr(env, "action_space"):
+        raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
+
+
+def check_observation_space(space: spaces.Space) -> None:
+    """
+    :param space: Observation space
+    :raises ValueError: if it holds a MultiDiscrete of several axes, which SB3 cannot encode
+    """
+    for part in space.values() if isinstance(space, spaces.Dict) else [space]:
+        if isinstance(part, spaces.MultiDiscrete) and len(part.shape) != 1:
+            raise ValueError(
+                f"SB3 encodes no observations of {part}, which has {len(part.shape)} axes: flatten it in a wrapper."
+            )
 
 
 def check_wrappers(env: VecEnv) -> None:

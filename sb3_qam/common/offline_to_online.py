@@ -26,8 +26,10 @@ from sb3_qam.common.checks import (
     SPACES,
     check_arguments,
     check_callback,
+    check_env,
     check_episodic_training,
     check_hyperparameters,
+    check_observation_space,
     check_policy_kwargs,
     check_replay_buffer_class,
     check_structure,
@@ -130,9 +132,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        # Here, because SB3 asserts what we want to explain
-        if not hasattr(env, "action_space"):
-            raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
+        check_env(env)
         check_action_space(env.action_space)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         check_wrappers(wrapped)
@@ -146,6 +146,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         self._check_hyperparameters()
         if not hasattr(self, "observation_space"):
             self._take_spaces_from_dataset()
+        check_observation_space(self.observation_space)
         if not callable(self.learning_rate):
             self.learning_rate = float(self.learning_rate)
         self.reward_transform = RewardTransform.make(self.reward_transform)

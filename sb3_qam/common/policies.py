@@ -23,6 +23,7 @@ from sb3_qam.networks.actors import VelocityField
 from sb3_qam.networks.critics import CriticEnsemble
 from sb3_qam.networks.features import FeaturesNetwork
 from sb3_qam.networks.flows import Velocity, check_ode_method, integrate_flow
+from sb3_qam.networks.image_extractors import DictExtractor
 from sb3_qam.networks.layers import TanhGELU
 from sb3_qam.utils.checks import check_positive_int
 
@@ -141,7 +142,10 @@ class OfflineToOnlinePolicy(ChunkedPolicy):
     ) -> None:
         if features_extractor_class is None:
             is_dict = isinstance(observation_space, spaces.Dict)
-            features_extractor_class = CombinedExtractor if is_dict else FlattenExtractor
+            features_extractor_class = DictExtractor if is_dict else FlattenExtractor
+        elif features_extractor_class is CombinedExtractor:
+            # The same, for any keys
+            features_extractor_class = DictExtractor
         check_positive_int("n_critics", n_critics)
         check_positive_int("chunk_size", chunk_size)
         super().__init__(

@@ -5,7 +5,9 @@ They take *features* instead of observations, so that an update extracts them on
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
@@ -67,4 +69,21 @@ class FeaturesNetwork(BaseModel):
         :return: shape (batch, features_dim)
         """
         with th.set_grad_enabled(th.is_grad_enabled() and self.trains_features_extractor):
-            return self.extract_features(observations, self.features_extractor)
+            return self.extract_features(from_zero(observations, self.observation_space), self.features_extractor)
+
+
+def from_zero(observations: Any, space: spaces.Space) -> Any:
+    """
+    :param observations: A batch of observations, as SB3's buffers give them
+    :param space: Their space
+    :return: The same with discrete values counted from 0, where SB3's one-hot encoding begins
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: from_zero(part, space[key]) for key, part in observations.items()}
+    start = np.asarray(getattr(space, "start", 0))
+    if not start.any():
+        return observations
+    # Numbers, because a tensor would be copied to the GPU
+    if start.ndim == 0:
+        return observations.long() - int(start)
+    return th.stack([part.long() - int(each) for part, each in zip(observations.unbind(1), start, strict=True)], dim=1)
