@@ -226,6 +226,16 @@ def test_things_that_are_no_environment():
         QAM("FlowPolicy", 5)
     with pytest.raises(TypeError, match="got str: 'Pendulum-v1'"):
         QAM("FlowPolicy", "Pendulum-v1").set_env("Pendulum-v1")
+    vector = gym.make_vec("Pendulum-v1", num_envs=2, vectorization_mode="sync")
+    for give in (lambda: QAM("FlowPolicy", vector), lambda: QAM("FlowPolicy", "Pendulum-v1").set_env(vector)):
+        with pytest.raises(TypeError, match=r"got a vector of Gymnasium's, SyncVectorEnv: make it with .*make_vec_env"):
+            give()
+
+
+def test_numbers_in_several_axes():
+    for space in (spaces.MultiDiscrete([[3, 4], [2, 2]]), spaces.Dict(m=spaces.MultiDiscrete([[3, 4]]))):
+        with pytest.raises(ValueError, match=r"(?s)SB3 encodes no observations of MultiDiscrete.* 2 axes: flatten it"):
+            QAM("MultiInputPolicy" if isinstance(space, spaces.Dict) else "FlowPolicy", env_with(space))
 
 
 def test_another_number_of_environments():
