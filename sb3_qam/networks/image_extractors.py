@@ -1,6 +1,7 @@
 """Features extractors for images and for Dicts."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch as th
@@ -123,8 +124,11 @@ class DictExtractor(CombinedExtractor):
         :param observations: Tensors of shape (batch, ...) by key
         :return: shape (batch, features_dim)
         """
-        names = module_names(self._observation_space)  # type: ignore[arg-type]
-        return super().forward({name: observations[key] for key, name in names.items()})
+        return super().forward({name: observations[key] for key, name in self._names.items()})
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return module_names(self._observation_space)  # type: ignore[arg-type]
 
 
 def module_names(space: spaces.Dict) -> dict[str, str]:
