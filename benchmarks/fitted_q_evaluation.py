@@ -99,8 +99,8 @@ def estimate(model: QAM, buffer: Any, fqe_steps: int) -> dict[str, float]:
     starts = np.append(0, buffer.last[:-1] + 1)
     rows = np.random.default_rng(0).choice(buffer.complete_starts(), 4096)
     with evaluation_mode(model, 0):
-        policy_value = float(model.evaluate_batch(buffer._get_samples(starts))["policy_value"])
-        td_error = float(model.evaluate_batch(buffer._get_samples(rows))["td_error"])
+        policy_value = float(model.evaluate_batch(buffer.batch_of(starts))["policy_value"])
+        td_error = float(model.evaluate_batch(buffer.batch_of(rows))["td_error"])
     values = {
         "fqe": found.value,
         "fqe_low": found.low,

@@ -36,7 +36,7 @@ def main() -> None:
     OUTPUT.mkdir(exist_ok=True)
     suite = OUTPUT / "suite.yml"
     suite.write_text(yaml.safe_dump(SUITE))
-    command = [sys.executable, "-m", "sb3_qam.cli", "benchmark", str(suite), "--seeds", "0,1"]
+    command = [sys.executable, "-m", "sb3_qam", "benchmark", str(suite), "--seeds", "0,1"]
     subprocess.run([*command, "--folder", str(OUTPUT / "runs")], check=True)
 
     for algorithm in SUITE["algorithms"]:

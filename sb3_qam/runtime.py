@@ -11,7 +11,7 @@ The package itself takes from here how chunks are executed, and the noise of det
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -116,7 +116,11 @@ class ChunkExecution:
                 with np.errstate(over="ignore"):
                     weights = 1 / np.cumsum(np.exp(self.ensemble_decay * np.arange(size + 1)))
                 weight = weights.astype(np.float32)[counts - 1].reshape(*counts.shape, *[1] * len(action_shape))
-                chunks = (1 - weight) * actions[index] + weight * chunks
+                # Between the two, whatever is lost in rounding
+                bounds = np.minimum(actions[index], chunks), np.maximum(actions[index], chunks)
+                chunks = np.clip((1 - weight) * actions[index] + weight * chunks, *bounds)
+            # Of float64 spaces, whose bounds float32 may miss
+            actions = actions.astype(np.result_type(actions, chunks), copy=False)
             actions[rows], n_averaged[rows], position[rows] = chunks, counts, 0
         return actions[np.arange(n_envs), position], ChunkState(actions, position + 1, n_averaged)
 
@@ -128,6 +132,8 @@ class ChunkExecution:
             return np.zeros((n_envs, *chunk_shape), np.float32), np.full(n_envs, size), np.ones((n_envs, size), int)
         expected = [(n_envs, *chunk_shape), (n_envs,), (n_envs, size)]
         parts = list(state) if isinstance(state, (tuple, list)) else [state]
+        if len(parts) == 2 and isinstance(parts[1], tuple):
+            raise ValueError("state must be the second part of what predict() returned, got both.")
         if len(parts) == 2 or (len(parts) == 3 and np.shape(parts[2]) == ()):
             # As earlier versions saved it
             parts = [*parts[:2], np.ones((n_envs, size), int)]
@@ -146,28 +152,35 @@ class ChunkExecution:
 
 class OnnxPolicy:
     """
-    A policy in a file of ``export_onnx()``. It acts as the ``predict()`` of the model does, whose settings
-    ``replan_every`` and ``ensemble_decay`` it has, as they were in the file or as they are set here.
+    A policy in a file of ``export_onnx()``. It acts as the ``predict()`` of the model does. The settings
+    ``replan_every`` and ``ensemble_decay`` are those in the file, and may be set at any time.
 
     :param path: The file
     :param seed: Seed of the noise of sampled actions
-    :param session_options: Further arguments of ``onnxruntime.InferenceSession``, such as ``sess_options`` and
-        ``providers`` (by default the CPU's)
+    :param sess_options: As of ``onnxruntime.InferenceSession``
+    :param providers: As of ``onnxruntime.InferenceSession``, by default the CPU's
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if the file is not one of ``export_onnx()``, or incomplete
     """
 
-    def __init__(self, path: str | os.PathLike[str], seed: int | None = None, **session_options: Any) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        seed: int | None = None,
+        sess_options: Any = None,
+        providers: Sequence[Any] = ("CPUExecutionProvider",),
+    ) -> None:
         import onnxruntime
 
-        options = {"providers": ["CPUExecutionProvider"], **session_options}
         if not os.path.isfile(path):
             raise FileNotFoundError(f"There is no file {path}.")
         try:
-            self.session = onnxruntime.InferenceSession(os.fspath(path), **options)
+            self.session = onnxruntime.InferenceSession(os.fspath(path), sess_options, list(providers))
         except Exception as error:
             # Each kind of damage has a class of its own, below Exception alone
-            raise ValueError(f"onnxruntime does not load {path}: {error}") from error
+            raise ValueError(
+                f"onnxruntime does not load {path}, expected a file that export_onnx() wrote: {error}"
+            ) from error
         stored = self.session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in stored:
             raise ValueError(f"{path} does not say how to act with it: write it again by export_onnx() of sb3-qam.")
@@ -175,7 +188,9 @@ class OnnxPolicy:
         self.chunk_size: int = self.metadata["chunk_size"]
         self.replan_every: int | None = self.metadata["replan_every"]
         self.ensemble_decay: float | None = self.metadata["ensemble_decay"]
-        self.action_shape = tuple(self.metadata["action_space"]["shape"])
+        action_space = self.metadata["action_space"]
+        self.action_shape = tuple(action_space["shape"])
+        self._bounds = [np.array(action_space[name], action_space["dtype"]) for name in ("low", "high")]
         self._observations: dict[str, dict[str, Any]] = self.metadata["observations"]
         for part in self._observations.values():
             part["shape"] = tuple(part["shape"])
@@ -202,9 +217,13 @@ class OnnxPolicy:
         :param deterministic: Whether the noise that an action is made from is a function of the observation
         :return: The action(s), and the next state
         :raises ValueError: if an observation is not finite, or of another shape, or the state not one of as many
-            environments, or the settings are out of range
+            environments, or an argument or a setting is out of range
         :raises FloatingPointError: if an action is not finite, as of parameters that have diverged
         """
+        if deterministic not in (True, False):
+            raise ValueError(f"deterministic must be True or False, got {deterministic!r}.")
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise ValueError("The observation must not be the (observation, info) of reset(): take its first part.")
         parts, of_several = self._batch(observation)
         n_envs = len(next(iter(parts.values())))
 
@@ -222,11 +241,11 @@ class OnnxPolicy:
         """:return: Arrays of shape (n_envs, ...) by input of the file, and whether that is how they came"""
         given = observation if self.metadata["is_dict"] else {"observation": observation}
         if not isinstance(given, dict) or given.keys() != self._observations.keys():
-            got = sorted(given) if isinstance(given, dict) else type(given).__name__
+            got = sorted(given, key=str) if isinstance(given, dict) else type(given).__name__
             raise ValueError(f"The observation must be a dict with the keys {list(self._observations)}, got {got}.")
         parts, lengths = {}, set()
         for name, spec in self._observations.items():
-            part, shape = np.asarray(given[name]), spec["shape"]
+            part, shape = _numbers(name, given[name]), spec["shape"]
             n_axes = part.ndim - len(shape)
             if spec["is_image"] and part.ndim >= 3 and part.shape[n_axes:] != shape:
                 part = np.moveaxis(part, -1, -3)
@@ -260,7 +279,8 @@ class OnnxPolicy:
             raise FloatingPointError(
                 f"The action is not finite: {actions}. No action was taken. Use another checkpoint."
             )
-        return actions
+        # The file computes in float32, which may miss the bounds by rounding
+        return np.clip(actions.astype(self._bounds[0].dtype, copy=False), *self._bounds)
 
     def _normalize(self, name: str, part: np.ndarray) -> np.ndarray:
         """:return: What the policy in the file sees, to the bit, from which noise is made"""
@@ -268,6 +288,18 @@ class OnnxPolicy:
         if "mean" not in spec:
             return part
         return np.clip((part - spec["mean"]) / spec["std"], -spec["clip"], spec["clip"]).astype(np.float32)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """:return: An array of these, which are real numbers"""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"'{name}' must be one array of numbers, and its parts differ in shape: {error}") from error
+    if array.dtype.kind not in "biuf":
+        # Such as a sensor that gave None
+        raise ValueError(f"'{name}' must hold numbers, got {values!r}.")
+    return array
 
 
 class ObservationNoise:

@@ -8,11 +8,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import sb3_contrib
+import stable_baselines3
+from stable_baselines3.common.base_class import BaseAlgorithm
+
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.ifql import IFQL
 from sb3_qam.qam import QAM
 from sb3_qam.qam.bc import BC
 from sb3_qam.rebrac import ReBRAC
+from sb3_qam.utils.names import closest
 
 # The tuned temperature grows as the returns shrink: the search covers as many orders of magnitude as rewards do
 TEMPERATURES = (0.03, 100.0)
@@ -123,3 +128,30 @@ VARIANTS: dict[str, Variant] = {
         zoo={"noise_type": "normal", "noise_std": 0.2},
     ),
 }
+
+
+def find_algorithm(name: str) -> tuple[str, type[BaseAlgorithm]]:
+    """
+    :param name: Name of an algorithm of SB3, sb3-contrib or this package; case, dashes and underscores do not matter
+    :return: The name that RL Zoo has for it, and its class
+    :raises ValueError: if there is none of that name
+    """
+    known: dict[str, type[BaseAlgorithm]] = {
+        key.lower(): value
+        for package in (stable_baselines3, sb3_contrib)
+        for key, value in vars(package).items()
+        if isinstance(value, type) and issubclass(value, BaseAlgorithm)
+    }
+    known |= {key: variant.algorithm for key, variant in VARIANTS.items()}
+    by_letters = {_letters(key): key for key in known} | {_letters(each.title): key for key, each in VARIANTS.items()}
+    by_letters |= {"ppolstm": "recurrentppo"}
+    if _letters(name) not in by_letters:
+        raise ValueError(
+            f"There is no algorithm '{name}'{closest(name.lower(), known)} There are {', '.join(sorted(known))}."
+        )
+    key = by_letters[_letters(name)]
+    return "ppo_lstm" if key == "recurrentppo" else key, known[key]
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")

@@ -1,6 +1,7 @@
 """Each mistake gets one clear error, and the model stays as it was."""
 
 import re
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -46,6 +47,10 @@ def dataset_with(observation_space=OBSERVATIONS, action_space=ACTIONS, n=4, **ch
             spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([np.inf, 1.0], np.float32)),
             "needs finite action bounds",
         ),
+        # What some libraries write for no bounds
+        (spaces.Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (2,)), "needs finite action bounds"),
+        (spaces.Box(-3e38, 3e38, (2,)), "needs finite action bounds"),
+        (spaces.Box(0.0, np.finfo(np.float64).max, (2,), np.float64), "needs finite action bounds"),
         (spaces.Box(0.0, 0.0, (2,)), "low < high"),
         (spaces.Box(-1.0, 1.0, (0,)), "at least one action dimension"),
     ],
@@ -199,6 +204,23 @@ def test_unknown_datasets_say_what_there_is(pendulum_dataset):
         QAM("FlowPolicy", offline_dataset=3)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("runs/data.npz", r"is a file, .*`sb3-qam data import runs/data.npz mine/data-v0`, and give that id"),
+        (Path("data.hdf5"), r"data.hdf5' is a file, .*`sb3-qam data import .*data.hdf5 mine/data-v0`"),
+        ("data.csv", r"'data.csv' is a file, .*sb3_qam.recording.import_arrays\('mine/data-v0'"),
+        ({"observations": np.zeros(3), "actions": np.zeros(3)}, r"dict with observations, actions, .*import_arrays"),
+        (np.zeros((3, 2)), r"Arrays, here a ndarray, become a dataset by sb3_qam.recording.import_arrays"),
+        (["mine/first-v0", "mine/first-v0"], r"'mine/first-v0' is given twice, and would count double"),
+        ("ogbench/scene-play-singletask-task1-v0", r"run `sb3-qam data import scene-play-singletask-task1-v0`\."),
+    ],
+)
+def test_what_is_no_dataset_yet_is_refused_with_the_way_in(given, message: str):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
+        QAM("FlowPolicy", env_with(), offline_dataset=given)
+
+
 @pytest.mark.parametrize("dataset_id", ["", "two words-v0", "/tmp/somewhere"])
 def test_malformed_dataset_ids(dataset_id: str):
     with pytest.raises(
@@ -226,16 +248,6 @@ def test_things_that_are_no_environment():
         QAM("FlowPolicy", 5)
     with pytest.raises(TypeError, match="got str: 'Pendulum-v1'"):
         QAM("FlowPolicy", "Pendulum-v1").set_env("Pendulum-v1")
-    vector = gym.make_vec("Pendulum-v1", num_envs=2, vectorization_mode="sync")
-    for give in (lambda: QAM("FlowPolicy", vector), lambda: QAM("FlowPolicy", "Pendulum-v1").set_env(vector)):
-        with pytest.raises(TypeError, match=r"got a vector of Gymnasium's, SyncVectorEnv: make it with .*make_vec_env"):
-            give()
-
-
-def test_numbers_in_several_axes():
-    for space in (spaces.MultiDiscrete([[3, 4], [2, 2]]), spaces.Dict(m=spaces.MultiDiscrete([[3, 4]]))):
-        with pytest.raises(ValueError, match=r"(?s)SB3 encodes no observations of MultiDiscrete.* 2 axes: flatten it"):
-            QAM("MultiInputPolicy" if isinstance(space, spaces.Dict) else "FlowPolicy", env_with(space))
 
 
 def test_another_number_of_environments():
@@ -291,6 +303,26 @@ def test_unknown_arguments_are_named_with_the_class(algorithm: type):
         algorithm("MlpPolicy", env_with(), inverse_temprature=3.0)
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "inverse_temprature",
+            r"QAM.load\(\) has no argument 'inverse_temprature': did you mean 'inverse_temperature'",
+        ),
+        ("policy", r"QAM.load\(\) has no argument 'policy', which is for new models: leave it out"),
+        ("stats_window_size", "which is for new models: leave it out"),
+        ("_init_setup_model", "which is for new models: leave it out"),
+        ("net_arch", r"has no argument 'net_arch'"),
+    ],
+)
+def test_arguments_that_load_does_not_take(argument: str, message: str, tmp_path: Path):
+    QAM("FlowPolicy", env_with(), buffer_size=10).save(tmp_path / "model")
+    with pytest.raises(TypeError, match=message):
+        QAM.load(tmp_path / "model", **{argument: 3})
+    assert QAM.load(tmp_path / "model", inverse_temperature=2.0, buffer_size=20, device="cpu").buffer_size == 20
+
+
 def test_n_steps_with_little_memory():
     kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
     for env in (env_with(), env_with(dict_space(a=OBSERVATIONS))):
@@ -307,3 +339,8 @@ def test_a_policy_that_does_not_fit_is_refused():
         ReBRAC("FlowPolicy", env_with())
     with pytest.raises(ValueError, match="MultiInputPolicy is for Dict observations"):
         QAM("MultiInputPolicy", env_with())
+
+
+def test_vectorized_environments_of_gymnasium_are_told_apart():
+    with pytest.raises(TypeError, match=r"Expected a Gymnasium environment or a VecEnv of SB3, .*: use .*make_vec_env"):
+        QAM("FlowPolicy", gym.make_vec("Pendulum-v1", num_envs=2))

@@ -131,3 +131,13 @@ def test_every_module_is_in_the_structure():
     assert absent == set(), "add a line to docs/guide/how_it_works.md"
     gone = {name for name in modules - files if not name.endswith("__init__")}
     assert gone == set(), "docs/guide/how_it_works.md names files that do not exist"
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "benchmarks"], ids=lambda page: page.stem
+)
+def test_code_on_pages_is_not_cut_at_the_right_edge(page):
+    """A line of the rendered page holds 88 characters. The README's commands are copied as they are."""
+    for block in re.findall(r"^```(?:python|sh|yaml|text)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        long = [line for line in block.splitlines() if len(line) > 88 and not line.startswith("python3 -m venv")]
+        assert long == []

@@ -40,6 +40,10 @@ def test_the_whole_quickstart(quickstart: ModuleType, capsys: pytest.CaptureFixt
         assert name in output
     with np.load("quickstart/evaluations.npz") as evaluations:
         assert evaluations["timesteps"].tolist() == [10, 20, 30]
+        # The table is of the evaluations in the picture
+        for name, row in (("QAM offline", 1), ("QAM online", 2)):
+            assert results[name]["success"] == (evaluations["results"][row] > 0).mean()
+            assert results[name]["length"] == evaluations["ep_lengths"][row].mean()
     assert Path("quickstart/quickstart.png").stat().st_size > 10_000
     for name in ("qam_offline", "qam_online"):
         assert Path(f"quickstart/{name}.zip").exists()

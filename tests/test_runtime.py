@@ -141,6 +141,20 @@ def test_statistics_of_other_observations_are_refused(tmp_path: Path):
         export_onnx(make_policy(), tmp_path / "policy.onnx", vec_normalize=env)
 
 
+def test_statistics_that_were_forgotten_are_missed(tmp_path: Path):
+    env = VecNormalize(DummyVecEnv([lambda: RandomEnv(VECTOR)]))
+    QAM("FlowPolicy", env, **small()).learn(12).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match=r"VecNormalize normalized, .*: pass vec_normalize=VecNormalize.load"):
+        export_onnx(QAM.load(tmp_path / "model"), tmp_path / "policy.onnx")
+    with pytest.raises(ValueError, match=r"vec_normalize must be a VecNormalize, .* got 'statistics.pkl'"):
+        export_onnx(QAM.load(tmp_path / "model"), tmp_path / "policy.onnx", vec_normalize="statistics.pkl")
+
+
+def test_settings_are_attributes_and_no_arguments(runtime: OnnxPolicy, tmp_path: Path):
+    with pytest.raises(TypeError, match="replan_every"):
+        OnnxPolicy(tmp_path / "policy.onnx", replan_every=2)
+
+
 # ---------------------------------------------------------------------- what it takes
 
 
@@ -175,6 +189,10 @@ def test_images_come_with_their_channels_first_or_last(runtime: OnnxPolicy):
             {"camera": np.zeros((36, 36), np.uint8)},
             r"'camera' must have the shape \(3, 36, 36\), or \(n_envs, 3, 36, 36\), got \(36, 36\)",
         ),
+        # A sensor that gave nothing
+        ({"arm": [0.1, None]}, r"'arm' must hold numbers, got \[0.1, None\]"),
+        ({"arm": ["0", "1"]}, "'arm' must hold numbers"),
+        ({"arm": [[0.1], [0.2, 0.3]]}, "'arm' must be one array of numbers, and its parts differ in shape"),
         ({"arm": np.zeros((2, 2))}, "parts of the observation are of"),
         ({"other": np.zeros(2)}, r"keys \['arm', 'camera', 'tool'\], got \['arm', 'camera', 'other', 'tool'\]"),
     ],
@@ -182,13 +200,17 @@ def test_images_come_with_their_channels_first_or_last(runtime: OnnxPolicy):
 def test_other_observations_are_refused(change: dict[str, Any], message: str, runtime: OnnxPolicy):
     with pytest.raises(ValueError, match=message):
         runtime.predict({**observation(), **change})
-    with pytest.raises(ValueError, match="got tuple"):
+    with pytest.raises(ValueError, match=r"must not be the \(observation, info\) of reset\(\)"):
         runtime.predict((observation(), {}))
 
 
 def test_a_state_of_something_else_is_refused(runtime: OnnxPolicy):
     with pytest.raises(ValueError, match=r"state must be what predict\(\) returned for the same 1 environment"):
         runtime.predict(observation(), state=np.zeros(2))
+    with pytest.raises(ValueError, match="state must be the second part of what"):
+        runtime.predict(observation(), runtime.predict(observation()))
+    with pytest.raises(ValueError, match="deterministic must be True or False, got 'no'"):
+        runtime.predict(observation(), deterministic="no")
     with pytest.raises(ValueError, match="episode_start must have one entry for each of 1 environment"):
         runtime.predict(observation(), episode_start=np.ones(2, bool))
 
@@ -214,7 +236,7 @@ def test_the_metadata_says_what_the_file_is(tmp_path: Path):
         "is_dict": False,
         "observations": {"observation": {"shape": [3], "dtype": "float32", "is_image": False}},
         "observation_space": "Box(-1.0, 1.0, (3,), float32)",
-        "action_space": {"shape": [2], "low": [0.0, -5.0], "high": [10.0, 2.0]},
+        "action_space": {"shape": [2], "dtype": "float32", "low": [0.0, -5.0], "high": [10.0, 2.0]},
         "chunk_size": 3,
         "replan_every": 2,
         "ensemble_decay": None,
@@ -237,7 +259,7 @@ def test_files_of_others_are_refused(tmp_path: Path):
         OnnxPolicy(tmp_path / "nothing.onnx")
     content = (tmp_path / "policy.onnx").read_bytes()
     (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"onnxruntime does not load .*half.onnx: "):
+    with pytest.raises(ValueError, match=r"onnxruntime does not load .*half.onnx, expected a file that export_onnx"):
         OnnxPolicy(tmp_path / "half.onnx")
     with pytest.raises(ValueError, match="takes models of this package and their policies, got SAC"):
         export_onnx(SAC("MlpPolicy", "Pendulum-v1", buffer_size=10), tmp_path / "policy.onnx")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sb3_qam.cli.errors import on_one_line
+from sb3_qam.environments import find_environment
 from sb3_qam.suite import OUTPUT, read_suite, run_locally, run_on_ray
 
 LAUNCHERS = ("local", "ray")
@@ -46,6 +47,11 @@ def benchmark(
                 raise ValueError(f"--{name} {value} is for --launcher ray: give that too, or leave it out.")
         root = folder or Path("benchmark") / suite.stem
         runs = read_suite(suite, parse_seeds(seeds))
+        if launcher == "local":
+            # At once, and not by as many runs that fail
+            for run in {run.task: run for run in runs}.values():
+                packages = run.options.get("gym-packages") or []
+                find_environment(run.task, packages if isinstance(packages, list) else [packages])
         missing = [run for run in runs if not run.is_finished(root)]
         typer.echo(f"{len(runs)} runs in {root}, {len(runs) - len(missing)} of them finished")
         for run in missing:

@@ -5,23 +5,19 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
-import sb3_contrib
-import stable_baselines3
 import typer
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_qam.cli.errors import on_one_line
+from sb3_qam.cli.models import attach_statistics, load_model, statistics_of
+from sb3_qam.cli.options import ENV_HELP, Algo, GymPackages, VecNormalizeFile
 from sb3_qam.datasets.describe import describe as describe_dataset
-from sb3_qam.environments import register_environments
+from sb3_qam.environments import find_environment
 from sb3_qam.recording.collect import collect as collect_dataset
 from sb3_qam.recording.formats import find_importer
 from sb3_qam.recording.ogbench import import_ogbench
 from sb3_qam.recording.oracles import ogbench_oracle
 from sb3_qam.recording.play import record_ogbench, success_shares
-from sb3_qam.results.runs import settings_folder
-from sb3_qam.variants import VARIANTS
+from sb3_qam.variants import find_algorithm
 
 # Of the importers' arguments, those that options have other names for
 OPTIONS = {"action_space": "--action-bounds", "observation_keys": "--key"}
@@ -121,15 +117,13 @@ def _bounds(text: str) -> Any:
 
 @app.command()
 def collect(
-    env: Annotated[str, typer.Argument(help="Id of the environment.")],
+    env: Annotated[str, typer.Argument(help=ENV_HELP)],
     dataset_id: Annotated[str, typer.Argument(help="Id of the dataset, such as mine/pendulum-v0.")],
     episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes in the dataset.")] = 100,
     model: Annotated[Path | None, typer.Option(help="A saved model that acts; random actions without.")] = None,
-    algo: Annotated[str, typer.Option(help="The model's algorithm: from SB3, sb3-contrib or this package.")] = "qam",
-    vec_normalize: Annotated[
-        Path | None,
-        typer.Option(help="Statistics of its VecNormalize; by default those that RL Zoo saved beside it."),
-    ] = None,
+    algo: Algo = "qam",
+    vec_normalize: VecNormalizeFile = None,
+    gym_packages: GymPackages = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Act with OGBench's scripted oracle.")] = False,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Act deterministically.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
@@ -143,12 +137,18 @@ def collect(
     Record episodes as a Minari dataset. The same command resumes where it was interrupted.
 
     Example: sb3-qam data collect PointMaze_UMaze-v3 mine/maze-v0 -n 500 --model sac.zip --algo sac
+
+    Example: sb3-qam data collect my_module:MyEnv-v0 mine/env-v0
     """
     with on_one_line(RuntimeError):
         if model is not None and oracle:
             raise ValueError("--model and --oracle exclude each other: only one can act.")
-        register_environments()
-        policy = None if model is None else _load(model, algo, env, vec_normalize)
+        env = find_environment(env, gym_packages or [])
+        policy: Any = None
+        if model is not None:
+            policy = load_model(find_algorithm(algo)[1], model, device="cpu")
+            if statistics := vec_normalize or statistics_of(model):
+                attach_statistics(policy, statistics)
         dataset = collect_dataset(
             ogbench_oracle(env) if oracle else policy,
             env,
@@ -195,47 +195,3 @@ def record(
 
 def _has_progress_bar() -> bool:
     return find_spec("rich") is not None and find_spec("tqdm") is not None
-
-
-def find_algorithm(name: str) -> type[BaseAlgorithm]:
-    """
-    :param name: Name of an algorithm of SB3, sb3-contrib or this package
-    :return: Its class
-    :raises ValueError: if there is none of that name
-    """
-    known: dict[str, type[BaseAlgorithm]] = {
-        key.lower(): value
-        for package in (stable_baselines3, sb3_contrib)
-        for key, value in vars(package).items()
-        if isinstance(value, type) and issubclass(value, BaseAlgorithm)
-    }
-    known |= {key: variant.algorithm for key, variant in VARIANTS.items()}
-    if name.lower() not in known:
-        raise ValueError(f"There is no algorithm '{name}', only {', '.join(sorted(known))}.")
-    return known[name.lower()]
-
-
-def load_model(algorithm: type[BaseAlgorithm], path: Path, **kwargs: Any) -> Any:
-    """
-    :param algorithm: Its class
-    :param path: Path of the saved model, which may lack its suffix as for SB3
-    :param kwargs: Of ``load()``
-    :return: The model
-    :raises FileNotFoundError: if there is no such file
-    """
-    if not path.is_file() and not path.with_name(f"{path.name}.zip").is_file():
-        raise FileNotFoundError(f"There is no saved model {path}.")
-    return algorithm.load(path, **kwargs)
-
-
-def _load(model: Path, algo: str, env: str, statistics: Path | None) -> BaseAlgorithm:
-    """:return: The model, with its ``VecNormalize`` where there is one"""
-    policy: BaseAlgorithm = load_model(find_algorithm(algo), model, device="cpu")
-    settings = settings_folder(model.parent)
-    if statistics is None and settings is not None and (settings / "vecnormalize.pkl").is_file():
-        statistics = settings / "vecnormalize.pkl"
-    if statistics is not None:
-        normalize = VecNormalize.load(str(statistics), make_vec_env(env))
-        normalize.training = False
-        policy.set_env(normalize)
-    return policy

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import gymnasium as gym
 import typer
 
 
@@ -13,9 +14,10 @@ def on_one_line(*kinds: type[Exception]) -> Iterator[None]:
 
     :param kinds: Further kinds of errors that do
     """
-    expected: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, FloatingPointError, *kinds)
+    always = (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error)
+    expected: tuple[type[Exception], ...] = (*always, *kinds)
     try:
         yield
     except expected as error:
-        typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"Error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
         raise typer.Exit(1) from None

@@ -4,7 +4,6 @@ import contextlib
 import json
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,32 +11,27 @@ import gymnasium as gym
 import typer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_qam import QAM, PolicyValue, fitted_q_evaluation
-from sb3_qam.cli.data import find_algorithm, load_model
 from sb3_qam.cli.errors import on_one_line
+from sb3_qam.cli.models import attach_statistics, load_model, load_statistics, statistics_of
+from sb3_qam.cli.options import ENV_HELP, Algo, EnsembleDecay, GymPackages, ReplanEvery, VecNormalizeFile
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.evaluation import evaluate as evaluate_model
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
-from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.datasets.sources import OfflineDataset, open_datasets
-from sb3_qam.environments import register_environments
+from sb3_qam.environments import find_environment, register_environments
+from sb3_qam.recording.scripted import check_fits
 from sb3_qam.results.runs import read_settings, settings_folder
-
-ReplanEvery = Annotated[
-    int | None, typer.Option(help="With chunks: plan a new one after this many actions; by default at its end.")
-]
-EnsembleDecay = Annotated[
-    float | None, typer.Option(help="With chunks: average those that overlap as in ACT, such as 0.01.")
-]
+from sb3_qam.variants import find_algorithm
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A saved model, from RL Zoo or save().")],
     env: Annotated[
         str | None,
-        typer.Option(help="Id of the environment; by default that of the RL Zoo run or of the model's dataset."),
+        typer.Option(help=ENV_HELP + " By default that of the RL Zoo run, or of the model's dataset."),
     ] = None,
     episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes for each row.")] = 20,
     n_envs: Annotated[int, typer.Option(min=1, help="Number of parallel environments, which share the episodes.")] = 1,
@@ -52,7 +46,9 @@ def evaluate(
         ),
     ] = None,
     gradient_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of fitted Q evaluation.")] = 10_000,
-    algo: Annotated[str, typer.Option(help="The model's algorithm: from SB3, sb3-contrib or this package.")] = "qam",
+    algo: Algo = "qam",
+    gym_packages: GymPackages = None,
+    vec_normalize: VecNormalizeFile = None,
     replan_every: ReplanEvery = None,
     ensemble_decay: EnsembleDecay = None,
     device: Annotated[str, typer.Option(help="PyTorch device (cpu, cuda, ...).")] = "auto",
@@ -66,7 +62,7 @@ def evaluate(
     sb3-qam eval logs/qam/PointMaze_UMaze-v3_1/best_model.zip --offline D4RL/pointmaze/umaze-v2
     """
     with on_one_line():
-        algorithm = find_algorithm(algo)
+        algorithm = find_algorithm(algo)[1]
         if baseline not in (None, "bc") or (baseline and not issubclass(algorithm, QAM)):
             raise ValueError(f"--baseline must be bc, the behavior flow of a QAM model, got '{baseline}' for '{algo}'.")
         if offline is not None and not issubclass(algorithm, OfflineToOnlineAlgorithm):
@@ -77,7 +73,7 @@ def evaluate(
         with contextlib.redirect_stdout(sys.stderr):
             models: dict[str, Any] = {"": load_model(algorithm, model, device=device, seed=seed)}
             if baseline is not None:
-                clone = QAM.load(model, device=device, seed=seed)
+                clone = load_model(QAM, model, device=device, seed=seed)
                 clone.load_behavior(model)
                 models["bc "] = clone
             for each in models.values():
@@ -89,7 +85,10 @@ def evaluate(
             data = None
             if offline is not None:
                 # Read once for all rows
-                data = models[""].make_offline_buffer(_prepare_offline(model, offline, list(models.values())))
+                if statistics := vec_normalize or statistics_of(model):
+                    for each in models.values():
+                        attach_statistics(each, statistics)
+                data = models[""].make_offline_buffer(_wrapped_as_of_run(model, offline))
             for prefix, each in models.items():
                 for name, deterministic in {"deterministic": True, "sampled": False}.items():
                     # The same starts and noise in each row
@@ -98,7 +97,7 @@ def evaluate(
                         value = fitted_q_evaluation(each, data, gradient_steps, deterministic, seed=seed)
                         summaries[prefix + name] = asdict(value)
                         continue
-                    vec_env, env_id = make_env(model, env, models[""], n_envs, seed)
+                    vec_env, env_id = make_env(model, env, models[""], n_envs, seed, gym_packages, vec_normalize)
                     found = evaluate_model(each, vec_env, episodes, deterministic)
                     summaries[prefix + name] = found.summary()
                     vec_env.close()
@@ -120,58 +119,79 @@ def evaluate(
         typer.echo(f"{name:16} {spread:>22} {row['mean_length']:8.4g} {success:>8}")
 
 
-def _prepare_offline(path: Path, source: str, models: list[Any]) -> OfflineDataset:
-    """:return: The data as the environment of the model's run would have given it; the models are to normalize it so"""
+def _wrapped_as_of_run(path: Path, source: str) -> OfflineDataset:
+    """:return: The data as the environment of the model's run would have given it"""
     settings = settings_folder(path.parent)
     if settings is None:
         return source
     from sb3_qam.zoo.wrappers import wrap_as_environment
 
-    _, config = read_settings(settings)
-    if config.get("normalize"):
-        for model in models:
-            env = DummyVecEnv([partial(SpacesOnlyEnv, model.observation_space, model.action_space)])
-            model._vec_normalize_env = VecNormalize.load(str(settings / "vecnormalize.pkl"), env)
-    return wrap_as_environment(source, config)
+    return wrap_as_environment(source, read_settings(settings)[1])
 
 
-def make_env(path: Path, env_id: str | None, model: BaseAlgorithm, n_envs: int, seed: int) -> tuple[VecEnv, str]:
+def make_env(
+    path: Path,
+    env_id: str | None,
+    model: BaseAlgorithm,
+    n_envs: int,
+    seed: int,
+    gym_packages: list[str] | None = None,
+    vec_normalize: Path | None = None,
+) -> tuple[VecEnv, str]:
     """
     :param path: Path of the saved model
     :param env_id: Id of the environment, by default that of RL Zoo's run or of the model's dataset
     :param model: The model
     :param n_envs: Number of environments
     :param seed: Their seed
-    :return: Environments as the model knows them, and their id
-    :raises ValueError: if the environment is not known
+    :param gym_packages: Modules that register environments, besides those of the run
+    :param vec_normalize: Statistics of ``VecNormalize``, by default those of the run
+    :return: Environments as the model knows them, with the wrappers of its run, and their id
+    :raises ValueError: if the environment is not known, or the model's spaces are others
     """
     register_environments()
-    settings = settings_folder(path.parent)
-    if env_id is None and settings is not None:
-        return _make_env_of_run(settings, n_envs, seed)
+    packages, settings = list(gym_packages or []), settings_folder(path.parent)
+    args, config = ({}, {}) if settings is None else read_settings(settings)
+    packages += args.get("gym_packages") or []
     dataset = getattr(model, "offline_dataset", None)
-    if env_id is None and dataset is not None:
+    if env_id is None and args:
+        env_id = args.get("env")
+    elif env_id is None and dataset is not None:
         spec = open_datasets(dataset)[0].env_spec
         # The specification itself is code that the dataset brings; an id that is registered here is not
         env_id = spec.id if spec is not None and spec.id in gym.registry else None
     if env_id is None:
         raise ValueError(f"The environment of {path} is not known: pass --env ID.")
-    return make_vec_env(env_id, n_envs, seed), env_id
+    env_id = find_environment(env_id, packages)
+    if args:
+        # Of another environment only what wraps it: arguments belong to the one that they were given to
+        env_kwargs = args.get("env_kwargs") or config.get("env_kwargs") if env_id == args.get("env") else None
+        env = _make_env_of_run(settings, env_id, config, env_kwargs, n_envs, seed, vec_normalize is None)
+    else:
+        env = make_vec_env(env_id, n_envs, seed)
+    if vec_normalize is not None:
+        env = load_statistics(vec_normalize, env)
+    check_fits(model, env, f"--env {env_id} is not what {path} was trained in.")
+    return env, env_id
 
 
-def _make_env_of_run(settings: Path, n_envs: int, seed: int) -> tuple[VecEnv, str]:
-    """:return: Environments as those of the run, wrapped and normalized, and their id"""
+def _make_env_of_run(
+    settings: Path | None, env_id: str, config: dict[str, Any], env_kwargs: Any, n_envs: int, seed: int, normalize: bool
+) -> VecEnv:
+    """:return: Environments, wrapped as those of the run, and normalized unless that is done elsewhere"""
     from sb3_qam.zoo import create_test_env
 
-    args, config = read_settings(settings)
-    hyperparams = {**config, "normalize": bool(config.get("normalize")), "normalize_kwargs": {}}
-    env = create_test_env(
-        str(args["env"]),
-        n_envs,
-        stats_path=str(settings),
-        seed=seed,
-        should_render=False,
-        hyperparams=hyperparams,
-        env_kwargs=args.get("env_kwargs") or config.get("env_kwargs"),
-    )
-    return env, str(args["env"])
+    normalize = normalize and bool(config.get("normalize"))
+    try:
+        return create_test_env(
+            env_id,
+            n_envs,
+            stats_path=str(settings),
+            seed=seed,
+            should_render=False,
+            hyperparams={**config, "normalize": normalize, "normalize_kwargs": {}},
+            env_kwargs=env_kwargs,
+        )
+    except AssertionError as error:
+        # Statistics are of other spaces
+        raise ValueError(f"{env_id} does not fit the run in {settings}: {error}") from error

@@ -9,6 +9,7 @@ import typer
 from sb3_qam.cli.errors import on_one_line
 from sb3_qam.results import make_report
 from sb3_qam.results.scores import METRICS
+from sb3_qam.variants import find_algorithm
 
 
 def plot(
@@ -57,7 +58,8 @@ def plot(
         if metric not in (None, *METRICS):
             raise ValueError(f"--metric must be one of {', '.join(METRICS)}, got '{metric}'.")
         ranges = dict(parse_reward_range(each) for each in reward_range or [])
-        report = make_report(log_folder or [Path("logs")], metric, algo or [], env or [], ranges, published)
+        algorithms = [find_algorithm(each)[0] for each in algo or []]
+        report = make_report(log_folder or [Path("logs")], metric, algorithms, env or [], ranges, published)
         files = report.write(output)
     for row in report.rows:
         offline = f", after the offline phase {row.offline}" if row.offline else ""

@@ -1,5 +1,6 @@
-"""``sb3-qam train`` and ``sb3-qam enjoy``: RL Zoo's commands."""
+"""``sb3-qam train``, ``enjoy`` and ``record-video``: RL Zoo's commands."""
 
+import runpy
 import sys
 import traceback
 from importlib import import_module
@@ -7,11 +8,12 @@ from importlib import import_module
 import typer
 
 from sb3_qam.cli.errors import on_one_line
-from sb3_qam.cli.evaluate import EnsembleDecay, ReplanEvery
+from sb3_qam.cli.options import EnsembleDecay, ReplanEvery
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.variants import VARIANTS
 
-TRAIN_HELP = f"""Train by RL Zoo: every option below is the zoo's.
+TRAIN_HELP = f"""Train by RL Zoo: every option below is the zoo's. With -optimize also:
+  --small               search networks, batches and critics that a few CPU cores train in minutes
 
 Examples:
   sb3-qam train --algo qam --env PointMaze_UMaze-v3 --eval-freq 10000
@@ -19,6 +21,7 @@ Examples:
   sb3-qam train --algo qam --env Pendulum-v1 -n 5000 --hyperparams inverse_temperature:1.0
   sb3-qam train --algo qam --env PointMaze_UMaze-v3 --hyperparams offline_dataset:"'mine/maze-v0'" offline_steps:20000
   sb3-qam train --algo qam --env Pendulum-v1 -optimize --n-trials 20 --n-evaluations 2
+  sb3-qam train --algo qam --env my_module:MyEnv-v0
 
 Algorithms of this package: {", ".join(VARIANTS)}. Configurations: sb3_qam/zoo/hyperparams.py.
 Ctrl-C saves the model and says how to resume.
@@ -31,6 +34,12 @@ Examples:
   sb3-qam enjoy --algo qam --env PointMaze_UMaze-v3 -f logs
   sb3-qam enjoy --algo qam --env PointMaze_UMaze-v3 -f logs --load-best --no-render -n 3000
   sb3-qam enjoy --algo trqam --env cube-double-play-singletask-task1-v0 -f logs --replan-every 1 --ensemble-decay 0.01
+"""
+
+RECORD_VIDEO_HELP = """Record a trained model by RL Zoo, as an mp4 file: every option below is the zoo's.
+
+Example:
+  sb3-qam record-video --algo qam --env PointMaze_UMaze-v3 -f logs -n 600
 """
 
 
@@ -49,6 +58,11 @@ def enjoy(context: typer.Context, replan_every: ReplanEvery = None, ensemble_dec
         ChunkedPolicy.replan_every = ChunkedPolicy.ensemble_decay = None
 
 
+def record_video(context: typer.Context) -> None:
+    """Record a video of a trained model by RL Zoo, with all its options. See: sb3-qam record-video --help"""
+    _run(context, "record_video", RECORD_VIDEO_HELP)
+
+
 def _run(context: typer.Context, command: str, help_text: str) -> None:
     """
     :param context: Has what was typed
@@ -57,13 +71,18 @@ def _run(context: typer.Context, command: str, help_text: str) -> None:
     """
     if {"-h", "--help"} & set(context.args):
         typer.echo(help_text)
-    sys.argv = [context.command_path, *context.args]
     # The zoo asserts what users are to give
     with on_one_line(AssertionError):
         # First of all it says what to install
         import_module("sb3_qam.zoo")
+        arguments = import_module("sb3_qam.zoo.arguments").zoo_arguments(command, context.args)
+        sys.argv = [context.command_path, *arguments]
         try:
-            getattr(import_module(f"rl_zoo3.{command}"), command)()
+            if command == "record_video":
+                # A script without a function
+                runpy.run_module("rl_zoo3.record_video", run_name="__main__")
+            else:
+                getattr(import_module(f"rl_zoo3.{command}"), command)()
         except (NameError, SyntaxError) as error:
             # The zoo evaluates values as Python
             if not (

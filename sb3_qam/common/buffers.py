@@ -153,6 +153,14 @@ class OfflineBuffer(SequenceBuffer):
         return starts[starts + self.n_steps - 1 <= self.last[np.searchsorted(self.last, starts)]]
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
+        return self.batch_of(batch_inds, env)
+
+    def batch_of(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:
+        """
+        :param batch_inds: Numbers of transitions
+        :param env: Normalizes observations and rewards with its statistics
+        :return: The samples that begin with these
+        """
         episode = np.searchsorted(self.last, batch_inds)
         last = self.last[episode][:, None]
         steps = batch_inds[:, None] + np.arange(self.n_steps)
@@ -188,6 +196,9 @@ class SequenceReplayBuffer(SequenceBuffer, ReplayBuffer):
     end of a trajectory, or the position being written, has ``valid`` 0. SB3's ``NStepReplayBuffer`` shortens such
     returns instead. Arguments are those of ``ReplayBuffer`` and of :class:`SequenceBuffer`.
 
+    ``ends`` says where trajectories end, by default where a step is done. A termination inside of one, such as a
+    success with ``terminate_on_success``, cuts the bootstrap alone.
+
     :raises ValueError: if there is no room for h steps of each environment, or with ``optimize_memory_usage=True``
     """
 
@@ -200,6 +211,11 @@ class SequenceReplayBuffer(SequenceBuffer, ReplayBuffer):
                 f"A replay buffer with room for {self.buffer_size} steps of each of {self.n_envs} environment(s) "
                 f"holds no sequence of {self.n_steps} steps: increase buffer_size."
             )
+        self.ends = np.zeros((self.buffer_size, self.n_envs), dtype=bool)
+
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        self.ends[self.pos] = done
+        super().add(obs, next_obs, action, reward, done, infos)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> TransitionBatch:  # type: ignore[override]
         env_inds = np.random.randint(0, self.n_envs, size=len(batch_inds))
@@ -208,7 +224,7 @@ class SequenceReplayBuffer(SequenceBuffer, ReplayBuffer):
         oldest = self.pos if self.full else 0
         age_of_first = (batch_inds - oldest) % self.buffer_size
         crosses_write_position = age_of_first + self.n_steps > self.size()
-        crosses_end = self.dones[steps[:, :-1], of_env].any(axis=1)
+        crosses_end = self.ends[steps[:, :-1], of_env].any(axis=1)
         valid = ~(crosses_write_position | crosses_end)
         if not valid.any():
             self._warn_if_nothing_is_valid()
@@ -225,7 +241,7 @@ class SequenceReplayBuffer(SequenceBuffer, ReplayBuffer):
 
     def _warn_if_nothing_is_valid(self) -> None:
         """A batch may be without a valid sample by chance, or because no episode has as many steps as a sequence."""
-        lengths = np.diff(np.flatnonzero(np.append(True, self.dones[: self.size()].ravel(order="F") > 0)))
+        lengths = np.diff(np.flatnonzero(np.append(True, self.ends[: self.size()].ravel(order="F"))))
         if len(lengths) > 0 and lengths.max() < self.n_steps:
             warnings.warn(
                 f"None of the {len(lengths)} episodes in the replay buffer has the {self.n_steps} steps of a sequence "
@@ -240,14 +256,12 @@ class DictSequenceReplayBuffer(SequenceReplayBuffer, DictReplayBuffer):  # type:
 
 def end_trajectories(buffer: ReplayBuffer | None) -> None:
     """
-    End the trajectories being recorded, as a truncation does, where a buffer looks at more than single transitions.
+    End the trajectories being recorded, where a buffer looks at more than single transitions.
 
     :param buffer: A replay buffer whose environments are about to be reset
     """
     if isinstance(buffer, SequenceReplayBuffer) and buffer.size() > 0:
-        last_written = buffer.pos - 1
-        buffer.timeouts[last_written] = np.logical_or(buffer.timeouts[last_written], buffer.dones[last_written] == 0)
-        buffer.dones[last_written] = 1
+        buffer.ends[buffer.pos - 1] = True
     elif isinstance(buffer, HerReplayBuffer):
         with warnings.catch_warnings():
             # It explains an option of load_replay_buffer()

@@ -97,7 +97,7 @@ class OfflineEvalCallback(PeriodicCallback):
       the same states
     - ``bc_loss``: the flow-matching loss of the behavior flow, ``train/bc_loss`` of new data
     - ``fqe``, with ``fqe_steps`` > 0: :func:`~sb3_qam.fitted_q_evaluation` of deterministic actions on these episodes,
-      and ``fqe_low`` and ``fqe_high``, its interval
+      ``fqe_low`` and ``fqe_high``, its interval, and ``fqe_halfway``, after half of these steps
 
     Transitions and noise are the same at each evaluation, so that differences come from training. While the
     behavior alone is trained (``objective="bc"``) there are ``bc_loss`` and ``fqe`` alone. With ``n_steps`` or
@@ -152,15 +152,15 @@ class OfflineEvalCallback(PeriodicCallback):
         with evaluation_mode(self.model, self.seed):
             for start in range(0, len(self._rows), self.batch_size):
                 rows = self._rows[start : start + self.batch_size]
-                batch = self._buffer._get_samples(rows, env=self.model._vec_normalize_env)
+                batch = self._buffer.batch_of(rows, env=self.model._vec_normalize_env)
                 for name, mean in self.model.evaluate_batch(batch).items():
                     sums[name] += float(mean) * len(rows)
         for name, total in sums.items():
             self.logger.record(f"eval_offline/{name}", total / len(self._rows))
         if self.fqe_steps > 0:
             found = fitted_q_evaluation(self.model, self._buffer, self.fqe_steps, seed=self.seed)
-            for suffix, value in {"": found.value, "_low": found.low, "_high": found.high}.items():
-                self.logger.record(f"eval_offline/fqe{suffix}", value)
+            for name, value in vars(found).items():
+                self.logger.record(f"eval_offline/fqe{'' if name == 'value' else f'_{name}'}", value)
 
 
 class FlowDiagnosticsCallback(PeriodicCallback):

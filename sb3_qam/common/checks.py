@@ -4,9 +4,9 @@ import copy
 from inspect import signature
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -17,7 +17,15 @@ from stable_baselines3.her import HerReplayBuffer
 
 from sb3_qam.common.buffers import SequenceReplayBuffer
 from sb3_qam.datasets.storage import STORAGES
-from sb3_qam.utils.checks import FLOAT32_MAX, check_in_range, check_one_of, check_positive_int, check_same_space
+from sb3_qam.utils.checks import (
+    FLOAT32_MAX,
+    check_action_space,
+    check_in_range,
+    check_one_of,
+    check_positive_int,
+    check_same_space,
+)
+from sb3_qam.utils.names import arguments_of, closest
 
 # What a model and its environment have to agree on, by attribute
 SPACES = ("observation_space", "action_space")
@@ -35,6 +43,25 @@ def check_arguments(algorithm: type[OffPolicyAlgorithm], policy: Any, kwargs: di
         check_one_of(f"policy of {algorithm.__name__}", policy, algorithm.policy_aliases)
     if unknown := sorted(kwargs.keys() - signature(OffPolicyAlgorithm).parameters.keys()):
         raise TypeError(f"{algorithm.__name__} has no argument {', '.join(map(repr, unknown))}.")
+
+
+def check_load_arguments(algorithm: type[OffPolicyAlgorithm], kwargs: dict[str, Any]) -> None:
+    """
+    SB3 makes attributes of whatever it is given.
+
+    :param algorithm: An offline-to-online algorithm
+    :param kwargs: What is to replace the arguments that a saved model was made with
+    :raises TypeError: if the constructor has no such argument, or it has no effect on a saved model
+    """
+    only_new = {"policy", "stats_window_size", "_init_setup_model"}
+    known = arguments_of(algorithm) - only_new | {"num_timesteps", "replay_buffer"}
+    for name in kwargs.keys() - known:
+        if name in only_new:
+            raise TypeError(
+                f"{algorithm.__name__}.load() has no argument '{name}', which is for new models: leave it out."
+            )
+        if not name.startswith("_"):
+            raise TypeError(f"{algorithm.__name__}.load() has no argument '{name}'{closest(name, known)}")
 
 
 def check_hyperparameters(model: Any) -> None:
@@ -169,32 +196,18 @@ def check_callback(callback: Any) -> None:
             raise TypeError(f"callback must be an SB3 callback, a list of them or a function, got {each!r}.")
 
 
-def check_env(env: Any) -> None:
+def check_environment(env: Any) -> None:
     """
-    Explain what SB3 would assert, or blame on an old OpenAI Gym.
-
-    :param env: What an algorithm was given as its environment
-    :raises TypeError: if it is no environment, or several that are no ``VecEnv``
+    :param env: An environment with spaces
+    :raises TypeError: if it is a vectorized environment of Gymnasium's, which SB3 does not take
+    :raises ValueError: if SB3 cannot scale its actions
     """
-    if isinstance(env, gym.vector.VectorEnv):
+    if isinstance(env, VectorEnv):
         raise TypeError(
-            f"Expected a Gymnasium environment or a VecEnv of SB3, got a vector of Gymnasium's, {type(env).__name__}: "
-            "make it with stable_baselines3.common.env_util.make_vec_env(id, n_envs=...) and not with gym.make_vec()."
+            f"Expected a Gymnasium environment or a VecEnv of SB3, got {env!r}: use "
+            "stable_baselines3.common.env_util.make_vec_env(id, n_envs) instead of gymnasium.make_vec()."
         )
-    if not hasattr(env, "action_space"):
-        raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
-
-
-def check_observation_space(space: spaces.Space) -> None:
-    """
-    :param space: Observation space
-    :raises ValueError: if it holds a MultiDiscrete of several axes, which SB3 cannot encode
-    """
-    for part in space.values() if isinstance(space, spaces.Dict) else [space]:
-        if isinstance(part, spaces.MultiDiscrete) and len(part.shape) != 1:
-            raise ValueError(
-                f"SB3 encodes no observations of {part}, which has {len(part.shape)} axes: flatten it in a wrapper."
-            )
+    check_action_space(env.action_space)
 
 
 def check_wrappers(env: VecEnv) -> None:
@@ -232,7 +245,8 @@ def other_float_spaces(env: VecEnv, model_spaces: dict[str, spaces.Space]) -> di
 
     :param env: The environment that a model is given
     :param model_spaces: The model's ``observation_space`` and ``action_space``
-    :return: Those that it takes over from the environment, whose floating-point type is another
+    :return: Those that it takes over from the environment, with another floating-point type, or bounds where one of the
+        two has none
     :raises ValueError: if one differs in more than that
     """
     others = {}
@@ -245,12 +259,29 @@ def other_float_spaces(env: VecEnv, model_spaces: dict[str, spaces.Space]) -> di
     return others
 
 
-def check_finite_observation(observation: Any, space: spaces.Space) -> None:
+def check_finite_values(what: str, values: np.ndarray, consequence: str) -> None:
+    """
+    :param what: What they are, for the error
+    :param values: shape (n_envs, ...)
+    :param consequence: What was not done, for the error
+    :raises ValueError: if one of them is not finite in float32, naming its environment
+    """
+    is_finite = np.abs(values) <= FLOAT32_MAX
+    if not is_finite.all():
+        env = int(np.argwhere(~is_finite)[0, 0])
+        raise ValueError(
+            f"The {what} of environment {env} is not finite: {values[~is_finite][0]}. {consequence}. Check what "
+            "computes it."
+        )
+
+
+def check_finite_observation(observation: Any, space: spaces.Space, consequence: str = "No action was taken") -> None:
     """
     NaN in, NaN out: a robot would move on that action.
 
     :param observation: One observation or a batch of them, as for ``predict()``
     :param space: Observation space of the model
+    :param consequence: What was not done, for the error
     :raises ValueError: if a value is not finite in float32, naming its key and its environment
     """
     if isinstance(observation, tuple):
@@ -265,6 +296,6 @@ def check_finite_observation(observation: Any, space: spaces.Space) -> None:
         env, *position = np.argwhere(~is_finite.reshape(-1, *(shape or ())))[0].tolist()
         raise ValueError(
             f"The observation{'' if key is None else f' {key!r}'} of environment {env} is not finite: "
-            f"{array[~is_finite][0]} at {position}. No action was taken. Check what produces it: a sensor, the "
+            f"{array[~is_finite][0]} at {position}. {consequence}. Check what produces it: a sensor, the "
             "simulation, or the statistics of VecNormalize."
         )

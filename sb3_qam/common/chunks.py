@@ -26,6 +26,16 @@ class ChunkedPolicy(BasePolicy):
     replan_every: int | None = None
     ensemble_decay: float | None = None
 
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        Rescale the action from [-1, 1] to [low, high].
+
+        :param scaled_action: Action to un-scale
+        :return: The action, inside the space whatever is lost in rounding
+        """
+        unscaled = super().unscale_action(scaled_action)
+        return np.clip(unscaled, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],

@@ -92,7 +92,7 @@ class Sampler(nn.Module):
             # Networks compute in float32, and VecNormalize does not
             as_float32 = part.dtype == np.float64 and key not in self.statistics
             inputs[key] = th.as_tensor(part.astype(np.float32) if as_float32 else part, device=self.policy.device)
-        reserved = inputs.keys() & {*NOISE_NAMES, "action", ""}
+        reserved = inputs.keys() & {*NOISE_NAMES, "action"}
         if reserved:
             raise ValueError(f"The observation keys {sorted(reserved)} are names of the file's own: rename them.")
         generator = th.Generator().manual_seed(seed)
@@ -127,21 +127,26 @@ class Sampler(nn.Module):
 
     def metadata(self) -> dict[str, Any]:
         """:return: What the runtime has to know, as JSON has it"""
-        policy = self.policy
+        policy, space = self.policy, self.policy.action_space
+        assert isinstance(space, spaces.Box)  # for mypy
         observations: dict[str, dict[str, Any]] = {}
         dtypes = {name: str(each.cpu().numpy().dtype) for name, each in self.example_inputs(1).items()}
-        for key, space in _parts(self.space).items():
-            observations[key] = {"shape": space.shape, "dtype": dtypes[key], "is_image": is_image_space(space)}
+        for key, part in _parts(self.space).items():
+            observations[key] = {"shape": part.shape, "dtype": dtypes[key], "is_image": is_image_space(part)}
             if key in self.statistics:
                 mean, deviation, limit = self.statistics[key]
                 observations[key] |= {"mean": mean.tolist(), "std": deviation.tolist(), "clip": limit}
-        bounds = {name: getattr(self, name).tolist() for name in ("low", "high")}
         return {
             "sb3_qam_version": __version__,
             "is_dict": isinstance(self.space, spaces.Dict),
             "observations": observations,
             "observation_space": str(self.space),
-            "action_space": {"shape": policy.action_space.shape, **bounds},
+            "action_space": {
+                "shape": space.shape,
+                "dtype": str(space.dtype),
+                "low": space.low.tolist(),
+                "high": space.high.tolist(),
+            },
             "chunk_size": policy.chunk_size,
             "replan_every": policy.replan_every,
             "ensemble_decay": policy.ensemble_decay,
@@ -201,10 +206,24 @@ def export_onnx(
         vec_normalize = model.get_vec_normalize_env()
     policy = model.policy if isinstance(model, BaseAlgorithm) else model
     if not isinstance(policy, OfflineToOnlinePolicy):
-        raise ValueError(f"export_onnx() takes models of this package and their policies, got {type(model).__name__}.")
+        raise ValueError(
+            f"export_onnx(model, path) takes models of this package and their policies, got {type(model).__name__}."
+        )
+    if vec_normalize is not None and not isinstance(vec_normalize, VecNormalize):
+        raise ValueError(
+            "vec_normalize must be a VecNormalize, such as VecNormalize.load(path, venv) makes of a file, got "
+            f"{vec_normalize!r}."
+        )
+    if vec_normalize is None and getattr(model, "_observations_normalized", False):
+        warnings.warn(
+            "The model was trained on observations that VecNormalize normalized, and the file will not normalize them: "
+            "pass vec_normalize=VecNormalize.load(path, venv), or load the model with its environment."
+        )
     _check_ode_method(policy)
     ChunkExecution(policy.chunk_size, policy.replan_every, policy.ensemble_decay)
     path = Path(path)
+    if not path.name or path.is_dir():
+        raise ValueError(f"path must be that of a file, got {str(path)!r}.")
     path = path if path.suffix else path.with_suffix(".onnx")
     sampler = Sampler(policy, vec_normalize)
     traced, compared = (sampler.example_inputs(n, seed=n) for n in (N_TRACED, N_COMPARED))

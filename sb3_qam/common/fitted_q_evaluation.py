@@ -1,5 +1,6 @@
 """The value of a policy from data alone."""
 
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.networks.critics import CriticEnsemble
 from sb3_qam.utils.checks import check_positive_int
+from sb3_qam.utils.random_state import preserved_rng
 
 # The policy is fixed, so that targets may follow faster than in training
 LEARNING_RATE, TAU = 1e-3, 0.05
@@ -33,14 +35,17 @@ class PolicyValue:
     :param value: Mean over the start states and over the critics
     :param low: Lower end of its 95 % interval
     :param high: Upper end
+    :param halfway: The value after half of the gradient steps. If it has moved far since, there were too few of them
     """
 
     value: float
     low: float
     high: float
+    halfway: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} (95 %: {self.low:.4g} to {self.high:.4g})"
+        interval = f"95 %: {self.low:.4g} to {self.high:.4g}"
+        return f"{self.value:.4g} ({interval}; after half of the gradient steps: {self.halfway:.4g})"
 
 
 def fitted_q_evaluation(
@@ -82,7 +87,15 @@ def fitted_q_evaluation(
     :raises ValueError: if an argument is out of range, or the dataset is unusable or does not fit the model
     :raises FileNotFoundError: if the dataset is neither in the local Minari cache nor to be downloaded
     :raises FloatingPointError: if the critics diverge
+    :raises TypeError: if the model or the dataset is not one
     """
+    if not isinstance(model, OfflineToOnlineAlgorithm):
+        raise TypeError(
+            "fitted_q_evaluation(model, dataset) takes a model of this package, not its policy or its path, got "
+            f"{type(model).__name__}."
+        )
+    if not isinstance(deterministic, bool):
+        raise ValueError(f"deterministic must be True or False, got {deterministic!r}.")
     for name, number in {"gradient_steps": gradient_steps, "n_steps": n_steps, "n_critics": n_critics}.items():
         check_positive_int(name, number)
     check_positive_int("seed", seed, minimum=0)
@@ -92,8 +105,9 @@ def fitted_q_evaluation(
     if len(buffer.complete_starts()) == 0:
         raise ValueError(f"No episode of dataset '{buffer.name}' has the {n_steps} steps of a return: reduce n_steps.")
     with evaluation_mode(model, seed):
-        values = _values_at_starts(
-            model, buffer, _fit(model, buffer, gradient_steps, deterministic, n_critics), deterministic
+        halfway, values = (
+            _values_at_starts(model, buffer, critic, deterministic)
+            for critic in _fit(model, buffer, gradient_steps, deterministic, n_critics)
         )
     if not np.isfinite(values).all():
         raise FloatingPointError(
@@ -103,13 +117,13 @@ def fitted_q_evaluation(
     rng = np.random.default_rng(seed)
     means = [values[np.ix_(*(rng.integers(n, size=n) for n in values.shape))].mean() for _ in range(N_RESAMPLES)]
     low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return PolicyValue(float(values.mean()), float(low), float(high))
+    return PolicyValue(float(values.mean()), float(low), float(high), float(halfway.mean()))
 
 
 def _fit(
     model: OfflineToOnlineAlgorithm, buffer: OfflineBuffer, gradient_steps: int, deterministic: bool, n_critics: int
-) -> CriticEnsemble:
-    """:return: Critics of the model's policy, as it acts now"""
+) -> Iterator[CriticEnsemble]:
+    """:return: Critics of the model's policy, as it acts now, after half of the gradient steps and after all"""
     policy: Any = model.policy
     critic, target = (policy.make_critic(n_critics=n_critics).train(mode) for mode in (True, False))
     target.load_state_dict(critic.state_dict())
@@ -121,10 +135,14 @@ def _fit(
         [np.bincount(np.random.randint(n_episodes, size=n_episodes), minlength=n_episodes) for _ in range(n_critics)]
     )
     rows = buffer.complete_starts()
-    for _ in range(gradient_steps):
+    for step in range(gradient_steps):
+        if step == gradient_steps // 2:
+            with preserved_rng(model.action_space, model.device):
+                yield critic.eval()
+            critic.train()
         batch_inds = np.random.choice(rows, model.batch_size)
         weights = th.as_tensor(drawn[:, np.searchsorted(buffer.last, batch_inds)], device=model.device)
-        batch = buffer._get_samples(batch_inds, env=model._vec_normalize_env)
+        batch = buffer.batch_of(batch_inds, env=model._vec_normalize_env)
         with th.no_grad():
             next_actions = policy._predict(batch.next_observations, deterministic=deterministic)
             next_values = target(target.features(batch.next_observations), next_actions)
@@ -135,7 +153,7 @@ def _fit(
         optimizer.step()
         polyak_update(critic.parameters(), target.parameters(), TAU)
         polyak_update(statistics, target_statistics, 1.0)
-    return critic.eval()
+    yield critic.eval()
 
 
 @th.no_grad()
@@ -146,7 +164,7 @@ def _values_at_starts(
     starts = np.append(0, buffer.last[:-1] + 1)
     values = []
     for first in range(0, len(starts), N_TOGETHER):
-        batch = buffer._get_samples(starts[first : first + N_TOGETHER], env=model._vec_normalize_env)
+        batch = buffer.batch_of(starts[first : first + N_TOGETHER], env=model._vec_normalize_env)
         features = critic.features(batch.observations)
         draws = [
             critic(features, model.policy._predict(batch.observations, deterministic=deterministic))

@@ -1,5 +1,7 @@
 """VecNormalize together with offline data."""
 
+from collections.abc import Callable
+
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -52,6 +54,29 @@ def add_initial_statistics(vec_normalize: VecNormalize, offline: OfflineBuffer) 
                     release_pages(observations)
     if vec_normalize.norm_reward and vec_normalize.ret_rms.count < offline.size():
         vec_normalize.ret_rms.update(running_returns(offline, vec_normalize.gamma))
+
+
+def kept_statistics(vec_normalize: VecNormalize) -> Callable[[], None]:
+    """
+    Remember the statistics. A step replaces their arrays and never changes them in place, so none is copied.
+
+    :param vec_normalize: Whose statistics they are
+    :return: Restores them
+    """
+    of_observations = getattr(vec_normalize, "obs_rms", {})
+    all_statistics = [
+        *(of_observations.values() if isinstance(of_observations, dict) else [of_observations]),
+        vec_normalize.ret_rms,
+    ]
+    kept = [(statistics, dict(vars(statistics))) for statistics in all_statistics]
+    returns = vec_normalize.returns
+
+    def restore() -> None:
+        for statistics, values in kept:
+            vars(statistics).update(values)
+        vec_normalize.returns = returns
+
+    return restore
 
 
 def running_returns(offline: OfflineBuffer, gamma: float) -> np.ndarray:

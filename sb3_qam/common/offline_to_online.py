@@ -26,10 +26,9 @@ from sb3_qam.common.checks import (
     SPACES,
     check_arguments,
     check_callback,
-    check_env,
+    check_environment,
     check_episodic_training,
     check_hyperparameters,
-    check_observation_space,
     check_policy_kwargs,
     check_replay_buffer_class,
     check_structure,
@@ -38,7 +37,7 @@ from sb3_qam.common.checks import (
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.normalization import add_initial_statistics, check_reward_scales
-from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, still_step, with_offline_progress_bar
+from sb3_qam.common.phases import OBJECTIVES, ONLINE, Phase, SpacesOnlyEnv, still_step, with_progress_bar
 from sb3_qam.common.rollouts import StatefulRollouts
 from sb3_qam.common.saving import ResumableAlgorithm
 from sb3_qam.common.update_monitor import UpdateMonitor
@@ -47,7 +46,7 @@ from sb3_qam.datasets.replay_buffer import ReplayBufferSource, open_replay_buffe
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset, OpenDataset, open_datasets, storable, with_absolute_folders
 from sb3_qam.datasets.storage import map_episodes
-from sb3_qam.utils.checks import check_action_space, check_in_range, check_one_of, check_positive_int
+from sb3_qam.utils.checks import check_in_range, check_one_of, check_positive_int
 
 # Gradient steps between two outputs of the logger
 OFFLINE_LOG_INTERVAL = 1000
@@ -88,8 +87,12 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     reward_transform: RewardTransform | None
     # Outlives a dataset object, which is not saved
     _offline_dataset_id: str | None = None
+    # Whether VecNormalize normalized what the networks have learned from
+    _observations_normalized = False
     # What trains now
     _phase: Phase = ONLINE
+    # When the logger was last written
+    _logged_at = 0
     # What the networks were made for, to compare at loading
     _structure: dict[str, Any] | None = None
 
@@ -132,8 +135,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env)
-        check_action_space(env.action_space)
+        # Here, because SB3 asserts what we want to explain
+        if not hasattr(env, "action_space"):
+            raise TypeError(f"Expected a Gymnasium environment or a VecEnv, got {type(env).__name__}: {env!r}.")
+        check_environment(env)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         check_wrappers(wrapped)
         return wrapped
@@ -146,7 +151,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         self._check_hyperparameters()
         if not hasattr(self, "observation_space"):
             self._take_spaces_from_dataset()
-        check_observation_space(self.observation_space)
         if not callable(self.learning_rate):
             self.learning_rate = float(self.learning_rate)
         self.reward_transform = RewardTransform.make(self.reward_transform)
@@ -195,8 +199,9 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
         :param env: The environment for learning a policy. A model that has had none takes any number of them
         :param force_reset: Force call to ``reset()`` before training to avoid unexpected behavior.
-        :raises ValueError: if the spaces differ from the model's in more than the floating-point type, or the number of
-            environments from that of the replay buffer, or images are transposed outside of ``VecNormalize``
+        :raises ValueError: if the spaces are not the model's (bounds may be infinite in one, the floating-point type
+            may be another), or the number of environments is not that of the replay buffer, or images are transposed
+            outside of ``VecNormalize``
         :raises TypeError: if it is not an environment
         """
         env = self._wrap_env(env, self.verbose)
@@ -372,6 +377,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         :raises FloatingPointError: if a loss is no longer finite
         """
         check_one_of("objective", objective, OBJECTIVES)
+        if isinstance(dataset, (int, float)):
+            raise TypeError(f"dataset must be a Minari dataset, got {dataset!r}: pass gradient_steps={dataset!r}.")
         if gradient_steps is None and objective == "bc":
             raise ValueError("pretrain(objective='bc') needs gradient_steps=..., the number of updates.")
         if gradient_steps is None:
@@ -431,6 +438,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         needed_by = "bc_steps" if phases and phases[0].objective == "bc" else "offline_steps"
         self._require_offline_data(f"{needed_by}={getattr(self, needed_by)}" if phases else None)
         for number, phase in enumerate(phases, start=1):
+            if self.verbose >= 1:
+                print(f"{phase.name.capitalize()} phase: {phase.gradient_steps} gradient steps")
             steps_afterwards = sum(later.gradient_steps for later in phases[number:]) + total_timesteps
             may_continue = self._train_offline(
                 phase, steps_afterwards, callback, OFFLINE_LOG_INTERVAL, tb_log_name, reset_num_timesteps, progress_bar
@@ -438,8 +447,14 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
             if not may_continue:
                 return self
             reset_num_timesteps = False
-        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if phases and self.verbose >= 1:
+            print(f"Online phase: {total_timesteps} environment steps")
+        callback = with_progress_bar(callback) if progress_bar else callback
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps)
         self._monitor.check()
+        if log_interval is not None and self._logged_at < self.num_timesteps and self._monitor.has_values:
+            # What came after the last episodes that were logged
+            self.dump_logs()
         return self
 
     def _offline_phases_left(self) -> list[Phase]:
@@ -464,13 +479,14 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         :return: Whether training may continue: no callback stopped it
         """
         with self._during(phase):
-            callback = with_offline_progress_bar(callback) if progress_bar else callback
+            callback = with_progress_bar(callback) if progress_bar else callback
             _, callback = self._setup_learn(
                 phase.gradient_steps + steps_afterwards, callback, reset_num_timesteps, tb_log_name
             )
             total_timesteps = self.num_timesteps + phase.gradient_steps
             assert self.env is not None  # for mypy
-            callback.on_training_start(locals(), globals())
+            step = still_step(self.env, self._last_obs)
+            callback.on_training_start({**locals(), **step}, globals())
 
             may_continue = True
             while may_continue and self.num_timesteps < total_timesteps:
@@ -480,7 +496,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
                 self._n_offline_steps_done += phase.objective == "full"
                 self._n_bc_steps_done += phase.objective == "bc"
                 self._has_learned = True
-                callback.update_locals({**locals(), **still_step(self.env, self._last_obs)})
+                callback.update_locals({**locals(), **step})
                 may_continue = callback.on_step()
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
                 is_last = not may_continue or self.num_timesteps == total_timesteps
@@ -539,9 +555,10 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         check_reward_scales(self._vec_normalize_env, self.reward_transform)
         if self.offline_buffer is not None and self._vec_normalize_env is not None:
             add_initial_statistics(self._vec_normalize_env, self.offline_buffer)
+        self._observations_normalized = getattr(self._vec_normalize_env, "norm_obs", False)
         self._begin_rollouts(reset_num_timesteps)
         if reset_num_timesteps:
-            self._n_gradient_timesteps = 0
+            self._n_gradient_timesteps = self._logged_at = 0
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         # A checkpoint is written before SB3 updates the schedules
         self._update_current_progress_remaining(self.num_timesteps, max(self._total_timesteps, 1))
@@ -559,6 +576,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
 
     def dump_logs(self) -> None:
         self._record_updates()
+        self._logged_at = self.num_timesteps
         super().dump_logs()
 
     def _dump_offline_logs(self) -> None:
@@ -575,4 +593,5 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         return {**super()._stand_ins(), "offline_dataset": storable(self.offline_dataset)}
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "offline_buffer", "_monitor", "_augmentation", "_phase"]
+        own = ("offline_buffer", "_monitor", "_augmentation", "_phase", "_restore_statistics", "_logged_at")
+        return [*super()._excluded_save_params(), *own]

@@ -31,8 +31,33 @@ class Phase:
         """Whether its timesteps are gradient steps."""
         return self.gradient_steps > 0
 
+    @property
+    def name(self) -> str:
+        """In words, for progress bars and output."""
+        offline = "offline" if self.objective == "full" else "offline, clone"
+        return offline if self.is_offline else "online"
+
 
 ONLINE = Phase()
+
+
+def still_step(env: VecEnv, last_obs: Any) -> dict[str, Any]:
+    """
+    :param env: The environments, which do not move in an offline phase
+    :param last_obs: Their last observations
+    :return: What SB3's rollouts leave for callbacks of a step, by name and in its shapes: rewards of 0, no ends, empty
+        infos, and the actions in the middle of their space
+    """
+    scaled = np.zeros((env.num_envs, *env.action_space.shape), dtype=np.float32)  # type: ignore[misc]
+    middle = (env.action_space.low + env.action_space.high) / 2  # type: ignore[attr-defined]
+    return {
+        "actions": np.broadcast_to(middle, scaled.shape).astype(env.action_space.dtype),
+        "buffer_actions": scaled,
+        "new_obs": last_obs,
+        "rewards": np.zeros(env.num_envs, dtype=np.float32),
+        "dones": np.zeros(env.num_envs, dtype=bool),
+        "infos": [{} for _ in range(env.num_envs)],
+    }
 
 
 class SpacesOnlyEnv(gym.Env):
@@ -52,43 +77,32 @@ class SpacesOnlyEnv(gym.Env):
         return self.observation_space.sample(), {}
 
 
-def still_step(env: VecEnv, observations: Any) -> dict[str, Any]:
+class PhaseProgressBarCallback(ProgressBarCallback):
     """
-    What an environment step leaves for callbacks, of environments that stand still while the model learns offline.
+    SB3's progress bar, which says the phase. In an offline one each call is one gradient step, however many
+    environments the model has.
+    """
 
-    :param env: The environments
-    :param observations: Where they stand
-    :return: By the names that it has in SB3's ``collect_rollouts()``, in its shapes: the same observations, rewards of
-        0, no episode that ends, no infos, and NaN for the actions, of which there are none
-    """
-    assert env.action_space.shape is not None  # for mypy
-    nothing = np.full((env.num_envs, *env.action_space.shape), np.nan, np.float32)
-    return {
-        "actions": nothing,
-        "buffer_actions": nothing.copy(),
-        "new_obs": observations,
-        "rewards": np.zeros(env.num_envs, np.float32),
-        "dones": np.zeros(env.num_envs, bool),
-        "infos": [{} for _ in range(env.num_envs)],
-    }
+    @property
+    def _phase(self) -> Phase:
+        return getattr(self.model, "_phase", ONLINE)
 
-
-class OfflineProgressBarCallback(ProgressBarCallback):
-    """
-    SB3's progress bar for an offline phase, where each call is one gradient step, however many environments the model
-    has.
-    """
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self.pbar.set_description(self._phase.name, refresh=False)
 
     def _on_step(self) -> bool:
+        if not self._phase.is_offline:
+            return super()._on_step()
         self.pbar.update(1)
         return True
 
 
-def with_offline_progress_bar(callback: MaybeCallback) -> list[BaseCallback]:
+def with_progress_bar(callback: MaybeCallback) -> list[BaseCallback]:
     """
     :param callback: Whatever ``learn()`` takes
     :return: The same with a progress bar
     """
     if not isinstance(callback, list):
         callback = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
-    return [*callback, OfflineProgressBarCallback()]
+    return [*callback, PhaseProgressBarCallback()]

@@ -21,9 +21,8 @@ from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.noise import Draw, SamplingNoise, draw_from_observations
 from sb3_qam.networks.actors import VelocityField
 from sb3_qam.networks.critics import CriticEnsemble
-from sb3_qam.networks.features import FeaturesNetwork
+from sb3_qam.networks.features import FeaturesNetwork, RenamedKeys, module_names
 from sb3_qam.networks.flows import Velocity, check_ode_method, integrate_flow
-from sb3_qam.networks.image_extractors import DictExtractor
 from sb3_qam.networks.layers import TanhGELU
 from sb3_qam.utils.checks import check_positive_int
 
@@ -142,10 +141,7 @@ class OfflineToOnlinePolicy(ChunkedPolicy):
     ) -> None:
         if features_extractor_class is None:
             is_dict = isinstance(observation_space, spaces.Dict)
-            features_extractor_class = DictExtractor if is_dict else FlattenExtractor
-        elif features_extractor_class is CombinedExtractor:
-            # The same, for any keys
-            features_extractor_class = DictExtractor
+            features_extractor_class = CombinedExtractor if is_dict else FlattenExtractor
         check_positive_int("n_critics", n_critics)
         check_positive_int("chunk_size", chunk_size)
         super().__init__(
@@ -203,6 +199,15 @@ class OfflineToOnlinePolicy(ChunkedPolicy):
             # One pass over parameters and moments instead of eight
             kwargs = {**kwargs, "fused": True}
         self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **kwargs)  # type: ignore[call-arg]
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Helper method to create a features extractor."""
+        space, extractor_class = self.observation_space, self.features_extractor_class
+        if not (isinstance(space, spaces.Dict) and issubclass(extractor_class, CombinedExtractor)):
+            return super().make_features_extractor()
+        if all(key == name for key, name in module_names(space).items()):
+            return super().make_features_extractor()
+        return RenamedKeys(space, extractor_class, **self.features_extractor_kwargs)
 
     def _build_actors(self, shared_extractor: BaseFeaturesExtractor | None) -> None:
         """

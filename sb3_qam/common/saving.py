@@ -16,7 +16,7 @@ from stable_baselines3.common.save_util import json_to_data, open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_qam.common.buffers import SequenceReplayBuffer
-from sb3_qam.common.checks import SPACES, other_float_spaces
+from sb3_qam.common.checks import SPACES, check_load_arguments, other_float_spaces
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.random_state import get_random_state, set_random_state
 
@@ -99,8 +99,10 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :return: new model instance with loaded parameters
         :raises ValueError: if the spaces of the environment are not the model's, an argument cannot be changed or is
             out of range, or the file is not a saved model
+        :raises TypeError: if there is no such argument, or it has no effect on a saved model
         :raises FileNotFoundError: if there is no such file
         """
+        check_load_arguments(cls, kwargs)
         if env is not None:
             env = cls._wrap_env(env)
             custom_objects = custom_objects or {}

@@ -115,6 +115,11 @@ class UpdateMonitor:
         self._reset()
         raise FloatingPointError(f"Training stopped: {names} not finite at update {update}. {state} {USUAL_CAUSES}")
 
+    @property
+    def has_values(self) -> bool:
+        """Whether anything was added since the last read."""
+        return self._sums is not None
+
     def read_means(self) -> dict[str, float]:
         """
         :return: The mean of each value since the last read; empty where nothing was added

@@ -50,7 +50,8 @@ class ReplayBufferDataset:
     def _find_ends(self) -> np.ndarray:
         """:return: Whether an episode ends with a transition, shape (n_rows, n_envs)"""
         buffer, rows = self.buffer, self._rows
-        is_last = buffer.dones[rows] > 0
+        # A sequence buffer knows terminations inside of an episode
+        is_last = getattr(buffer, "ends", buffer.dones)[rows] > 0
         is_last[-1:] = True
         if not buffer.optimize_memory_usage:
             for start in range(0, len(rows) - 1, BLOCK):

@@ -18,8 +18,7 @@ class RewardTransform:
     What is made of a reward r, in this order. It is the same for offline data, when it is read, and for online
     experience, when it is stored, and is saved with the model.
 
-    :param from_success: r becomes 1 at steps whose info says ``success`` (or ``is_success``), else 0. Online, the last
-        info of each episode has to say whether it was one
+    :param from_success: r becomes 1 at steps whose info says ``success`` (or ``is_success``), else 0
     :param sparse: r becomes 0 where it is at least ``solved_at``, else -1
     :param solved_at: The reward of a solved task, 1 for rewards that are taken from success
     :param scale: r is multiplied by it
@@ -106,21 +105,18 @@ def successes_of_episode(infos: Any, n_steps: int, where: str) -> np.ndarray | N
     return values[len(values) - n_steps :].astype(bool).reshape(n_steps)
 
 
-def successes_of_step(infos: list[dict[str, Any]], dones: np.ndarray) -> np.ndarray:
+def says_success(infos: list[dict[str, Any]]) -> bool:
     """
-    SB3's convention is to say it in the last info of an episode; steps that say nothing are no success.
-
     :param infos: What a ``VecEnv`` said of one step
-    :param dones: Whether it ended an episode, shape (n_envs,)
-    :return: Whether it succeeded in each environment, shape (n_envs,)
-    :raises ValueError: if infos do not say at the end of an episode
+    :return: Whether any of them says if the step was a success
     """
-    values = [next((info[key] for key in SUCCESS_KEYS if key in info), None) for info in infos]
-    for value, info, done in zip(values, infos, dones, strict=True):
-        if value is None and done:
-            raise ValueError(
-                "The environment does not say in its infos, not even in the last one of an episode, whether it was a "
-                f"success (expected {' or '.join(map(repr, SUCCESS_KEYS))}, got {sorted(info)}): say so in a wrapper, "
-                "or use a reward_transform without success."
-            )
-    return np.array([value or False for value in values], dtype=bool)
+    return any(key in info for info in infos for key in SUCCESS_KEYS)
+
+
+def successes_of_step(infos: list[dict[str, Any]]) -> np.ndarray:
+    """
+    :param infos: What a ``VecEnv`` said of one step
+    :return: Whether it succeeded in each environment, shape (n_envs,); steps that do not say it did not, as in
+        environments that say it at the end of an episode alone
+    """
+    return np.array([any(info.get(key, False) for key in SUCCESS_KEYS) for info in infos], dtype=bool)

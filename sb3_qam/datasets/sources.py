@@ -3,7 +3,8 @@ lists of these.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +30,11 @@ METADATA_FILE = "metadata.json"
 REQUIRED = {"dataset_id": str, "observation_space": str, "action_space": str, "total_episodes": int}
 # Of the ids of what import_ogbench() writes
 OGBENCH_NAMESPACE = "ogbench/"
+# Files that are imported, and those of others
+IMPORTED = (".npz", ".hdf5", ".h5")
+READ_BY_OTHERS = (".csv", ".npy", ".parquet", ".pkl", ".json", ".pt")
+# In seconds
+CONNECTION_TIMEOUT = 5.0
 
 
 def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
@@ -38,12 +44,15 @@ def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
         these
     :return: The dataset objects
     :raises FileNotFoundError: if there is no dataset of that id to be had, or a folder holds no dataset
-    :raises ValueError: if an id is malformed, a file is damaged, or there are no transitions
+    :raises ValueError: if an id is malformed or given twice, a file is damaged, or there are no transitions
     :raises TypeError: if it is something else
     """
     sources = _as_list(source)
     if not sources:
         raise ValueError("The list of datasets is empty: give at least one.")
+    names = [os.fspath(each) if isinstance(each, (str, os.PathLike)) else _name_of_whole(each) for each in sources]
+    if twice := [name for number, name in enumerate(names) if name is not None and name in names[:number]]:
+        raise ValueError(f"Dataset '{twice[0]}' is given twice, and would count double: leave one out.")
     return [open_dataset(each) for each in sources]
 
 
@@ -135,10 +144,16 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
         dataset = _open_folder(Path(os.path.expanduser(source)))
     elif isinstance(source, str):
         dataset = _open_id(source)
+    elif isinstance(source, (Mapping, np.ndarray)):
+        keys = f" with {', '.join(map(str, source))}" if isinstance(source, Mapping) else ""
+        raise TypeError(
+            f"Arrays, here a {type(source).__name__}{keys}, become a dataset by sb3_qam.recording.import_arrays('mine/"
+            "data-v0', observations, actions, rewards, terminals, timeouts), whose id then stands for them."
+        )
     else:
         raise TypeError(
             "Expected the id or the folder of a Minari dataset, a minari.MinariDataset (wrapped or not), a replay "
-            f"buffer of SB3, or a list of these, got {type(source).__name__}: {source!r}."
+            f"buffer of SB3, or a list of these, got {type(source).__name__}: {reprlib.repr(source)}."
         )
     try:
         n_steps = dataset.total_steps
@@ -153,6 +168,21 @@ def open_dataset(source: DatasetSource) -> OpenDataset:
             "collect episodes first, or filter less."
         )
     return dataset
+
+
+def _check_is_no_file(path: str | os.PathLike[str]) -> None:
+    """:raises ValueError: if it names a file, which are imported first"""
+    suffix = Path(path).suffix
+    if suffix in IMPORTED:
+        way_out = f"write it into the Minari cache first, `sb3-qam data import {path} mine/data-v0`, and give that id."
+    elif suffix in READ_BY_OTHERS or os.path.isfile(path):
+        way_out = (
+            "read it into arrays, write these into the Minari cache by sb3_qam.recording.import_arrays('mine/data-v0'"
+        )
+        way_out += ", observations, actions, rewards, terminals, timeouts), and give that id."
+    else:
+        return
+    raise ValueError(f"'{path}' is a file, and datasets are in Minari's format: {way_out}")
 
 
 def check_dataset_id(dataset_id: str) -> None:
@@ -173,6 +203,7 @@ def _names_a_folder(source: str) -> bool:
 
 
 def _open_folder(folder: Path) -> MinariDataset:
+    _check_is_no_file(folder)
     # Minari keeps the files of a dataset in a folder 'data' below the one that has its name
     data_path = next((path for path in (folder, folder / "data") if (path / METADATA_FILE).is_file()), None)
     if data_path is None:
@@ -183,6 +214,7 @@ def _open_folder(folder: Path) -> MinariDataset:
 
 
 def _open_id(dataset_id: str) -> MinariDataset:
+    _check_is_no_file(dataset_id)
     check_dataset_id(dataset_id)
     data_path = get_dataset_path(dataset_id) / "data"
     if not data_path.exists():
@@ -217,16 +249,31 @@ def read_metadata(data_path: Path) -> dict[str, Any]:
 
 
 def _download(dataset_id: str) -> None:
+    """:raises FileNotFoundError: if the dataset is not to be had"""
+    known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
+    missing = f"No Minari dataset '{dataset_id}' in the local cache (there: {known})"
+    if dataset_id.startswith(OGBENCH_NAMESPACE):
+        task_id = dataset_id.removeprefix(OGBENCH_NAMESPACE)
+        raise FileNotFoundError(f"{missing}. OGBench's data comes from elsewhere: run `sb3-qam data import {task_id}`.")
     try:
+        _check_connection()
         minari.download_dataset(dataset_id)
     except Exception as error:
         # Whatever the client of the remote raises, where it is not reached or does not know the dataset
-        known = ", ".join(f"'{name}'" for name in minari.list_local_datasets()) or "none"
-        way_out = ". Datasets are collected with sb3_qam.recording.collect"
-        if dataset_id.startswith(OGBENCH_NAMESPACE):
-            task_id = dataset_id.removeprefix(OGBENCH_NAMESPACE)
-            way_out = f". OGBench's data comes from elsewhere: run `sb3-qam data import {task_id}`"
         raise FileNotFoundError(
-            f"No Minari dataset '{dataset_id}' in the local cache (there: {known}), and it cannot be downloaded: "
-            f"{error}{way_out}"
-        ) from error
+            f"{missing}, and it cannot be downloaded: {' '.join(str(error).split()).rstrip('.')}. To record one: "
+            f"`sb3-qam data collect ENV {dataset_id}`."
+        ) from None
+
+
+def _check_connection() -> None:
+    """
+    Minari's client tries again for half a minute.
+
+    :raises Exception: any, if the remote does not answer a short request
+    """
+    if os.environ.get("MINARI_REMOTE", "hf://").startswith("hf://"):
+        from huggingface_hub.constants import ENDPOINT
+        from huggingface_hub.utils import get_session
+
+        get_session().head(ENDPOINT, timeout=CONNECTION_TIMEOUT)

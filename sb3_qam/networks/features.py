@@ -3,7 +3,8 @@
 They take *features* instead of observations, so that an update extracts them once and not once per flow step.
 """
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
@@ -69,21 +70,65 @@ class FeaturesNetwork(BaseModel):
         :return: shape (batch, features_dim)
         """
         with th.set_grad_enabled(th.is_grad_enabled() and self.trains_features_extractor):
-            return self.extract_features(from_zero(observations, self.observation_space), self.features_extractor)
+            return self.extract_features(
+                counted_from_zero(observations, self.observation_space), self.features_extractor
+            )
 
 
-def from_zero(observations: Any, space: spaces.Space) -> Any:
+def counted_from_zero(observations: PyTorchObs, space: spaces.Space) -> PyTorchObs:
     """
-    :param observations: A batch of observations, as SB3's buffers give them
+    :param observations: A batch of observations
     :param space: Their space
-    :return: The same with discrete values counted from 0, where SB3's one-hot encoding begins
+    :return: The same, with numbers that begin with 0 where a space has another ``start``: SB3 makes one-hot vectors of
+        such numbers
     """
     if isinstance(space, spaces.Dict):
-        return {key: from_zero(part, space[key]) for key, part in observations.items()}
-    start = np.asarray(getattr(space, "start", 0))
-    if not start.any():
+        return {key: counted_from_zero(part, space[key]) for key, part in observations.items()}  # type: ignore[misc, union-attr]
+    start = getattr(space, "start", 0)
+    if not np.any(start):
         return observations
-    # Numbers, because a tensor would be copied to the GPU
-    if start.ndim == 0:
-        return observations.long() - int(start)
-    return th.stack([part.long() - int(each) for part, each in zip(observations.unbind(1), start, strict=True)], dim=1)
+    assert isinstance(observations, th.Tensor)  # for mypy
+    return observations - th.as_tensor(start, device=observations.device)
+
+
+class RenamedKeys(BaseFeaturesExtractor):
+    """
+    A features extractor that has a module for each key of a Dict, and knows keys that PyTorch accepts as no name of a
+    module, such as LeRobot's ``observation.state``, by others.
+
+    :param observation_space: Space of the observations
+    :param extractor_class: Features extractor to use
+    :param kwargs: Keyword arguments to pass to it
+    """
+
+    def __init__(self, observation_space: spaces.Dict, extractor_class: type[CombinedExtractor], **kwargs: Any) -> None:
+        names = module_names(observation_space)
+        # Ordered, as other dicts are sorted by their keys
+        renamed = spaces.Dict(OrderedDict((names[key], part) for key, part in observation_space.items()))
+        extractor = extractor_class(renamed, **kwargs)
+        super().__init__(observation_space, extractor.features_dim)
+        self.extractor, self.names = extractor, names
+
+    def forward(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """
+        :param observations: A batch of observations
+        :return: shape (batch, features_dim)
+        """
+        return self.extractor({self.names[key]: part for key, part in observations.items()})
+
+
+def module_names(keys: Iterable[str]) -> dict[str, str]:
+    """
+    :param keys: Keys of a Dict
+    :return: The name of a module for each: the key itself, or as like as PyTorch accepts
+    """
+    taken = nn.ModuleDict()
+    # Those that keep their names come first
+    refused = [key for key in keys if not key or "." in key or hasattr(taken, key)]
+    names = {key: key for key in keys if key not in refused}
+    for key in refused:
+        name = key.replace(".", "_") or "_"
+        while hasattr(taken, name) or name in names.values():
+            name += "_"
+        names[key] = name
+    return {key: names[key] for key in keys}

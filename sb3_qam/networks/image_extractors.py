@@ -1,7 +1,6 @@
-"""Features extractors for images and for Dicts."""
+"""Features extractors for images, alone and in Dicts."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch as th
@@ -105,45 +104,7 @@ class ImpalaCNN(BaseFeaturesExtractor):
         return self.linear(self.cnn(channels_last.permute(0, 3, 1, 2)))
 
 
-class DictExtractor(CombinedExtractor):
-    """
-    SB3's ``CombinedExtractor`` for Dicts of any keys, also of those that PyTorch refuses as names of modules, such as
-    LeRobot's ``observation.state``, or ``train``. Arguments are the same.
-    """
-
-    def __init__(self, observation_space: spaces.Dict, *args: Any, **kwargs: Any) -> None:
-        names = module_names(observation_space)
-        renamed = observation_space
-        if any(name != key for key, name in names.items()):
-            renamed = spaces.Dict([(name, observation_space[key]) for key, name in names.items()])
-        super().__init__(renamed, *args, **kwargs)
-        self._observation_space = observation_space
-
-    def forward(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """
-        :param observations: Tensors of shape (batch, ...) by key
-        :return: shape (batch, features_dim)
-        """
-        return super().forward({name: observations[key] for key, name in self._names.items()})
-
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        return module_names(self._observation_space)  # type: ignore[arg-type]
-
-
-def module_names(space: spaces.Dict) -> dict[str, str]:
-    """:return: By key, the name of the module that takes it: the key itself wherever PyTorch takes that for a name"""
-    modules = nn.ModuleDict()
-
-    def is_taken(key: Any) -> bool:
-        return isinstance(key, str) and key != "" and "." not in key and not hasattr(modules, key)
-
-    return {
-        key: key if is_taken(key) else f"{number}:{key}".replace(".", ":") for number, key in enumerate(space.spaces)
-    }
-
-
-class ImageCombinedExtractor(DictExtractor):
+class ImageCombinedExtractor(CombinedExtractor):
     """
     SB3's ``CombinedExtractor`` for Dict observations, with a configurable extractor for the images; each image key
     has its own instance. All other keys are flattened, and the features of all are put side by side.
@@ -174,14 +135,13 @@ class ImageCombinedExtractor(DictExtractor):
         image_kwargs = {**(image_extractor_kwargs or {}), **({"normalized_image": True} if normalized_image else {})}
         extractors: dict[str, nn.Module] = {}
         features_dim = 0
-        for key, name in module_names(observation_space).items():
-            part = parts[key]
+        for key, part in parts.items():
             if key in images:
                 extractor = image_extractor_class(part, **image_kwargs)
-                extractors[name] = extractor
+                extractors[key] = extractor
                 features_dim += extractor.features_dim
             else:
-                extractors[name] = nn.Flatten()
+                extractors[key] = nn.Flatten()
                 features_dim += get_flattened_obs_dim(part)
         # Past that of SB3's, which makes a NatureCNN for each image and refuses small ones
         BaseFeaturesExtractor.__init__(self, observation_space, features_dim)

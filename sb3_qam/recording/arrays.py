@@ -123,7 +123,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
             for name in file.files:
                 key, *rest = name.split("/", 1)
                 if key not in KEYS:
-                    continue
+                    # For errors, in which the right name may be seen
+                    content[key] = None
                 elif rest:
                     content.setdefault(key, {})[rest[0]] = file[name]
                 else:
@@ -133,8 +134,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} holds Python objects, which are not read: save arrays of numbers.") from error
         # NumPy raises anything, depending on where a file was cut or what it is instead
         raise ValueError(
-            f"{path} cannot be read as an npz file of arrays, it is cut off or something else ({error!r}): copy it "
-            "here again."
+            f"{path} cannot be read as an npz file of arrays ({type(error).__name__}), cut off or something else: "
+            "copy it here again."
         ) from error
     return content
 
@@ -148,6 +149,8 @@ class _Flat:
 
     def __init__(self, file: Path, columns: Mapping[str, Any]) -> None:
         self.file = file
+        others = [key for key in columns if key not in KEYS]
+        self.others = f" (it has {', '.join(others)}, which are not read)" if others else ""
         self.columns = {
             KEYS[key]: dict(values) if isinstance(values, Mapping) else values
             for key, values in columns.items()
@@ -195,7 +198,8 @@ class _Flat:
                 flags |= self._flags("timeouts", n)
         if not flags.any():
             raise ValueError(
-                f"No episode ends in {self.file}: give timeouts or episode_ends, [{n}] if it is one episode."
+                f"No episode ends in {self.file}{self.others}: give timeouts or episode_ends, [{n}] if it is one "
+                "episode."
             )
         # What the arrays have cut off is an episode as well
         return [*(np.flatnonzero(flags[:-1]) + 1).tolist(), n]

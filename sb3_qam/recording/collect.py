@@ -1,9 +1,11 @@
 """Collecting datasets: episodes of a policy, in parallel, into Minari, and resumable at any moment."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -17,8 +19,8 @@ from sb3_qam.recording.rollout import check_storable, record_episode
 from sb3_qam.recording.scripted import ScriptedPolicy, as_scripted
 from sb3_qam.recording.staging import Staging
 from sb3_qam.recording.workers import record_here, record_in_processes
-from sb3_qam.utils.checks import check_positive_int
-from sb3_qam.utils.names import plain
+from sb3_qam.utils.checks import check_action_space, check_positive_int
+from sb3_qam.utils.names import name_of, plain
 
 
 def collect(
@@ -59,7 +61,8 @@ def collect(
         :class:`~sb3_qam.recording.ScriptedPolicy` such as
         :func:`~sb3_qam.recording.ogbench_oracle` gives; ``None`` for random actions. A model that has a
         ``VecNormalize`` environment sees observations normalized by it, and images need no ``VecTransposeImage``.
-    :param env: An id, a function that makes an environment, or, for one process, an environment
+    :param env: An id (``module:Id`` imports the module first), a function that makes an environment, or, for one
+        process, an environment
     :param dataset_id: Id of the Minari dataset
     :param n_episodes: How many episodes it is to have
     :param n_processes: Number of processes; more than one need a script's ``if __name__ == "__main__":``, as SB3's
@@ -103,6 +106,10 @@ def collect(
         check_storable("observation", own_env.observation_space)
         check_storable("action", own_env.action_space)
         acting.check(own_env)
+        try:
+            check_action_space(own_env.action_space)
+        except ValueError as error:
+            warnings.warn(f"The algorithms of this package cannot be trained on what is recorded here: {error}")
         name = policy_name or acting.name
         staging = Staging(dataset_id)
         with staging.locked():
@@ -158,9 +165,12 @@ def _env_maker(
 ) -> Callable[[], gym.Env]:
     """:return: What makes the environment, here or in another process"""
     if isinstance(env, str):
+        module, _, env_id = env.rpartition(":")
+        if module:
+            import_module(module)
         # Unlike an id, a specification is enough for a process that has not imported the environment's package
         kwargs = {**policy.env_kwargs, **(env_kwargs or {})}
-        return partial(gym.make, gym.spec(env), max_episode_steps=max_episode_steps, **kwargs)
+        return partial(gym.make, gym.spec(env_id), max_episode_steps=max_episode_steps, **kwargs)
     if env_kwargs is not None:
         raise ValueError(f"env_kwargs are for an env that is given as an id, got {env!r}: give them to it yourself.")
     if not isinstance(env, gym.Env) and not callable(env):
@@ -205,6 +215,10 @@ def _storable_spec(env: gym.Env) -> EnvSpec | None:
     spec = env.spec
     if spec is None:
         return None
+    entry_point: Any = spec.entry_point
+    if callable(entry_point) and name_of(entry_point) is not None:
+        # As a string, which says the same, it can be stored
+        spec = dataclasses.replace(spec, entry_point=f"{entry_point.__module__}:{entry_point.__qualname__}")
     try:
         spec.to_json()
         return spec

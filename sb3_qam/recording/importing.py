@@ -17,6 +17,7 @@ from sb3_qam.datasets.episodes import map_space
 from sb3_qam.datasets.sources import check_dataset_id
 from sb3_qam.recording.rollout import check_storable
 from sb3_qam.recording.staging import Staging
+from sb3_qam.utils.checks import check_action_space
 
 WAY_OUT = "Repair the data, or leave the episode out."
 # By which actions in [-1, 1] may miss it
@@ -155,13 +156,15 @@ class _Episodes:
 
     def space_of_actions(self, given: ActionSpace) -> spaces.Space:
         if isinstance(given, spaces.Space):
+            if isinstance(given, spaces.Box):
+                check_action_space(given)
             return given
         first = next(iter(self.source.lengths))
         actions, place = self._read(self.source.actions, first), self._place(first, "actions")
         if np.asarray(actions).dtype.kind != "f":
             raise place.error(
                 "holds no floating-point numbers, and continuous actions do",
-                "To store discrete actions, give their action_space.",
+                "Convert them, actions.astype(numpy.float32), or store them as they are: give their action_space.",
             )
         box = _box(actions, place)
         if given is not None and given != "data":
@@ -177,7 +180,9 @@ class _Episodes:
                     f'action_space needs finite bounds, low < high in every dimension, got {given!r}: "data" takes '
                     "the range of the data."
                 )
-            return spaces.Box(low, high, dtype=box.dtype)
+            given = spaces.Box(low, high, dtype=box.dtype)
+            check_action_space(given)
+            return given
         low, high = np.full(box.shape, np.inf), np.full(box.shape, -np.inf)
         for number in self.source.lengths:
             place = self._place(number, "actions")

@@ -38,7 +38,7 @@ def check_storable(name: str, space: spaces.Space) -> None:
             check_storable(name, part)
     elif not isinstance(space, ARRAY_SPACES):
         raise ValueError(
-            f"The {name} space has {space}, which collect() cannot store: expected "
+            f"The {name} space has {space}, which no dataset here can hold: expected "
             f"{', '.join(each.__name__ for each in ARRAY_SPACES)}, or Dict and Tuple of these. Wrap the environment."
         )
 

@@ -128,13 +128,12 @@ class PredictPolicy(ScriptedPolicy):
         return f"{name} {digest.hexdigest()[:12]}"
 
     def check(self, env: gym.Env) -> None:
-        of_model = getattr(self._model, "observation_space", env.observation_space)
-        if _sizes(of_model) != _sizes(env.observation_space):
-            raise ValueError(
-                f"The model's observation space does not fit the environment: {of_model} against "
-                f"{env.observation_space}. Collect in the environment it was trained in; what a VecEnv made of its "
-                "observations (stacked frames, for instance), a wrapper of gymnasium.wrappers has to make here."
-            )
+        check_fits(
+            self._model,
+            env,
+            "Collect in the environment it was trained in; what a VecEnv made of its observations (stacked frames, for "
+            "instance), a wrapper of gymnasium.wrappers has to make here.",
+        )
 
     def reset(self, observation: Any, info: dict[str, Any], env: gym.Env, rng: np.random.Generator) -> None:
         self._state: Any = None
@@ -165,15 +164,39 @@ class PredictPolicy(ScriptedPolicy):
         self.__dict__.update(state)
         if isinstance(self._model, tuple):
             algorithm, file, device = self._model
-            # Acting needs no replay buffer: it takes memory, and some want an environment. Where one seems to be there
-            # already, none is made
-            without_buffer = {"replay_buffer": False, "replay_buffer_class": None, "n_steps": 1}
-            kwargs = without_buffer if issubclass(algorithm, OffPolicyAlgorithm) else {}
-            self._model = algorithm.load(io.BytesIO(file), device=device, **kwargs)
+            self._model = algorithm.load(io.BytesIO(file), device=device, **without_buffer(algorithm))
+
+
+def without_buffer(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
+    """
+    Acting needs no replay buffer: it takes memory, and some want an environment.
+
+    :param algorithm: Class of a model
+    :return: Arguments of its ``load()`` with which it makes none
+    """
+    # Where one seems to be there already, none is made
+    kwargs = {"replay_buffer": False, "replay_buffer_class": None, "n_steps": 1}
+    return kwargs if issubclass(algorithm, OffPolicyAlgorithm) else {}
+
+
+def check_fits(model: Any, env: Any, way_out: str) -> None:
+    """
+    :param model: What is to act, with spaces of its own or without
+    :param env: An environment, or several
+    :param way_out: What the user can do
+    :raises ValueError: if observations or actions are of other sizes
+    """
+    for what, attribute in (("observation", "observation_space"), ("action", "action_space")):
+        of_env = getattr(env, attribute)
+        of_model = getattr(model, attribute, of_env)
+        if _sizes(of_model) != _sizes(of_env):
+            raise ValueError(
+                f"The model's {what} space does not fit the environment: {of_model} against {of_env}. {way_out}"
+            )
 
 
 def _sizes(space: spaces.Space) -> Any:
-    """:return: The sizes of observations, or of each key, in any order: SB3 moves the channels of images"""
+    """:return: The sizes of observations or actions, or of each key, in any order: SB3 moves the channels of images"""
     if isinstance(space, spaces.Dict):
         return {key: _sizes(part) for key, part in space.items()}
     return sorted(space.shape) if isinstance(space, spaces.Box) else space

@@ -75,12 +75,18 @@ class Report:
             published="".join(published),
         )
 
+    def _repeats(self, methods: list[str]) -> bool:
+        """:return: Whether a method has several finished runs: over a single one there is no more to see than it"""
+        return any(sum(len(task.finished(method)) for task in self.tasks) > 1 for method in methods)
+
     @property
     def notes(self) -> list[str]:
         """What a reader should know about the charts."""
         complete = complete_methods(self.tasks)
         if not complete:
             return ["There are no charts over all tasks: no method has finished runs on each of them."]
+        if not self._repeats(complete):
+            return ["There are no charts over all runs, which need several of a method: other seeds or other tasks."]
         missing = [method for method in methods_of(self.tasks) if method not in complete]
         ranges = [
             f"{task.name} {task.number(task.bounds[0])} to {task.number(task.bounds[1])}"
@@ -134,8 +140,8 @@ class Report:
             for name, caption in captions.items():
                 file = output / f"{name}.png"
                 file.unlink(missing_ok=True)
-                # All charts but the first are over all tasks
-                if methods or name == "learning_curves":
+                # All charts but the first are over all runs
+                if self._repeats(methods) or name == "learning_curves":
                     getattr(figures, f"draw_{name}")(self.tasks, methods, looks).savefig(file)
                     yield file, (name.replace("_", " ").capitalize(), caption)
 

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.plain_yaml import read_yaml
+from sb3_qam.variants import find_algorithm
 
 KEYS = ("tasks", "algorithms", "hyperparams", "options")
 # In the folder of a run
@@ -172,7 +173,7 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
         hyper-parameters of an algorithm override those of a task, and these override those for all
     :param seeds: Seeds
     :return: The runs
-    :raises ValueError: if the file is something else
+    :raises ValueError: if the file is something else, or there is no algorithm of a name
     """
     suite = read_yaml(path)
     if not set(suite) <= set(KEYS) or not suite.get("tasks"):
@@ -184,6 +185,7 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
     if not is_plain:
         raise ValueError(f"{path} must consist of names, texts, numbers, true and false; quote what is to be text.")
     tasks, algorithms = (_by_name(key, suite.get(key) or ["qam"]) for key in ("tasks", "algorithms"))
+    algorithms = {find_algorithm(name)[0]: hyperparams for name, hyperparams in algorithms.items()}
     for key in ("hyperparams", "options"):
         if not isinstance(suite.get(key) or {}, dict):
             raise ValueError(f"{key} of a suite must be a dict of values by name: {suite[key]}")
@@ -262,10 +264,11 @@ def execute(run: Run, root: Path, timeout: float | None = None) -> None:
             return
         run.begin(root)
         from sb3_qam.zoo import train
+        from sb3_qam.zoo.arguments import zoo_arguments
 
         if timeout is not None:
             faulthandler.dump_traceback_later(timeout, exit=True)
-        sys.argv = ["sb3-qam train", *run.arguments(root)]
+        sys.argv = ["sb3-qam train", *zoo_arguments("train", run.arguments(root))]
         try:
             train()
         finally:

@@ -80,7 +80,10 @@ def check_action_space(action_space: spaces.Space) -> None:
         )
     if np.prod(action_space.shape) == 0:
         raise ValueError(f"sb3-qam needs at least one action dimension, got {action_space}.")
-    if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = action_space.high.astype(np.float32) - action_space.low.astype(np.float32)
+    # Bounds near the largest float32 are none, and actions scaled by them overflow
+    if not np.isfinite(width).all():
         raise ValueError(
             f"sb3-qam needs finite action bounds, got {action_space}. "
             "Wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction, or give the Box finite bounds."
@@ -100,7 +103,7 @@ def check_same_space(
     :param own: The space that the data was recorded in, or that the model has
     :param of_environment: The space of the environment (or of the model that is to learn from the data)
     :param dataset_name: Named in the error, ``None`` for a model
-    :raises ValueError: if kind, keys, shape or bounds differ; two floating-point types may
+    :raises ValueError: if kind, keys, shape or finite bounds differ; two floating-point types may
     """
     difference = space_difference(own, of_environment, hint_at_frames=dataset_name is not None)
     if difference is None:
@@ -123,7 +126,8 @@ def space_difference(first: spaces.Space, second: spaces.Space, hint_at_frames: 
     :param first: A space, of a dataset for instance
     :param second: The other one, of an environment for instance
     :param hint_at_frames: Whether to say what to do if the second is one of stacked frames
-    :return: What differs, ``None`` if nothing does but the floating-point type and its rounding
+    :return: What differs, ``None`` if nothing does but the floating-point type and its rounding, or bounds of which one
+        is infinite
     """
     if isinstance(first, spaces.Dict) and isinstance(second, spaces.Dict):
         if set(first.spaces) != set(second.spaces):
@@ -137,9 +141,12 @@ def space_difference(first: spaces.Space, second: spaces.Space, hint_at_frames: 
         are_floats = all(np.issubdtype(space.dtype, np.floating) for space in (first, second))
         if not are_floats and first.dtype != second.dtype:
             return f"dtype {first.dtype} against {second.dtype}"
-        # float32 bounds written as float64 differ in the last digits
-        if not (np.allclose(first.low, second.low) and np.allclose(first.high, second.high)):
-            return f"bounds [{first.low}, {first.high}] against [{second.low}, {second.high}]"
+        for own, other in ((first.low, second.low), (first.high, second.high)):
+            # Infinite ones, such as of arrays that were imported, say nothing
+            is_bounded = np.isfinite(own) & np.isfinite(other)
+            # float32 bounds written as float64 differ in the last digits
+            if not np.allclose(own[is_bounded], other[is_bounded]):
+                return f"bounds [{first.low}, {first.high}] against [{second.low}, {second.high}]"
         return None
     return None if first == second else f"{first} against {second}"
 

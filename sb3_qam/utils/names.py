@@ -1,7 +1,10 @@
 """Stable names for functions and classes, the same in every process and run."""
 
 import json
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -36,3 +39,27 @@ def plain(arguments: Any) -> str | None:
         return json.dumps(arguments, sort_keys=True, default=other)
     except (TypeError, ValueError):
         return None
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """
+    :param name: What somebody has mistyped
+    :param known: What there is
+    :return: The end of a sentence that says so: a full stop, or a question if there is something close
+    """
+    found = get_close_matches(name, list(known), n=1)
+    return f": did you mean '{found[0]}'?" if found else "."
+
+
+def arguments_of(cls: type) -> set[str]:
+    """
+    :param cls: A class
+    :return: Names of what its constructor takes, also where it hands the rest to that of its base
+    """
+    names: set[str] = set()
+    for base in cls.__mro__:
+        parameters = signature(base).parameters
+        names |= parameters.keys()
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            break
+    return names

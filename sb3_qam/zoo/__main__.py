@@ -6,7 +6,7 @@ import sys
 import sb3_qam.zoo  # noqa: F401
 
 # ``sb3-qam`` has the others
-SCRIPTS = ("record_video", "push_to_hub", "load_from_hub")
+SCRIPTS = ("push_to_hub", "load_from_hub")
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [] or sys.argv[1] not in SCRIPTS:

@@ -1,7 +1,9 @@
 """RL Zoo's experiments with our configurations, datasets and messages."""
 
 import argparse
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -11,9 +13,11 @@ import gymnasium as gym
 import optuna
 import rl_zoo3.exp_manager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.common.phases import PhaseProgressBarCallback
+from sb3_qam.utils.names import arguments_of, closest
 from sb3_qam.zoo.hyperparams import hyperparams_of
 from sb3_qam.zoo.wrappers import wrap_as_environment
 
@@ -21,7 +25,8 @@ from sb3_qam.zoo.wrappers import wrap_as_environment
 class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
     """
     The zoo's own, which besides finds our configurations, wraps the offline dataset as it wraps the environment, says
-    how to resume training that was interrupted, and prunes trials whose losses are not finite.
+    how to resume training that was interrupted, leaves no folder of a run that did not begin, and prunes trials whose
+    losses are not finite.
 
     :param args: The command's arguments
     :param algo: Name of the algorithm
@@ -46,9 +51,32 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         # The zoo takes its own out of it
         config = hyperparams.copy()
         hyperparams, *others = super()._preprocess_hyperparams(hyperparams)
+        # Those of action noise the zoo takes out later
+        known = arguments_of(rl_zoo3.ALGOS[self.algo]) | {"noise_type", "noise_std"}
+        for name in hyperparams.keys() - known:
+            raise ValueError(f"{self.algo} has no hyper-parameter '{name}'{closest(name, known)}")
         if hyperparams.get("offline_dataset") is not None:
             hyperparams["offline_dataset"] = wrap_as_environment(hyperparams["offline_dataset"], config)
         return hyperparams, *others  # type: ignore[return-value]
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        was_there = os.path.exists(self.save_path)
+        try:
+            return super().setup_experiment()
+        except Exception as error:
+            # Else a run without a model would be the latest
+            if not was_there:
+                shutil.rmtree(self.save_path, ignore_errors=True)
+            if isinstance(error, (AttributeError, LookupError, RuntimeError, TypeError)):
+                # A value that is not what an argument takes
+                raise ValueError(f"The run cannot be set up: {type(error).__name__}: {error}") from error
+            raise
+
+    def create_callbacks(self) -> None:
+        super().create_callbacks()
+        self.callbacks = [
+            PhaseProgressBarCallback() if type(each) is ProgressBarCallback else each for each in self.callbacks
+        ]
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)

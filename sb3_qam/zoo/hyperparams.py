@@ -6,10 +6,15 @@ the published presets; the others were not tuned and are there to start from.
 """
 
 import copy
+from contextlib import suppress
 from typing import Any
 
+import gymnasium as gym
+
+from sb3_qam.datasets.sources import OGBENCH_NAMESPACE
 from sb3_qam.environments import OGBENCH_TASKS
 from sb3_qam.presets import preset
+from sb3_qam.recording.ogbench import SINGLE_TASK, split_task_id
 from sb3_qam.variants import VARIANTS
 
 Entry = dict[str, Any]
@@ -103,9 +108,26 @@ def hyperparams_of(algorithm: str) -> dict[str, Entry]:
     :param algorithm: Name of one of ``VARIANTS``
     :return: Its configurations by environments, which the caller may change
     """
-    entries = {**ENTRIES, **{task_id: _published(algorithm, task_id) for task_id in OGBENCH_TASKS}}
+    entries = {**ENTRIES, **_of_ogbench(), **{task_id: _published(algorithm, task_id) for task_id in OGBENCH_TASKS}}
     own = {"policy": VARIANTS[algorithm].policy, **VARIANTS[algorithm].zoo}
     return {env_id: {**own, **copy.deepcopy(entry)} for env_id, entry in entries.items()}
+
+
+def _of_ogbench() -> dict[str, Entry]:
+    """
+    Its other tasks, as far as they are registered: those without data online only, and those that have the names of
+    their data in the phases of the published runs.
+    """
+    entries: dict[str, Entry] = {}
+    for task_id in gym.registry:
+        if f"-{SINGLE_TASK}-" not in task_id:
+            continue
+        entries[task_id] = {**ENTRIES["default"], **EPISODE_SUCCESS}
+        with suppress(ValueError):
+            if split_task_id(task_id)[0] in gym.registry:
+                phases = {"n_timesteps": 500_000, "offline_steps": 1_000_000}
+                entries[task_id] |= {**phases, "offline_dataset": OGBENCH_NAMESPACE + task_id}
+    return entries
 
 
 def _published(algorithm: str, task_id: str) -> Entry:
@@ -117,7 +139,7 @@ def _published(algorithm: str, task_id: str) -> Entry:
         **published.kwargs,
         "n_timesteps": published.online_steps,
         "buffer_size": 500_000,
-        "offline_dataset": f"ogbench/{task_id}",
+        "offline_dataset": OGBENCH_NAMESPACE + task_id,
         "callback": [callback],
         **EPISODE_SUCCESS,
         **({"reward_transform": {"sparse": True}} if published.sparse_rewards else {}),

@@ -20,6 +20,10 @@ def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return hyperparams
 
 
+# Whether the coming search is for a few CPU cores: trials in minutes, and not in hours
+for_small_machines = False
+
+
 @dataclass(frozen=True)
 class Sampler:
     """
@@ -45,13 +49,15 @@ class Sampler:
         }
         hyperparams |= {
             "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.001, 0.03, log=True),
-            # From 2**6=64 to 2**10=1024
-            "batch_size_pow": trial.suggest_int("batch_size_pow", 6, 10),
+            # From 2**6=64 to 2**10=1024, or 2**8=256
+            "batch_size_pow": trial.suggest_int("batch_size_pow", 6, 8 if for_small_machines else 10),
             "learning_rate": trial.suggest_float("learning_rate", 3e-5, 0.002, log=True),
             "tau": trial.suggest_float("tau", 0.001, 0.02, log=True),
             "pessimism": trial.suggest_float("pessimism", 0.0, 1.0),
-            "net_arch": trial.suggest_categorical("net_arch", ["medium", "large", "verybig"]),
-            "n_critics": trial.suggest_categorical("n_critics", [2, 5, 10]),
+            "net_arch": trial.suggest_categorical(
+                "net_arch", ["small", "medium"] if for_small_machines else ["medium", "large", "verybig"]
+            ),
+            "n_critics": trial.suggest_categorical("n_critics", [2] if for_small_machines else [2, 5, 10]),
         }
         # Display true values
         trial.set_user_attr("gamma", 1 - hyperparams["one_minus_gamma"])

@@ -40,6 +40,77 @@ HYPERPARAMS = [
 ]
 
 
+# What a user has in the current folder
+MODULE = """
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+class Corridor(gym.Env):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+    observation_space = spaces.Dict(place=spaces.Box(-9, 9, (1,)), light=spaces.Box(0, 1, (2,)))
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def observe(self):
+        return {"place": np.array([self.place], np.float32), "light": np.ones(2, np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = 0.0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.place += float(action[0])
+        return self.observe(), self.place, False, False, {}
+
+    def render(self):
+        return np.zeros((32, 32, 3), np.uint8)
+
+gym.register("Corridor-v0", Corridor, max_episode_steps=5)
+"""
+
+
+@pytest.mark.parametrize(
+    "spelling", [["--env", "corridor:Corridor-v0"], ["--env", "Corridor-v0", "--gym-packages", "corridor"]]
+)
+def test_own_environments_work_in_every_command(spelling: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its module lies in the current folder. A run remembers it, and eval uses its statistics however it is named."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    Path("corridor.py").write_text(MODULE)
+
+    def succeed(*args: str) -> str:
+        # Each command is a process of its own
+        gym.registry.pop("Corridor-v0", None)
+        sys.modules.pop("corridor", None)
+        result = CliRunner().invoke(app, args)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    data = ["data", "collect", spelling[1], "mine/way-v0", "-n", "3", *spelling[2:]]
+    assert "mine/way-v0: 3 episodes, 15 steps" in succeed(*data)
+    assert minari.load_dataset("mine/way-v0").spec.env_spec.entry_point == "corridor:Corridor"
+    small = ["offline_dataset:'mine/way-v0'", "offline_steps:3", "buffer_size:100", "policy_kwargs:dict(net_arch=[8])"]
+    task = ["--algo", "qam-e", *spelling]
+    succeed(
+        "train", *task, "-n", "12", "--eval-freq", "-1", "--hyperparams", "normalize:True", "learning_starts:0", *small
+    )
+    model = "logs/qam_edit/Corridor-v0_1/Corridor-v0.zip"
+    assert "Corridor-v0, 1 episodes each" in (found := succeed("eval", model, "-n", "1"))
+    assert found == succeed("eval", model, "-n", "1", "--env", "corridor:Corridor-v0")
+    assert "Loading logs" in succeed("enjoy", *task, "-f", "logs", "--no-render", "-n", "5")
+    # The run says where the environment is
+    assert "Loading logs" in succeed("enjoy", "--algo", "QAM_Edit", "--env", "Corridor-v0", "-f", "logs", "--no-render")
+    assert "Loading logs" in succeed("record-video", *task, "-f", "logs", "-n", "5")
+    assert list(Path("logs").rglob("*.mp4"))
+    assert "3 episodes" in succeed(
+        "data", "collect", spelling[1], "mine/own-v0", "-n", "3", "--model", model, *spelling[2:]
+    )
+
+
 @pytest.fixture
 def maze_dataset() -> minari.MinariDataset:
     env = gym.make(MAZE, max_episode_steps=40)
@@ -47,7 +118,7 @@ def maze_dataset() -> minari.MinariDataset:
 
 
 def start(folder: Path, *args: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "sb3_qam.cli", *args]
+    command = [sys.executable, "-m", "sb3_qam", *args]
     # Tests may run from a checkout that is not installed
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(
@@ -149,7 +220,7 @@ def test_data_collect_records_random_actions_models_and_oracles(tmp_path: Path):
         args[args.index("2")] = "3"
         assert "3 episodes, 45 steps" in CliRunner().invoke(app, [*args, *options]).output
     assert invoke("data", "collect", "Pendulum-v1", "x-v0", "--model", "m.zip", "--algo", "sca")[0].startswith(
-        "Error: There is no algorithm 'sca', only a2c, ars, "
+        "Error: There is no algorithm 'sca': did you mean 'sac'? There are a2c, ars, "
     )
     assert invoke("data", "collect", "Pendulum-v1", "x-v0", "--model", "m.zip", "--oracle")[0].startswith(
         "Error: --model and --oracle exclude each other"
@@ -207,6 +278,25 @@ def test_data_import_writes_what_a_configuration_names(tmp_path: Path):
     assert invoke("data", "import", "Pendulum-v1")[0].startswith("Error: 'Pendulum-v1' is not the id of an OGBench")
 
 
+@needs_ogbench
+def test_what_was_imported_is_trained_on_by_its_name_and_success_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The task has no configuration of its own."""
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(app, ["data", "import", TASK, "--path", str(DATA)])
+    small = ["offline_steps:5", "learning_starts:0", "buffer_size:100", "policy_kwargs:dict(net_arch=[8])"]
+    options = ["-n", "5", "--eval-freq", "10", "--eval-episodes", "1", "--eval-env-kwargs", "max_episode_steps:20"]
+    result = CliRunner().invoke(
+        app, ["train", "--algo", "qam", "--env", TASK, *options, "--hyperparams", "flow_steps:2", *small]
+    )
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "logs" / "qam" / f"{TASK}_1"
+    assert QAM.load(folder / f"{TASK}.zip").offline_dataset == f"ogbench/{TASK}"
+    with np.load(folder / "evaluations.npz") as evaluations:
+        assert evaluations["successes"].tolist() == [[0]]
+
+
 @pytest.mark.filterwarnings("ignore:.*that step is left out")
 def test_data_import_recognizes_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("pyarrow")
@@ -247,7 +337,7 @@ def test_data_import_recognizes_what_it_is_given(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["--env", "Nothing-v0"], "Error: Nothing-v0 not found in gym registry"),
+        (["--env", "Nothing-v0"], "Error: There is no environment 'Nothing-v0'"),
         (["--env", "Pendulum-v1", "--hyperparams", "offline_dataset:mine/maze-v0"], "quote text twice, such as"),
         (["--env", "Pendulum-v1", "--hyperparams", "gamma:2.0"], "Error: gamma must be a finite number"),
         (["--env", "Pendulum-v1", "-i", "nothing.zip"], "Error: The trained_agent must be a valid path"),

@@ -204,17 +204,36 @@ def test_predicting_in_a_callback_leaves_the_chunk_of_the_rollout_alone():
 
 
 @pytest.mark.parametrize("stop_at", [3, 6, 8])
-def test_a_step_that_a_callback_cut_short_leaves_no_gap(stop_at: int):
-    # the first episode has 6 steps; SB3 does not store the step at which a callback stops it
-    model = QAM("FlowPolicy", Walk(), chunk_size=H, learning_starts=0, gradient_steps=0, seed=0, **SMALL)
+def test_the_step_at_which_a_callback_stops_training_is_stored(stop_at: int):
+    # the first episode has 6 steps; the one that ends an episode may have the only reward
+    kwargs = {"chunk_size": H, "learning_starts": 0, "gradient_steps": 0, "seed": 0, **SMALL}
+    whole = QAM("FlowPolicy", Walk(), **kwargs).learn(14)
+    model = QAM("FlowPolicy", Walk(), **kwargs)
     model.learn(50, callback=lambda locals_, _: locals_["self"].num_timesteps < stop_at)
+    assert model.replay_buffer.pos == model.num_timesteps == stop_at
+    assert len(model.ep_info_buffer) == model._episode_num == (stop_at >= 6)
+    model.learn(14 - stop_at, reset_num_timesteps=False)
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "ends"):
+        np.testing.assert_array_equal(getattr(model.replay_buffer, name), getattr(whole.replay_buffer, name))
+
+
+@pytest.mark.parametrize("stop_at", [3, 6, 8])
+def test_a_step_that_is_interrupted_leaves_no_gap(stop_at: int):
+    def interrupt(locals_: dict[str, Any], _: dict[str, Any]) -> bool:
+        if locals_["self"].num_timesteps == stop_at:
+            raise KeyboardInterrupt
+        return True
+
+    model = QAM("FlowPolicy", Walk(), chunk_size=H, learning_starts=0, gradient_steps=0, seed=0, **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(50, callback=interrupt)
     model.learn(6, reset_num_timesteps=False)
     buffer = model.replay_buffer
     assert buffer.pos == stop_at - 1 + 6
     # the chunk that was cut short is not continued
     assert model._rollout_state.position.tolist() == [2]
     goes_on = [
-        buffer.dones[row] or np.array_equal(buffer.next_observations[row], buffer.observations[row + 1])
+        buffer.ends[row] or np.array_equal(buffer.next_observations[row], buffer.observations[row + 1])
         for row in range(buffer.pos - 1)
     ]
     assert all(goes_on)

@@ -66,7 +66,16 @@ def test_in_a_chain_it_is_the_discounted_reward_of_what_the_policy_does(
     assert found.value == pytest.approx(value, abs=0.03)
     assert found.low <= found.value <= found.high
     assert found.high - found.low < 0.1
-    assert str(found).startswith(f"{found.value:.4g} (95 %: ")
+    assert found.halfway == pytest.approx(value, abs=0.1)
+
+
+def test_the_value_halfway_is_that_of_half_as_many_steps():
+    model, data = clone_of(N_PLACES), recorded()
+    found, half = (fitted_q_evaluation(model, data, n, n_critics=2) for n in (40, 20))
+    assert found.halfway == pytest.approx(half.value, abs=1e-6)
+    assert found.halfway != found.value
+    interval = f"95 %: {found.low:.4g} to {found.high:.4g}"
+    assert str(found) == f"{found.value:.4g} ({interval}; after half of the gradient steps: {found.halfway:.4g})"
 
 
 def test_a_chunk_is_one_action():
@@ -107,6 +116,11 @@ def test_bad_arguments_and_divergence_are_errors(monkeypatch: pytest.MonkeyPatch
             fitted_q_evaluation(model, data, **{name: 0})
     with pytest.raises(ValueError, match="has the 9 steps of a return: reduce n_steps"):
         fitted_q_evaluation(model, data, n_steps=9)
+    for what in ("qam.zip", data, model.policy):
+        with pytest.raises(TypeError, match=f"takes a model .* got {type(what).__name__}"):
+            fitted_q_evaluation(what, data)
+    with pytest.raises(ValueError, match="deterministic must be True or False, got 'no'"):
+        fitted_q_evaluation(model, data, deterministic="no")
     with pytest.raises(ValueError, match="does not fit the environment"):
         fitted_q_evaluation(QAM("FlowPolicy", "Pendulum-v1"), data)
     monkeypatch.setattr("sb3_qam.common.fitted_q_evaluation.LEARNING_RATE", 1e30)

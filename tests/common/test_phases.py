@@ -26,6 +26,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_qam import QAM
+from sb3_qam.common.phases import PhaseProgressBarCallback
 from tests.conftest import record, write_dataset
 
 SMALL = {"batch_size": 16, "flow_steps": 3, "policy_kwargs": {"net_arch": [16, 16]}, "buffer_size": 1000}
@@ -248,6 +249,41 @@ def test_what_is_logged_in_both_phases(pendulum_dataset, tmp_path: Path):
     assert rows[0]["offline/transitions"] == "200"
     assert rows[0]["offline/episodes"] == "5"
     assert all(float(row["rollout/ep_len_mean"]) == 10 for row in rows[2:])
+
+
+def test_phases_are_announced_and_the_last_steps_logged(pendulum_dataset, capsys: pytest.CaptureFixture[str]):
+    """An episode that is not over is no reason to show nothing of the online phase."""
+    env = gym.make("Pendulum-v1", max_episode_steps=100)
+    steps = {"offline_dataset": pendulum_dataset, "bc_steps": 2, "offline_steps": 3}
+    model = QAM("FlowPolicy", env, learning_starts=0, verbose=1, **steps, **SMALL)
+    model.learn(6)
+    output = capsys.readouterr().out
+    for line in (
+        "Offline, clone phase: 2 gradient steps\n",
+        "Offline phase: 3 gradient steps\n",
+        "Online phase: 6 environment steps\n",
+    ):
+        assert output.count(line) == 1
+    online = output.split("Online phase")[1]
+    assert "critic_loss" in online
+    assert "| 11 " in online
+    # Without an offline phase there is nothing to tell apart
+    model.learn(3)
+    assert "phase" not in capsys.readouterr().out
+
+
+def test_progress_bars_say_the_phase(pendulum_dataset):
+    names = []
+
+    class Bar(PhaseProgressBarCallback):
+        def _on_training_end(self) -> None:
+            names.append((self.pbar.desc, self.pbar.total, self.pbar.n))
+            super()._on_training_end()
+
+    steps = {"offline_dataset": pendulum_dataset, "bc_steps": 2, "offline_steps": 3}
+    env = make_vec_env("Pendulum-v1", n_envs=2)
+    QAM("FlowPolicy", env, learning_starts=0, **steps, **SMALL).learn(6, callback=Bar())
+    assert names == [("offline, clone: ", 2, 2), ("offline: ", 3, 3), ("online: ", 6, 6)]
 
 
 def test_both_phases_write_one_tensorboard_run(pendulum_dataset, tmp_path: Path):

@@ -21,6 +21,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import IFQL, QAM, ReBRAC
+from sb3_qam.recording import import_arrays
 from tests.conftest import write_dataset
 from tests.contract.conftest import Algorithm, RandomEnv, images, parameters_of, same_parameters, small
 
@@ -123,7 +124,6 @@ def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_f
         "policy",
         "replay_buffer",
         "offline_buffer",
-        "offline_dataset",
         "actor",
         "actor_target",
         "critic",
@@ -131,6 +131,7 @@ def test_neither_environment_nor_data_nor_what_belongs_to_the_moment_is_in_the_f
     }
     unwanted |= {"_monitor", "_augmentation", "_logger", "rollout_buffer", "eval_env", "device", "adjoint_method"}
     assert not unwanted & data.keys()
+    assert data["offline_dataset"] == pendulum_dataset.id
     assert data["policy_class"][":type:"]
     # all that a user passes is
     passed = {*small(type(model)), "gamma", "tau", "chunk_size", "target_update_interval", "random_shift", "batch_size"}
@@ -289,6 +290,21 @@ def test_an_environment_of_the_other_floating_point_type_is_taken_as_the_constru
     if algorithm is QAM:
         algorithm(policy, env, **small(algorithm)).load_behavior(model)
         algorithm(policy, env, **small(algorithm)).load_behavior(tmp_path / "model")
+
+
+def test_a_model_of_arrays_goes_online_in_an_environment_with_bounds(algorithm, tmp_path: Path):
+    # Nobody has said what the observations of arrays are bounded by
+    arrays = {"observations": OBSERVATIONS[:5], "actions": np.zeros((5, 1), "f4"), "rewards": np.ones(5)}
+    dataset = import_arrays("mine/arrays-v0", **arrays, terminals=np.arange(5) == 4, action_space=(-2, 2))
+    kwargs = small(algorithm, offline_dataset=dataset)
+    assert algorithm("MlpPolicy", "Pendulum-v1", offline_steps=2, **kwargs).learn(3).offline_buffer.size() == 5
+    model = algorithm("MlpPolicy", None, **kwargs).pretrain(gradient_steps=2)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
+    model.set_env(gym.make("Pendulum-v1"))
+    for each in (model, loaded):
+        each.learn(12, reset_num_timesteps=False)
+        assert each.observation_space == PENDULUM.observation_space
 
 
 def test_a_model_of_float32_data_goes_online_in_a_float64_environment(algorithm):

@@ -154,7 +154,7 @@ def test_fitted_q_evaluation_is_recorded_where_it_is_asked_for(pendulum_dataset)
     log, dataset = Kept(), held_out()
     plain = two_phases(pendulum_dataset).pretrain(gradient_steps=2, objective="bc").pretrain(gradient_steps=2)
     model = two_phases(pendulum_dataset, log)
-    names = {f"eval_offline/{name}" for name in ("fqe", "fqe_low", "fqe_high")}
+    names = {f"eval_offline/{name}" for name in ("fqe", "fqe_low", "fqe_high", "fqe_halfway")}
     callback = OfflineEvalCallback(dataset, eval_freq=2, fqe_steps=3)
     model.pretrain(gradient_steps=2, objective="bc", callback=callback)
     assert log.names("eval_offline/") == {"eval_offline/bc_loss", *names}

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +13,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_qam import QAM
 from sb3_qam.common.export import export_onnx
@@ -189,23 +191,62 @@ def test_an_observation_that_is_not_finite_has_no_action(algorithm, value: float
 
 
 class Broken(RandomEnv):
-    """A sensor that fails at the fifth step of an episode."""
+    """At the fifth step of an episode something is not finite; it may be the last step."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(spaces.Box(-1.0, 1.0, (3,)))
+        self.what, self.actions = what, []
 
     def step(self, action: np.ndarray) -> tuple:
-        observation, *rest = super().step(action)
-        self.actions = [*getattr(self, "actions", []), action]
-        return np.full_like(observation, np.nan) if self.n_steps == 5 else observation, *rest
+        observation, reward, *rest = super().step(action)
+        self.actions.append(action)
+        if self.n_steps == 5 and self.what == "reward":
+            reward = -np.inf
+        elif self.n_steps == 5 and "observation" in self.what:
+            observation = np.full_like(observation, np.nan)
+            rest[0] = self.what == "last observation"
+        return observation, reward, *rest
 
 
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("learning_starts", [0, 100])
 @pytest.mark.parametrize("chunk_size", [1, 3])
-def test_a_rollout_stops_before_it_acts_on_what_is_not_finite(algorithm, learning_starts: int, chunk_size: int):
-    env = Broken(spaces.Box(-1.0, 1.0, (3,)))
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("observation", r"The observation of environment 0 is not finite: nan at \[0\]"),
+        ("last observation", r"The observation of environment 0 is not finite: nan at \[0\]"),
+        ("reward", "The reward of environment 0 is not finite: -inf"),
+    ],
+)
+def test_a_step_that_is_not_finite_is_not_stored(
+    algorithm, learning_starts: int, chunk_size: int, what: str, message: str, normalized: bool
+):
+    env: Any = DummyVecEnv([lambda: Broken(what)])
+    broken, env = env.envs[0], VecNormalize(env, norm_reward=False) if normalized else env
     kwargs = small(algorithm, learning_starts=learning_starts, gradient_steps=0)
-    model = algorithm("MlpPolicy", DummyVecEnv([lambda: env]), chunk_size=chunk_size, **kwargs)
-    with pytest.raises(ValueError, match=r"The observation of environment 0 is not finite: nan at \[0\]"):
+    model = algorithm("MlpPolicy", env, chunk_size=chunk_size, **kwargs)
+    with pytest.raises(ValueError, match=rf"{message}. Nothing of the step at timestep 5 is stored"):
         model.learn(30)
-    assert len(env.actions) == 5
+    assert len(broken.actions) == 5
+    assert model.replay_buffer.size() == 4
+    # Mended, it continues from there
+    broken.what = "nothing"
+    model.learn(6, reset_num_timesteps=False)
+    assert np.isfinite(model.replay_buffer.observations[:10]).all()
+    if normalized:
+        assert np.isfinite(env.obs_rms.mean).all()
+        # The reset when it was made, four steps, the reset afterwards and six steps
+        assert env.obs_rms.count == pytest.approx(12, abs=0.01)
+
+
+def test_action_noise_that_is_not_finite_moves_nothing(algorithm):
+    env = Broken("nothing")
+    noise = NormalActionNoise(np.full(2, np.nan), np.zeros(2))
+    model = algorithm("MlpPolicy", env, action_noise=noise, **small(algorithm, learning_starts=0))
+    with pytest.raises(ValueError, match="The action, with action_noise, of environment 0 is not finite: nan"):
+        model.learn(5)
+    assert not env.actions
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3])
@@ -215,7 +256,7 @@ def test_parameters_that_diverged_do_not_act(algorithm, chunk_size: int, tmp_pat
         for parameter in model.policy.parameters():
             parameter.fill_(th.nan)
     for deterministic in (True, False):
-        with pytest.raises(FloatingPointError, match=r"action is not finite.*No action was taken.*go back to a"):
+        with pytest.raises(FloatingPointError, match=r"(?s)action is not finite.*No action was taken.*go back to a"):
             model.predict(np.zeros(3, np.float32), deterministic=deterministic)
     with pytest.raises(FloatingPointError, match="action is not finite"):
         evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)

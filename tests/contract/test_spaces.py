@@ -1,6 +1,5 @@
 """Every observation space that SB3 preprocesses, and the action spaces a flow can act in."""
 
-from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,8 +13,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_qam import QAM
 from sb3_qam.common.export import export_onnx
-from sb3_qam.networks import ImageCombinedExtractor
-from sb3_qam.recording import collect
 from sb3_qam.runtime import OnnxPolicy
 from tests.conftest import record, write_dataset
 from tests.contract.conftest import SMALL, RandomEnv, images, small
@@ -46,64 +43,54 @@ def test_observations(algorithm, name: str, n_envs: int, n_steps: int):
     assert model.predict(space.sample(), deterministic=True)[0].shape == (2,)
 
 
-ODD_SPACES = {
-    "lerobot": spaces.Dict(
-        {"observation.state": spaces.Box(-1.0, 1.0, (3,)), "observation.images.top": images(channels_first=True)}
-    ),
-    "names of PyTorch": spaces.Dict({key: spaces.Box(-1.0, 1.0, (2,)) for key in ("train", "type", "a.b", "a_b")}),
-    "discrete": spaces.Discrete(3, start=5),
-    "negative": spaces.Discrete(3, start=-4),
-    "multi-discrete": spaces.MultiDiscrete([3, 4], start=[1, -2]),
-    "dict": spaces.Dict(
-        d=spaces.Discrete(3, start=2), m=spaces.MultiDiscrete([2, 2], start=[1, 1]), v=spaces.Box(-1.0, 1.0, (2,))
-    ),
+STARTS = {
+    "discrete": (spaces.Discrete(3), spaces.Discrete(3, start=-1)),
+    "multi-discrete": (spaces.MultiDiscrete([3, 4]), spaces.MultiDiscrete([3, 4], start=[5, -2])),
+    "dict": (spaces.Dict(a=spaces.Discrete(3)), spaces.Dict(a=spaces.Discrete(3, start=7))),
 }
 
 
-@pytest.mark.parametrize("name", ODD_SPACES)
-def test_any_key_and_any_first_number_from_data_to_the_exported_file(algorithm, name: str, tmp_path: Path):
-    space = ODD_SPACES[name]
-    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
-    env = RandomEnv(space)
-    dataset = collect(None, partial(RandomEnv, space), "test/odd-v0", 2)
-    model = algorithm(policy, env, offline_dataset=dataset, offline_steps=2, **small(algorithm)).learn(12)
-    model.save(tmp_path / "model")
-    loaded = algorithm.load(tmp_path / "model")
-    export_onnx(loaded, tmp_path / "policy.onnx")
-    observation = loaded.observation_space.sample()
-    actions = [each.predict(observation, deterministic=True)[0] for each in (model, loaded)]
-    np.testing.assert_array_equal(*actions)
-    on_file = OnnxPolicy(tmp_path / "policy.onnx").predict(observation, deterministic=True)[0]
-    np.testing.assert_allclose(on_file, actions[0], atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["discrete", "negative", "multi-discrete"])
-def test_the_first_number_changes_nothing(algorithm, name: str):
-    space = ODD_SPACES[name]
-    from_zero = spaces.Discrete(3) if isinstance(space, spaces.Discrete) else spaces.MultiDiscrete([3, 4])
-    shifted, plain = (
-        algorithm("MlpPolicy", RandomEnv(each), seed=0, **small(algorithm)) for each in (space, from_zero)
-    )
-    observation = np.asarray(from_zero.sample())
-    features = [
-        model.policy.behavior.features(model.policy.obs_to_tensor(each)[0])
-        for model, each in ((plain, observation), (shifted, observation + space.start))
+@pytest.mark.parametrize("name", STARTS)
+def test_numbers_need_not_start_with_zero(algorithm, name: str, tmp_path: Path):
+    from_zero, from_elsewhere = STARTS[name]
+    policy = "MultiInputPolicy" if name == "dict" else "MlpPolicy"
+    models = [
+        algorithm(policy, RandomEnv(space), seed=0, **small(algorithm)).learn(20)
+        for space in (from_zero, from_elsewhere)
     ]
-    np.testing.assert_array_equal(*(each.numpy() for each in features))
+    shift = getattr(from_elsewhere, "start", 7)
+    for _ in range(5):
+        observation = from_zero.sample()
+        elsewhere = {"a": observation["a"] + shift} if name == "dict" else observation + shift
+        # Deterministic actions have their noise from the observation itself
+        features = [
+            model.policy.critic.features(model.policy.obs_to_tensor(each)[0])
+            for model, each in zip(models, (observation, elsewhere), strict=True)
+        ]
+        np.testing.assert_array_equal(*(each.shape for each in features))
+        np.testing.assert_array_equal(*features)
+    export_onnx(models[1], tmp_path / "policy.onnx")
+    action, _ = OnnxPolicy(tmp_path / "policy.onnx").predict(elsewhere)
+    np.testing.assert_allclose(action, models[1].predict(elsewhere, deterministic=True)[0], atol=1e-5)
 
 
-def test_keys_in_order_and_with_their_own_features(algorithm):
-    policy = algorithm("MultiInputPolicy", RandomEnv(ODD_SPACES["names of PyTorch"]), **small(algorithm)).policy
-    observation = {key: np.full(2, number, np.float32) for number, key in enumerate(sorted(policy.observation_space))}
-    features = policy.behavior.features(policy.obs_to_tensor(observation)[0])
-    assert features.flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-
-
-def test_images_of_any_key_with_an_extractor_of_their_own():
-    kwargs = {"image_extractor_kwargs": {"n_channels": (4, 4), "features_dim": 8}}
-    policy_kwargs = {"features_extractor_class": ImageCombinedExtractor, "features_extractor_kwargs": kwargs}
-    model = QAM("MultiInputPolicy", RandomEnv(ODD_SPACES["lerobot"]), **small(policy_kwargs=policy_kwargs)).learn(12)
-    assert model._n_updates > 0
+@pytest.mark.parametrize("keys", [("observation.state", "observation.images.top"), ("train", "type"), ("a.b", "a_b")])
+def test_keys_that_pytorch_does_not_take_are_taken(algorithm, keys: tuple[str, str], tmp_path: Path):
+    space = spaces.Dict({keys[0]: spaces.Box(-1.0, 1.0, (3,)), keys[1]: images(channels_first=True)})
+    plain = spaces.Dict(dict(zip("ab", space.values(), strict=True)))
+    model, other = (
+        algorithm("MultiInputPolicy", RandomEnv(each), chunk_size=2, seed=0, **small(algorithm)).learn(14)
+        for each in (space, plain)
+    )
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), other.policy.parameters_to_vector())
+    model.save(tmp_path / "model")
+    export_onnx(model, tmp_path / "policy.onnx")
+    observation = space.sample()
+    expected, _ = model.predict(observation, deterministic=True)
+    np.testing.assert_array_equal(
+        algorithm.load(tmp_path / "model").predict(observation, deterministic=True)[0], expected
+    )
+    np.testing.assert_allclose(OnnxPolicy(tmp_path / "policy.onnx").predict(observation)[0], expected, atol=1e-5)
 
 
 def test_a_dict_of_one_vector_is_the_vector(algorithm):

@@ -56,6 +56,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
                         "siblings": [{"rfilename": file} for file in files],
                     }
                 )
+        elif self.command == "HEAD" and parts == [""]:
+            self.answer([])
         else:
             file = self.root.joinpath(parts[2], *parts[5:])
             if file.is_file():
@@ -99,7 +101,7 @@ def publish(root: Path, monkeypatch: pytest.MonkeyPatch, n_episodes: int = 2) ->
     return dataset
 
 
-def train(dataset_id: str, cache: Path, port: int | None) -> subprocess.CompletedProcess:
+def train(dataset_id: str, cache: Path, port: int | None) -> subprocess.CompletedProcess[str]:
     """In another process, because the Hub's client reads its settings once."""
     settings = {
         "MINARI_DATASETS_PATH": str(cache / "minari"),
@@ -134,8 +136,14 @@ def test_an_unknown_id(hub, tmp_path, monkeypatch):
     assert "Couldn't find any version" in last_line
 
 
-def test_without_a_network_it_says_so(tmp_path):
-    result = train("swings/short-v0", tmp_path, None)
+@pytest.mark.parametrize("port", [None, 1])
+def test_without_a_network_it_says_so_at_once(tmp_path, port: int | None):
+    """Where the Hub's client is told that it is offline, and where nothing answers."""
+    result = train("swings/short-v0", tmp_path, port)
     assert result.returncode != 0
-    assert "No Minari dataset 'swings/short-v0'" in result.stderr
-    assert "cannot be downloaded" in result.stderr
+    assert "Retrying" not in result.stderr
+    # A single error, and not what the client raised before it
+    assert result.stderr.count("Traceback") == 1
+    last_line = result.stderr.strip().splitlines()[-1]
+    assert "No Minari dataset 'swings/short-v0' in the local cache (there: none), and it cannot be" in last_line
+    assert last_line.endswith("To record one: `sb3-qam data collect ENV swings/short-v0`.")

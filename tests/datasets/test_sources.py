@@ -59,7 +59,7 @@ def test_ids_and_folders_are_stored_with_the_model_also_those_of_whole_objects(t
     whole = dataset.filter_episodes(lambda episode: True)
     for source, stored in (
         (["test/stored-v0", folder], ["test/stored-v0", str(folder.resolve())]),
-        (["test/stored-v0", dataset], ["test/stored-v0"] * 2),
+        (["test/stored-v0", pendulum("test/other-v0", seed=5)], ["test/stored-v0", "test/other-v0"]),
         ([whole], ["test/stored-v0"]),
         (dataset, "test/stored-v0"),
         (moved, str((tmp_path / "moved").resolve())),
@@ -71,6 +71,12 @@ def test_ids_and_folders_are_stored_with_the_model_also_those_of_whole_objects(t
         loaded = QAM.load(tmp_path / "model")
         assert loaded.offline_dataset == stored
         assert loaded.pretrain(gradient_steps=1).offline_buffer.size() == model.offline_buffer.size()
+
+
+def test_a_dataset_and_its_id_are_the_same_dataset_twice():
+    dataset = pendulum("test/twice-v0")
+    with pytest.raises(ValueError, match="Dataset 'test/twice-v0' is given twice"):
+        QAM("FlowPolicy", offline_dataset=["test/twice-v0", dataset], **SMALL)
 
 
 def test_objects_that_are_no_whole_dataset_are_asked_for_again(tmp_path: Path):

@@ -203,7 +203,7 @@ def test_pictures_are_lossless_and_infos_of_one_structure_are_kept():
 
 
 def test_an_environment_that_cannot_be_stored_is_said_to_be_missing():
-    env = gym.make(gym.envs.registration.EnvSpec("test/Pictures-v0", entry_point=Pictures))
+    env = gym.make(gym.envs.registration.EnvSpec("test/Pictures-v0", entry_point=lambda: Pictures()))
     with pytest.warns(UserWarning, match="environment 'test/Pictures-v0' cannot be stored with the dataset"):
         dataset = collect(None, env, "test/unknown-v0", 1)
     assert dataset.env_spec is None
@@ -727,3 +727,22 @@ def test_oracles_are_refused_where_they_do_not_fit():
         collect(ogbench_oracle("cube-single-v0"), gym.make("Pendulum-v1"), "test/a-v0", 1)
     with pytest.raises(ValueError, match="maze oracle needs one of its mazes"):
         collect(ogbench_oracle("pointmaze-medium-v0"), gym.make("Pendulum-v1"), "test/a-v0", 1)
+
+
+def test_actions_that_no_algorithm_here_can_learn_are_recorded_with_a_warning():
+    with pytest.warns(UserWarning, match=r"cannot be trained on what is recorded here: .*got Discrete\(2\)"):
+        dataset = collect(None, "CartPole-v1", "test/cart-v0", 2)
+    assert dataset.total_episodes == 2
+
+
+def test_modules_and_classes_of_environments_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The module of an id is imported, and an environment that was registered by its class is stored by its name."""
+    (tmp_path / "pendulums.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
+        "class Mine(PendulumEnv): ...\ngym.register('Mine-v0', Mine, max_episode_steps=4)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    dataset = collect(None, "pendulums:Mine-v0", "test/mine-v0", 2)
+    assert dataset.total_steps == 8
+    assert dataset.spec.env_spec.entry_point == "pendulums:Mine"
+    assert type(dataset.recover_environment().unwrapped).__name__ == "Mine"

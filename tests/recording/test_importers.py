@@ -179,6 +179,9 @@ def test_bounds_of_actions():
     for wrong in ("range", (1.0,), ([0, 0, 0], 1)):
         with pytest.raises(ValueError, match=r"Expected action_space to be a space, \(low, high\) .*'data', got "):
             import_arrays("mine/arrays-v0", **arrays, action_space=wrong)
+    for unbounded in (spaces.Box(-np.inf, np.inf, (2,)), (-3e38, 3e38)):
+        with pytest.raises(ValueError, match="needs finite action bounds"):
+            import_arrays("mine/arrays-v0", **arrays, action_space=unbounded)
 
 
 WRONG: dict[str, tuple[Callable[[dict], Any], str]] = {

@@ -384,18 +384,22 @@ def test_the_table_of_a_report(tmp_path: Path):
 
 
 def test_charts_of_earlier_calls_do_not_stay(tmp_path: Path):
-    folder = write_run(tmp_path)
+    folder, other = write_run(tmp_path), write_run(tmp_path, 2, seed=1)
     output = tmp_path / "plots"
     names = [path.name for path in make_report([tmp_path / "qam"]).write(output)]
     assert names == [
         "index.html",
         *(f"{name}.png" for name in ("learning_curves", "aggregate", "sample_efficiency", "performance_profile")),
     ]
-    (folder / "Maze-v0.zip").unlink()
-    report = make_report([tmp_path / "qam"])
-    assert [path.name for path in report.write(output)] == names[:2]
-    assert {path.name for path in output.iterdir()} == set(names[:2])
-    assert report.notes == ["There are no charts over all tasks: no method has finished runs on each of them."]
+    for each, note in (
+        (other, "There are no charts over all runs, which need several of a method: other seeds or other tasks."),
+        (folder, "There are no charts over all tasks: no method has finished runs on each of them."),
+    ):
+        (each / "Maze-v0.zip").unlink()
+        report = make_report([tmp_path / "qam"])
+        assert [path.name for path in report.write(output)] == names[:2]
+        assert {path.name for path in output.iterdir()} == set(names[:2])
+        assert report.notes == [note]
 
 
 # ---------------------------------------------------------------------- damaged runs

@@ -56,7 +56,7 @@ def results(run: Run, root: Path) -> dict[str, np.ndarray]:
 def start(
     path: Path, root: Path, seeds: str, *options: str, jobs: str = "2", python_path: str = "", errors: int | None = None
 ) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "sb3_qam.cli", "benchmark", str(path), "--seeds", seeds, *options]
+    command = [sys.executable, "-m", "sb3_qam", "benchmark", str(path), "--seeds", seeds, *options]
     environment = os.environ | {"PYTHONPATH": python_path or str(Path(__file__).parents[2])}
     return subprocess.Popen(
         [*command, "--folder", str(root), "--jobs", jobs],

@@ -22,6 +22,8 @@ from sb3_qam import QAM, preset, zoo
 from sb3_qam.datasets.sources import wrap_dataset
 from sb3_qam.environments import OGBENCH_TASKS
 from sb3_qam.variants import VARIANTS
+from sb3_qam.zoo import search
+from sb3_qam.zoo.arguments import zoo_arguments
 from sb3_qam.zoo.experiment import ExperimentManager
 from sb3_qam.zoo.hyperparams import ENTRIES, hyperparams_of
 from sb3_qam.zoo.wrappers import EpisodeSuccess
@@ -100,12 +102,12 @@ import rl_zoo3
 import sb3_qam.zoo
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from sb3_qam import preset
-from sb3_qam.cli.data import find_algorithm
+from sb3_qam.variants import find_algorithm
 from sb3_qam.cli.zoo import TRAIN_HELP
 from sb3_qam.results.scores import title_of
 from sb3_qam.zoo.hyperparams import hyperparams_of
 assert rl_zoo3.ALGOS["mine"]("FlowPolicy", "Pendulum-v1", buffer_size=1).pessimism == 0.3
-assert find_algorithm("mine") is sb3_qam.QAM and title_of("mine") == "Mine" and ", mine." in TRAIN_HELP
+assert find_algorithm("mine") == ("mine", sb3_qam.QAM) and title_of("mine") == "Mine" and ", mine." in TRAIN_HELP
 assert HYPERPARAMS_SAMPLER["mine"].ranges == {"pessimism": (0.1, 1.0)}
 found = hyperparams_of("mine")["scene-play-singletask-task1-v0"]
 assert (found["gamma"], found["pessimism"]) == (0.9, 0.3)
@@ -140,7 +142,8 @@ def test_the_zoos_own_algorithms_keep_their_configurations(tmp_path: Path):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_key_is_an_argument(name: str):
     arguments = arguments_of(VARIANTS[name].algorithm)
-    assert len(hyperparams_of(name)) == 31 + 50
+    assert set(OGBENCH_TASKS) <= hyperparams_of(name).keys()
+    assert len(hyperparams_of(name)) >= 31 + len(OGBENCH_TASKS)
     for env_id, entry in hyperparams_of(name).items():
         assert entry.keys() <= arguments | ZOO_KEYS | VARIANTS[name].zoo.keys(), env_id
         assert entry.keys() >= {"policy", "n_timesteps"}, env_id
@@ -398,3 +401,17 @@ def test_a_search_finds_what_a_run_can_be_started_with(tmp_path: Path):
     params = study.trials[1].params
     assert model.inverse_temperature == saved["inverse_temperature"] == params["inverse_temperature"]
     assert model.policy_kwargs["n_critics"] == params["n_critics"]
+
+
+def test_a_search_for_small_machines_draws_small_networks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(search, "for_small_machines", False)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    options = {"using_her_replay_buffer": False, "her_kwargs": {}}
+    for flags, widths in (["--small"], {64, 256}), ([], {256, 512}):
+        typed = ["--algo", "qam", "--env", "Pendulum-v1", "-optimize"]
+        assert zoo_arguments("train", [*flags, *typed]) == typed
+        drawn = [HYPERPARAMS_SAMPLER["qam"](study.ask(), 1, 1, options) for _ in range(30)]
+        assert {each["policy_kwargs"]["net_arch"][0] for each in drawn} == widths
+        assert max(each["batch_size"] for each in drawn) == (256 if flags else 1024)
+        assert {each["policy_kwargs"]["n_critics"] for each in drawn} == ({2} if flags else {2, 5, 10})
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))

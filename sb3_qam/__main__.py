@@ -1,4 +1,4 @@
-"""``python -m sb3_qam.cli`` is ``sb3-qam``."""
+"""``python -m sb3_qam`` is ``sb3-qam``."""
 
 from sb3_qam.cli import app
 

@@ -1,0 +1,80 @@
+"""Saved models, as the commands load them: to act."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from sb3_qam.common.phases import SpacesOnlyEnv
+from sb3_qam.recording.scripted import without_buffer
+from sb3_qam.results.runs import settings_folder
+
+STATISTICS = "vecnormalize.pkl"
+
+
+def load_model(algorithm: type[BaseAlgorithm], path: Path, **kwargs: Any) -> Any:
+    """
+    :param algorithm: Its class
+    :param path: Path of the saved model, which may lack its suffix as for SB3
+    :param kwargs: Of ``load()``
+    :return: The model, without a replay buffer
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is not a model of this class, or there is no such device
+    """
+    if not path.is_file() and not path.with_name(f"{path.name}.zip").is_file():
+        raise FileNotFoundError(f"There is no saved model {path}.")
+    if "device" in kwargs:
+        try:
+            get_device(kwargs["device"])
+        except RuntimeError as error:
+            raise ValueError(f"There is no device '{kwargs['device']}': {error}") from error
+    try:
+        return algorithm.load(path, **without_buffer(algorithm), **kwargs)
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError) as error:
+        # What SB3 stumbles over depends on the algorithms
+        raise ValueError(
+            f"{path} cannot be loaded as a model of {algorithm.__name__} ({type(error).__name__}: {error}): give its "
+            "own algorithm by --algo."
+        ) from error
+
+
+def attach_statistics(model: Any, path: Path) -> None:
+    """
+    :param model: A model that was trained with ``VecNormalize``
+    :param path: The file of its statistics, with which it is to see what it did in training
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is something else
+    """
+    env = DummyVecEnv([partial(SpacesOnlyEnv, model.observation_space, model.action_space)])
+    model._vec_normalize_env = load_statistics(path, env)
+
+
+def load_statistics(path: Path, env: VecEnv) -> VecNormalize:
+    """
+    :param path: The file of statistics
+    :param env: Environments
+    :return: These, observations normalized as they were in training
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is something else
+    """
+    try:
+        normalized = VecNormalize.load(str(path), env)
+    except OSError:
+        raise
+    except Exception as error:
+        # Pickle raises anything
+        raise ValueError(f"{path} holds no statistics of a VecNormalize for these spaces ({error!r}).") from error
+    normalized.training = normalized.norm_reward = False
+    return normalized
+
+
+def statistics_of(path: Path) -> Path | None:
+    """
+    :param path: A saved model
+    :return: The statistics that RL Zoo has saved beside it, if there are some
+    """
+    settings = settings_folder(path.parent)
+    return settings / STATISTICS if settings is not None and (settings / STATISTICS).is_file() else None
