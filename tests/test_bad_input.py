@@ -344,3 +344,17 @@ def test_a_policy_that_does_not_fit_is_refused():
 def test_vectorized_environments_of_gymnasium_are_told_apart():
     with pytest.raises(TypeError, match=r"Expected a Gymnasium environment or a VecEnv of SB3, .*: use .*make_vec_env"):
         QAM("FlowPolicy", gym.make_vec("Pendulum-v1", num_envs=2))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.MultiDiscrete([[3, 4], [2, 2]]), r"(?s)SB3 encodes no observations of MultiDiscrete.* 2 axes: flatten"),
+        (spaces.Dict(m=spaces.MultiDiscrete([[3, 4]])), r"(?s)SB3 encodes no observations of MultiDiscrete.* 2 axes"),
+        (spaces.Dict({1: OBSERVATIONS}), r"Keys of observations must be strings, got \[1\]"),
+    ],
+)
+def test_observations_that_sb3_cannot_encode(space: spaces.Space, message: str):
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "FlowPolicy"
+    with pytest.raises(ValueError, match=message):
+        QAM(policy, env_with(space))

@@ -21,6 +21,7 @@ from sb3_qam.utils.checks import (
     FLOAT32_MAX,
     check_action_space,
     check_in_range,
+    check_observation_space,
     check_one_of,
     check_positive_int,
     check_same_space,
@@ -200,7 +201,7 @@ def check_environment(env: Any) -> None:
     """
     :param env: An environment with spaces
     :raises TypeError: if it is a vectorized environment of Gymnasium's, which SB3 does not take
-    :raises ValueError: if SB3 cannot scale its actions
+    :raises ValueError: if SB3 cannot scale its actions, or encode its observations
     """
     if isinstance(env, VectorEnv):
         raise TypeError(
@@ -208,6 +209,7 @@ def check_environment(env: Any) -> None:
             "stable_baselines3.common.env_util.make_vec_env(id, n_envs) instead of gymnasium.make_vec()."
         )
     check_action_space(env.action_space)
+    check_observation_space(env.observation_space)
 
 
 def check_wrappers(env: VecEnv) -> None:

@@ -92,7 +92,7 @@ class Sampler(nn.Module):
             # Networks compute in float32, and VecNormalize does not
             as_float32 = part.dtype == np.float64 and key not in self.statistics
             inputs[key] = th.as_tensor(part.astype(np.float32) if as_float32 else part, device=self.policy.device)
-        reserved = inputs.keys() & {*NOISE_NAMES, "action"}
+        reserved = inputs.keys() & {*NOISE_NAMES, "action", ""}
         if reserved:
             raise ValueError(f"The observation keys {sorted(reserved)} are names of the file's own: rename them.")
         generator = th.Generator().manual_seed(seed)

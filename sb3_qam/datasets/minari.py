@@ -19,7 +19,7 @@ from sb3_qam.datasets.checks import Place, checked
 from sb3_qam.datasets.episodes import Episodes, Observations
 from sb3_qam.datasets.rewards import SUCCESS_KEYS, RewardTransform, successes_of_episode
 from sb3_qam.datasets.sources import OpenDataset, episodes_of
-from sb3_qam.utils.checks import check_action_space, check_same_space
+from sb3_qam.utils.checks import check_action_space, check_observation_space, check_same_space
 
 # Rounding of float32 actions, not worth a warning
 ACTION_BOUND_TOLERANCE = 1e-3
@@ -43,6 +43,7 @@ def training_spaces(dataset: OpenDataset) -> tuple[spaces.Space, spaces.Box]:
             f"Dataset '{dataset.id}' has nested observations, which SB3 does not support: {error} Flatten them on both "
             "sides, FlattenObservation(env) and wrap_dataset(dataset, FlattenObservation)."
         ) from error
+    check_observation_space(observation_space)
     check_action_space(action_space)
     assert isinstance(action_space, spaces.Box)  # for mypy
 

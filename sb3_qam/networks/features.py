@@ -84,11 +84,15 @@ def counted_from_zero(observations: PyTorchObs, space: spaces.Space) -> PyTorchO
     """
     if isinstance(space, spaces.Dict):
         return {key: counted_from_zero(part, space[key]) for key, part in observations.items()}  # type: ignore[misc, union-attr]
-    start = getattr(space, "start", 0)
-    if not np.any(start):
+    start = np.asarray(getattr(space, "start", 0))
+    if not start.any():
         return observations
     assert isinstance(observations, th.Tensor)  # for mypy
-    return observations - th.as_tensor(start, device=observations.device)
+    # Numbers, because a CUDA graph records no tensor that comes from the host; signed, as a start may be negative
+    if start.ndim == 0:
+        return observations.long() - int(start)
+    columns = zip(observations.long().unbind(1), start.tolist(), strict=True)
+    return th.stack([column - first for column, first in columns], dim=1)
 
 
 class RenamedKeys(BaseFeaturesExtractor):

@@ -95,6 +95,21 @@ def check_action_space(action_space: spaces.Space) -> None:
         )
 
 
+def check_observation_space(space: spaces.Space) -> None:
+    """
+    :param space: The observation space of an environment or a dataset
+    :raises ValueError: if it is one of those that SB3 takes and cannot encode
+    """
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    if strange := [key for key in parts if not isinstance(key, str)]:
+        raise ValueError(f"Keys of observations must be strings, got {strange}: rename them in a wrapper.")
+    for part in parts.values():
+        if isinstance(part, spaces.MultiDiscrete) and len(part.shape) != 1:
+            raise ValueError(
+                f"SB3 encodes no observations of {part}, which has {len(part.shape)} axes: flatten it in a wrapper."
+            )
+
+
 def check_same_space(
     what: str, own: spaces.Space, of_environment: spaces.Space, dataset_name: str | None = None
 ) -> None:

@@ -217,6 +217,8 @@ def test_keys_that_are_names_of_the_files_own_are_refused(tmp_path: Path):
     policy = make_policy(spaces.Dict(noise=VECTOR), MultiInputPolicy)
     with pytest.raises(ValueError, match=r"observation keys \['noise'\] are names of the file's own"):
         export_onnx(policy, tmp_path / "policy.onnx")
+    with pytest.raises(ValueError, match=r"observation keys \[''\] are names of the file's own"):
+        export_onnx(make_policy(spaces.Dict({"": VECTOR}), MultiInputPolicy), tmp_path / "policy.onnx")
 
 
 def test_what_to_install_is_said(tmp_path: Path, monkeypatch):
