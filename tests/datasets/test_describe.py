@@ -79,9 +79,11 @@ def test_data_without_a_reward_has_nothing_to_begin_with_but_bc():
 
 
 def test_several_are_described_together(dataset):
-    both = describe([dataset, "test/described-v0"])
-    assert both.lengths.tolist() == [3, 2, 3, 2]
+    both = describe(["test/described-v0", dataset.filter_episodes(lambda episode: episode.id == 0)])
+    assert both.lengths.tolist() == [3, 2, 3]
     assert both.name == "test/described-v0, test/described-v0"
+    with pytest.raises(ValueError, match="Dataset 'test/described-v0' is given twice, and would count double"):
+        describe([dataset, "test/described-v0"])
 
 
 def test_datasets_of_other_spaces_are_refused(dataset):
