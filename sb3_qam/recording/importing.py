@@ -116,6 +116,11 @@ def import_episodes(
             f"{episodes.n_cut} of {len(source.lengths)} episodes end without a termination, and the observation after "
             f"their last step is not in {source.file}: that step is left out."
         )
+    if episodes.n_beyond:
+        warnings.warn(
+            f"{episodes.n_beyond} actions in {source.file} lie beyond the bounds that were given, {actions}. Training will "
+            "clip them."
+        )
     if episodes.n_left_out:
         warnings.warn(
             f"{episodes.n_left_out} of {len(source.lengths)} episodes are left out: less than two steps without a "
@@ -131,6 +136,8 @@ class _Episodes:
         self.source, self.dataset_id, self.flatten_obs = source, dataset_id, flatten_obs
         # Episodes that have lost their last step, and that are not there
         self.n_cut = self.n_left_out = 0
+        # Actions outside of their space
+        self.n_beyond = 0
 
     def _place(self, number: int, key: str = "") -> Place:
         return Place(self.dataset_id, number, self.source.file, self.source.lengths[number], key, WAY_OUT)
@@ -235,6 +242,9 @@ class _Episodes:
 
         observations = parts(observation_space, observations, "observations")
         actions = parts(action_space, recording.actions, "actions")
+        if isinstance(action_space, spaces.Box):
+            is_beyond = (actions < action_space.low - ROUNDING) | (actions > action_space.high + ROUNDING)
+            self.n_beyond += int(is_beyond.reshape(n, -1).any(axis=1).sum())
         dtype = np.float32 if getattr(recording.rewards, "dtype", None) == np.float32 else np.float64
         rewards = checked(recording.rewards, (n,), dtype, place._replace(key="rewards"))
         terminations = self._flags(recording.terminations, place._replace(key="terminations"))

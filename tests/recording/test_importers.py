@@ -176,6 +176,10 @@ def test_bounds_of_actions():
         dataset = import_arrays(f"mine/arrays{number}-v0", **arrays, action_space=given_space)
         np.testing.assert_array_equal(dataset.action_space.low, expected.low)
         np.testing.assert_array_equal(dataset.action_space.high, expected.high)
+    with pytest.warns(
+        UserWarning, match=r"6 actions in <arrays> lie beyond the bounds that were given, Box\(-2.0, 3.0"
+    ):
+        import_arrays("mine/narrow-v0", **arrays, action_space=(-2, 3))
     for wrong in ("range", (1.0,), ([0, 0, 0], 1)):
         with pytest.raises(ValueError, match=r"Expected action_space to be a space, \(low, high\) .*'data', got "):
             import_arrays("mine/arrays-v0", **arrays, action_space=wrong)
