@@ -118,8 +118,8 @@ def import_episodes(
         )
     if episodes.n_beyond:
         warnings.warn(
-            f"{episodes.n_beyond} actions in {source.file} lie beyond the bounds that were given, {actions}. Training will "
-            "clip them."
+            f"{episodes.n_beyond} actions in {source.file} lie beyond the bounds that were given, {actions}, and are "
+            "clipped in training."
         )
     if episodes.n_left_out:
         warnings.warn(
