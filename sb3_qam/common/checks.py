@@ -241,7 +241,7 @@ def check_wrappers(env: VecEnv) -> None:
         env = env.venv
 
 
-def other_float_spaces(env: VecEnv, model_spaces: dict[str, spaces.Space]) -> dict[str, spaces.Space]:
+def spaces_taken_over(env: VecEnv, model_spaces: dict[str, spaces.Space]) -> dict[str, spaces.Space]:
     """
     A model acts in the spaces of its environment, as one does that is made with it.
 

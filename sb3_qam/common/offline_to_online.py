@@ -33,7 +33,7 @@ from sb3_qam.common.checks import (
     check_replay_buffer_class,
     check_structure,
     check_wrappers,
-    other_float_spaces,
+    spaces_taken_over,
 )
 from sb3_qam.common.device_buffer import DeviceOfflineBuffer
 from sb3_qam.common.normalization import add_initial_statistics, check_reward_scales
@@ -205,7 +205,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         :raises TypeError: if it is not an environment
         """
         env = self._wrap_env(env, self.verbose)
-        others = other_float_spaces(env, {name: getattr(self, name) for name in SPACES})
+        others = spaces_taken_over(env, {name: getattr(self, name) for name in SPACES})
         if env.num_envs != self.n_envs:
             if self.env is not None or self.replay_buffer is None or self.replay_buffer.size() > 0:
                 raise ValueError(
@@ -485,7 +485,7 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
             )
             total_timesteps = self.num_timesteps + phase.gradient_steps
             assert self.env is not None  # for mypy
-            step = still_step(self.env, self._last_obs)
+            step = still_step(self.policy, self.env.num_envs, self._last_obs)
             callback.on_training_start({**locals(), **step}, globals())
 
             may_continue = True

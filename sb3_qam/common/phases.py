@@ -7,8 +7,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.vec_env import VecEnv
 
 # What a phase trains: everything, or the behavior alone
 OBJECTIVES = ("full", "bc")
@@ -41,22 +41,22 @@ class Phase:
 ONLINE = Phase()
 
 
-def still_step(env: VecEnv, last_obs: Any) -> dict[str, Any]:
+def still_step(policy: BasePolicy, n_envs: int, last_obs: Any) -> dict[str, Any]:
     """
-    :param env: The environments, which do not move in an offline phase
+    :param policy: The policy, which does not act in an offline phase
+    :param n_envs: Number of environments, which do not move in it
     :param last_obs: Their last observations
     :return: What SB3's rollouts leave for callbacks of a step, by name and in its shapes: rewards of 0, no ends, empty
         infos, and the actions in the middle of their space
     """
-    scaled = np.zeros((env.num_envs, *env.action_space.shape), dtype=np.float32)  # type: ignore[misc]
-    middle = (env.action_space.low + env.action_space.high) / 2  # type: ignore[attr-defined]
+    scaled = np.zeros((n_envs, *policy.action_space.shape), dtype=np.float32)  # type: ignore[misc]
     return {
-        "actions": np.broadcast_to(middle, scaled.shape).astype(env.action_space.dtype),
+        "actions": policy.unscale_action(scaled),
         "buffer_actions": scaled,
         "new_obs": last_obs,
-        "rewards": np.zeros(env.num_envs, dtype=np.float32),
-        "dones": np.zeros(env.num_envs, dtype=bool),
-        "infos": [{} for _ in range(env.num_envs)],
+        "rewards": np.zeros(n_envs, dtype=np.float32),
+        "dones": np.zeros(n_envs, dtype=bool),
+        "infos": [{} for _ in range(n_envs)],
     }
 
 

@@ -109,11 +109,11 @@ class StatefulRollouts(OffPolicyAlgorithm):
         if transform is not None:
             successes = self._successes(dones, infos) if transform.needs_success else None
             reward, stored_dones = transform(reward, successes), transform.terminations(dones, successes)
-            if transform.terminate_on_success:
+            if successes is not None and transform.terminate_on_success:
                 # SB3 would take a success at the time limit for a timeout, which cuts nothing
                 infos = [
                     {**info, "TimeLimit.truncated": False} if success else info
-                    for info, success in zip(infos, successes_of_step(infos), strict=True)
+                    for info, success in zip(infos, successes, strict=True)
                 ]
         self._check_finite_step(new_obs, reward, infos)
         if vec_normalize is not None:

@@ -16,7 +16,7 @@ from stable_baselines3.common.save_util import json_to_data, open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_qam.common.buffers import SequenceReplayBuffer
-from sb3_qam.common.checks import SPACES, check_load_arguments, other_float_spaces
+from sb3_qam.common.checks import SPACES, check_load_arguments, spaces_taken_over
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.random_state import get_random_state, set_random_state
 
@@ -106,7 +106,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         if env is not None:
             env = cls._wrap_env(env)
             custom_objects = custom_objects or {}
-            custom_objects = {**custom_objects, **other_float_spaces(env, read_spaces(path, custom_objects))}
+            custom_objects = {**custom_objects, **spaces_taken_over(env, read_spaces(path, custom_objects))}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def save(
