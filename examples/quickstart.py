@@ -7,7 +7,7 @@ everywhere else. A scripted controller records the data: in half of the episodes
 half it wanders about. QAM learns from this data, first offline and then online, and is evaluated beside a clone of the
 data on the same 50 starts. Picture, numbers and models are written to ``./quickstart/``.
 
-What it prints at its end, after 201 seconds on two CPU cores:
+What it prints at its end, after 192 seconds on two CPU cores:
 
                 success rate   mean episode length
     clone               0.72                   170
