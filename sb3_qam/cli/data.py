@@ -1,7 +1,9 @@
 """``sb3-qam data``."""
 
+from contextlib import suppress
 from importlib.util import find_spec
 from inspect import signature
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,10 +111,13 @@ def import_(
 
 
 def _bounds(text: str) -> Any:
-    try:
-        return text if text == "data" else tuple(map(float, text.split(",", 1)))
-    except ValueError:
-        raise ValueError(f"--action-bounds takes LOW,HIGH or data, got {text!r}.") from None
+    if text == "data":
+        return text
+    with suppress(ValueError):
+        low, high = map(float, text.split(","))
+        if -inf < low < high < inf:
+            return low, high
+    raise ValueError(f"--action-bounds takes finite numbers LOW,HIGH with LOW < HIGH, or data, got {text!r}.")
 
 
 @app.command()

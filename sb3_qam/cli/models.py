@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
@@ -26,6 +27,8 @@ def load_model(algorithm: type[BaseAlgorithm], path: Path, **kwargs: Any) -> Any
     """
     if not path.is_file() and not path.with_name(f"{path.name}.zip").is_file():
         raise FileNotFoundError(f"There is no saved model {path}.")
+    if path.is_file() and not is_zipfile(path):
+        raise ValueError(f"{path} is no saved model: expected a zip file that save() or RL Zoo wrote.")
     if "device" in kwargs:
         try:
             get_device(kwargs["device"])
