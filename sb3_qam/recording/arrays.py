@@ -12,6 +12,7 @@ from minari import MinariDataset
 
 from sb3_qam.datasets.hdf5 import open_hdf5
 from sb3_qam.recording.importing import ActionSpace, Recording, Source, import_episodes
+from sb3_qam.utils.nested import map_observations
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 KEYS = {key: key for key in (*REQUIRED, "timeouts", "episode_ends", "next_observations")}
@@ -211,17 +212,17 @@ class _Flat:
             raise ValueError(f"{key} in {self.file} holds {what}: expected 0 and 1.")
         return values.astype(bool)
 
+    def _rows(self, key: str, number: int) -> Any:
+        return map_observations(lambda part: part[self.starts[number] : self.ends[number]], self.columns[key])
+
     def actions(self, number: int) -> Any:
-        return self.columns["actions"][self.starts[number] : self.ends[number]]
+        return self._rows("actions", number)
 
     def episode(self, number: int) -> Recording:
-        start, end = self.starts[number], self.ends[number]
-        rows = {key: _part(self.columns[key], slice(start, end)) for key in REQUIRED}
-        observations = rows["observations"]
+        observations, actions, rewards, terminals = (self._rows(key, number) for key in REQUIRED)
         if "next_observations" in self.columns:
-            following = _part(self.columns["next_observations"], slice(start, end))
-            observations = _with_last(observations, following)
-        return Recording(observations, rows["actions"], rows["rewards"], rows["terminals"])
+            observations = map_observations(_with_last, observations, self._rows("next_observations", number))
+        return Recording(observations, actions, rewards, terminals)
 
 
 class _D3rlpy:
@@ -258,17 +259,11 @@ def _named(name: str, values: Any) -> list[tuple[str, Any]]:
     )
 
 
-def _part(values: Any, rows: slice) -> Any:
-    return {key: part[rows] for key, part in values.items()} if isinstance(values, dict) else values[rows]
-
-
-def _with_last(observations: Any, following: Any) -> Any:
+def _with_last(observations: np.ndarray, following: np.ndarray) -> np.ndarray:
     """
     :return: The observations of an episode, and what follows its last step
     :raises ValueError: if a step within it leads elsewhere
     """
-    if isinstance(observations, dict):
-        return {key: _with_last(part, following[key]) for key, part in observations.items()}
     differs = ~np.isclose(following[:-1], observations[1:], *TOLERANCE, equal_nan=True)
     if differs.any():
         step = int(differs.reshape(len(differs), -1).any(1).argmax())

@@ -18,6 +18,7 @@ from sb3_qam.datasets.sources import check_dataset_id
 from sb3_qam.recording.rollout import check_storable
 from sb3_qam.recording.staging import Staging
 from sb3_qam.utils.checks import check_action_space
+from sb3_qam.utils.nested import n_rows
 
 WAY_OUT = "Repair the data, or leave the episode out."
 # By which actions in [-1, 1] may miss it
@@ -225,13 +226,12 @@ class _Episodes:
         recording, place = self._read(self.source.episode, number), self._place(number)
         n = place.n_steps
         observations = self._observations(recording, number)
-        first = next(iter(observations.values())) if isinstance(observations, dict) else observations
-        n_rows = n + 1 if len(first) == n + 1 else n
+        has_last = n_rows(observations) == n + 1
 
         def part(space: spaces.Space, values: Any, name: str) -> np.ndarray:
             assert space.shape is not None  # for mypy
             assert space.dtype is not None
-            n_values = n_rows if name.startswith("observations") else n
+            n_values = n + 1 if has_last and name.startswith("observations") else n
             return checked(values, (n_values, *space.shape), space.dtype, place._replace(key=name))
 
         def parts(space: spaces.Space, values: Any, name: str) -> Any:
@@ -249,12 +249,12 @@ class _Episodes:
         rewards = checked(recording.rewards, (n,), dtype, place._replace(key="rewards"))
         terminations = self._flags(recording.terminations, place._replace(key="terminations"))
         n_steps = n
-        if n_rows == n and terminations[-1]:
+        if not has_last and terminations[-1]:
             # What follows a termination is not used
             observations = map_space(
                 lambda _, rows, __: np.concatenate([rows, rows[-1:]]), observation_space, observations
             )
-        elif n_rows == n:
+        elif not has_last:
             n_steps -= 1
         if n_steps < 1 or (n_steps == 1 and not terminations.any()):
             return None
@@ -290,8 +290,8 @@ class _Episodes:
             place = self._place(number, f"observations[{key!r}]")
             if values.ndim > 2:
                 raise place.error(f"of shape {values.shape[1:]} is not a vector, and cannot be joined with others")
-            if len(values) != len(next(iter(parts.values()))):
-                raise place.error(f"holds {len(values)} values, other observations {len(next(iter(parts.values())))}")
+            if len(values) != n_rows(parts):
+                raise place.error(f"holds {len(values)} values, other observations {n_rows(parts)}")
         return np.concatenate([values.reshape(len(values), -1) for values in parts.values()], 1)
 
 

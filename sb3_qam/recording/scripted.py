@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_qam.utils.names import name_of
+from sb3_qam.utils.nested import map_observations
 
 
 class ScriptedPolicy:
@@ -143,8 +144,7 @@ class PredictPolicy(ScriptedPolicy):
             getattr(self._model, "policy", self._model).reset_noise()
 
     def select_action(self, observation: Any, info: dict[str, Any]) -> Any:
-        is_dict = isinstance(observation, dict)
-        batch: Any = {k: v[None] for k, v in observation.items()} if is_dict else np.asarray(observation)[None]
+        batch = map_observations(lambda part: np.asarray(part)[None], observation)
         if self._normalization is not None:
             batch = self._normalization.normalize_obs(batch)
         actions, self._state = self._model.predict(batch, self._state, self._episode_start, self._deterministic)
