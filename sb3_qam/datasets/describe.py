@@ -149,27 +149,23 @@ def describe(source: OfflineDataset) -> DatasetDescription:
     datasets = open_datasets(source)
     observation_space, action_space = training_spaces(datasets[0])
     rewards, terminations, actions = [], [], []
-    returns: list[float] = []
     successes: list[bool] = []
     knows_success = True
     for dataset in datasets:
         check_dataset_spaces(dataset, observation_space, action_space)
         reports_success = False
         for place, episode in episodes_of(dataset):
-            of_episode = checked(episode.rewards, (place.n_steps,), np.float64, place._replace(key="rewards"))
-            rewards.append(of_episode)
-            returns.append(of_episode.sum())
+            rewards.append(checked(episode.rewards, (place.n_steps,), np.float64, place._replace(key="rewards")))
             scaled = scale_actions(episode.actions, action_space, place)
             actions.append(scaled.reshape(place.n_steps, -1).astype(np.float32))
-            of_episode = checked(episode.terminations, (place.n_steps,), np.bool_, place._replace(key="terminations"))
-            terminations.append(of_episode)
+            flags = checked(episode.terminations, (place.n_steps,), np.bool_, place._replace(key="terminations"))
+            terminations.append(flags)
             key = next((key for key in SUCCESS_KEYS if key in (episode.infos or {})), None)
             # Some environments report success only when it happens
             successes.append(key is not None and bool(np.any(episode.infos[key])))
             reports_success |= key is not None
         knows_success &= reports_success
     all_rewards, all_actions = np.concatenate(rewards), np.concatenate(actions)
-    n_terminations = sum(int(of_episode.sum()) for of_episode in terminations)
     # An episode may contain several ways to a termination
     horizons = [len(r) / max(t.sum(), 1) for r, t in zip(rewards, terminations, strict=True)]
     gamma = float(np.clip(1 - 1 / np.median(horizons), *GAMMAS).round(3))
@@ -181,9 +177,9 @@ def describe(source: OfflineDataset) -> DatasetDescription:
         observation_space=observation_space,
         action_space=action_space,
         lengths=np.array([len(of_episode) for of_episode in rewards]),
-        returns=np.array(returns),
+        returns=np.array([of_episode.sum() for of_episode in rewards]),
         successes=np.array(successes) if knows_success else None,
-        n_terminations=n_terminations,
+        n_terminations=sum(int(of_episode.sum()) for of_episode in terminations),
         reward_range=(float(all_rewards.min()), float(all_rewards.max())),
         n_distinct_rewards=len(np.unique(all_rewards)),
         saturation=(np.abs(all_actions) > SATURATED).mean(axis=0),

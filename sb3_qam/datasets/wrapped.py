@@ -122,7 +122,7 @@ class WrappedDataset:
             except Exception as error:
                 raise self._error(f"failed in episode {episode.id}: {type(error).__name__}: {error}") from error
             rewards, terminations = zip(*steps, strict=True)
-            successes = {key: [info.get(key, False) for info in infos] for key in SUCCESS_KEYS}
+            said = [key for key in SUCCESS_KEYS if any(key in info for info in infos)]
             yield (
                 place,
                 EpisodeData(
@@ -132,9 +132,7 @@ class WrappedDataset:
                     rewards=np.array(rewards, dtype=np.float64),
                     terminations=np.array(terminations, dtype=bool),
                     truncations=episode.truncations,
-                    infos={
-                        key: np.array(said) for key, said in successes.items() if any(key in info for info in infos)
-                    },
+                    infos={key: np.array([info.get(key, False) for info in infos]) for key in said},
                 ),
             )
 
