@@ -177,9 +177,9 @@ def _check_is_no_file(path: str | os.PathLike[str]) -> None:
         way_out = f"write it into the Minari cache first, `sb3-qam data import {path} mine/data-v0`, and give that id."
     elif suffix in READ_BY_OTHERS or os.path.isfile(path):
         way_out = (
-            "read it into arrays, write these into the Minari cache by sb3_qam.recording.import_arrays('mine/data-v0'"
+            "read it into arrays, write these into the Minari cache by sb3_qam.recording.import_arrays('mine/data-v0', "
+            "observations, actions, rewards, terminals, timeouts), and give that id."
         )
-        way_out += ", observations, actions, rewards, terminals, timeouts), and give that id."
     else:
         return
     raise ValueError(f"'{path}' is a file, and datasets are in Minari's format: {way_out}")

@@ -8,12 +8,11 @@ from typing import Any
 import h5py
 from minari import MinariDataset
 
+from sb3_qam.datasets.sources import IMPORTED
 from sb3_qam.recording.arrays import import_array_file, open_source
 from sb3_qam.recording.lerobot import import_lerobot
 from sb3_qam.recording.ogbench import import_ogbench
 from sb3_qam.recording.robomimic import import_robomimic
-
-FILES = (".npz", ".hdf5", ".h5")
 
 
 def find_importer(source: str) -> Callable[..., MinariDataset]:
@@ -27,11 +26,11 @@ def find_importer(source: str) -> Callable[..., MinariDataset]:
     if path.is_dir():
         # Says what is missing
         return import_lerobot
-    if not path.exists() and path.suffix not in FILES and path.parent == Path():
+    if not path.exists() and path.suffix not in IMPORTED and path.parent == Path():
         return import_ogbench
     if path.suffix == ".npz":
         return import_array_file
-    if path.is_file() and not h5py.is_hdf5(path) and path.suffix not in FILES:
+    if path.is_file() and not h5py.is_hdf5(path) and path.suffix not in IMPORTED:
         raise ValueError(
             f"{path} is neither an npz nor an HDF5 file, nor the folder of a LeRobot dataset. Arrays in other files: "
             "load them and call sb3_qam.recording.import_arrays()."

@@ -115,10 +115,9 @@ class _LeRobot:
         meta = self.file / "meta"
         if self.is_v3:
             paths = sorted((meta / "episodes").glob("*/*.parquet"))
-            columns = ("stats/",)
             rows = []
             for path in paths:
-                names = [name for name in self.parquet.read_schema(path).names if not name.startswith(columns)]
+                names = [name for name in self.parquet.read_schema(path).names if not name.startswith("stats/")]
                 rows += self.parquet.read_table(path, columns=names).to_pylist()
         else:
             rows = [json.loads(line) for line in (meta / "episodes.jsonl").read_text().splitlines()]

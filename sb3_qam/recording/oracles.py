@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_qam.recording.scripted import ScriptedPolicy
-from sb3_qam.utils.checks import check_in_range
+from sb3_qam.utils.checks import check_in_range, check_one_of
 
 KINDS = ("plan", "markov")
 # Where cubes can be stacked: how probable a target on top of another cube is, drawn from a range for every episode
@@ -55,9 +55,9 @@ def ogbench_oracle(
         ) from error
     entry_point = str(spec.entry_point)
     if entry_point.startswith("ogbench.manipspace"):
-        if kind not in (None, *KINDS):
-            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}.")
-        return ManipulationOracle(MANIPULATION_NOISE if noise is None else noise, p_random_action, kind or KINDS[0])
+        kind = KINDS[0] if kind is None else kind
+        check_one_of("kind", kind, KINDS)
+        return ManipulationOracle(MANIPULATION_NOISE if noise is None else noise, p_random_action, kind)
     if entry_point.startswith("ogbench.locomaze") and spec.kwargs["loco_env_type"] == "point":
         if kind is not None:
             raise ValueError(f"kind is for oracles of manipulation, got {kind!r} for '{env_id}': leave it out.")
