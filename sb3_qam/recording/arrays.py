@@ -169,7 +169,9 @@ class _Flat:
             )
         n = len(self.columns["actions"])
         for key, values in self.columns.items():
-            for name, part in _named(key, values):
+            is_dict = isinstance(values, dict)
+            parts = {f"{key}[{name!r}]": part for name, part in values.items()} if is_dict else {key: values}
+            for name, part in parts.items():
                 if key != "episode_ends" and len(part) != n:
                     raise ValueError(f"{name} in {file} holds {len(part)} values, expected {n}, as many as actions.")
         self.ends = self._find_ends(n)
@@ -250,13 +252,6 @@ class _D3rlpy:
             self.content[f"rewards_{number}"][()],
             terminations,
         )
-
-
-def _named(name: str, values: Any) -> list[tuple[str, Any]]:
-    """:return: The arrays, with names for errors"""
-    return (
-        [(f"{name}[{key!r}]", part) for key, part in values.items()] if isinstance(values, dict) else [(name, values)]
-    )
 
 
 def _with_last(observations: np.ndarray, following: np.ndarray) -> np.ndarray:
