@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from hypothesis import settings
 from minari.data_collector import EpisodeBuffer
 
 from sb3_qam.datasets.hdf5 import UNCOMPRESSED
 
 # The networks of the tests are tiny: a second thread only gets in the way of tests that run side by side.
 th.set_num_threads(1)
+
+# Examples take longer where other work runs
+settings.register_profile("no deadline", settings(), deadline=None)
+settings.load_profile("no deadline")
 
 # Ids that are not in the cache are looked for on the Hub: tests have a server of their own where they need one
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -72,7 +72,7 @@ def check_sample(
         assert numbers == list(range(start, start + chunk_size))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_offline_sequences_equal_a_naive_loop(data: st.DataObject):
     lengths = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=6))
@@ -106,7 +106,7 @@ def test_offline_sequences_equal_a_naive_loop(data: st.DataObject):
         check_sample(batch, row, transitions, n_steps, chunk_size)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_online_sequences_equal_a_naive_loop(data: st.DataObject):
     n_envs = data.draw(st.integers(1, 3))

@@ -43,7 +43,7 @@ def act(chunks: np.ndarray, starts: np.ndarray, every: int, decay: float) -> np.
     return executed
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_ensembling_is_the_weighted_mean_of_all_chunks_that_reach_a_step(data: st.DataObject):
     size, n_steps, n_envs = data.draw(st.integers(2, 6)), data.draw(st.integers(1, 15)), data.draw(st.integers(1, 3))

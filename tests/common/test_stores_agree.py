@@ -79,7 +79,7 @@ class Planned(gym.Env):
 
 
 @pytest.mark.filterwarnings("ignore:None of the .* episodes in the replay buffer")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     plans=st.lists(st.lists(episodes, min_size=1, max_size=3), min_size=1, max_size=3),
     transform=transforms,

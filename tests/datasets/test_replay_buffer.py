@@ -68,7 +68,7 @@ def rows_of(batch: Any, done: np.ndarray, with_successor: np.ndarray) -> list[tu
     return sorted(map(tuple, np.concatenate([*columns, rewards, done[:, None]], axis=1).tolist()))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n_steps=st.integers(2, 40),
     buffer_size=st.integers(3, 20),

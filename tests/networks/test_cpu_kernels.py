@@ -60,7 +60,7 @@ def assert_close(got: list[th.Tensor], expected: list[th.Tensor], rows: int = 1)
         assert (one - other).abs().max() <= 1e-4 * float(other.detach().abs().max()) + 3e-6 * rows
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.sampled_from([1, 7, 16, 100, 1100]),
     sizes=st.lists(st.sampled_from([1, 3, 40, 70]), min_size=2, max_size=5),
@@ -98,7 +98,7 @@ def in_bfloat16(mlp: MLP, evaluate: Callable[[th.Tensor], th.Tensor], inputs: th
         return [outputs.float(), *gradients(outputs, weights, mlp, inputs)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.sampled_from([1, 16, 100]),
     sizes=st.lists(st.sampled_from([3, 40, 70]), min_size=2, max_size=5),

@@ -40,7 +40,7 @@ def rows_of(observations, rows):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_an_action_depends_on_its_observation_alone(name: str, data: st.DataObject):
     policy = make_policy(name)
@@ -83,7 +83,7 @@ def test_the_order_of_keys_and_the_sign_of_zero_do_not_matter():
     assert th.equal(draw_from_observations(th.zeros(1, 3))(1, 1, 5), draw_from_observations(-th.zeros(1, 3))(1, 1, 5))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     observation=hnp.arrays(np.float32, 5, elements=st.floats(-1e6, 1e6, width=32)),
     position=st.integers(0, 4),
