@@ -17,10 +17,11 @@ w                      ``inverse_temperature``
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch as th
 
+from sb3_qam.networks.actors import ConditionedFlows
 from sb3_qam.networks.critics import pessimistic_value
 from sb3_qam.networks.flows import Velocity, euler_steps, recorder, vector_jacobian_product
 from sb3_qam.qam.noise import PathNoise
@@ -194,18 +195,6 @@ def matching_loss(
     return (residual**2).sum(dim=(0, 2)).mean()
 
 
-class Velocities(Protocol):
-    """The flows that the policy is trained with, conditioned on the observations of a batch."""
-
-    @property
-    def policy(self) -> Velocity:
-        """v_theta"""
-
-    @property
-    def behavior_target(self) -> Velocity:
-        """v_beta, its Polyak average"""
-
-
 class Critics(NamedTuple):
     """
     The critics, conditioned on the observations of a batch: functions from actions, shape (batch, A), to one value of
@@ -255,9 +244,9 @@ class PolicyPath(NamedTuple):
 class AdjointMethod:
     """The steps of an update that train the policy flow."""
 
-    def path(self, flows: Velocities, noise: PathNoise) -> PolicyPath:
+    def path(self, flows: ConditionedFlows, noise: PathNoise) -> PolicyPath:
         """
-        :param flows: The flows
+        :param flows: The flows that the policy is trained with, conditioned on the observations of a batch
         :param noise: What the path is made from
         :return: The path; gradients reach v_theta at fixed states alone
         """
@@ -272,7 +261,7 @@ class AdjointMethod:
         """
         return terminal_adjoint(lambda action: critics.target(action).mean(dim=0), path.action, inverse_temperature)
 
-    def adjoints(self, flows: Velocities, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
+    def adjoints(self, flows: ConditionedFlows, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
         """
         :param flows: The flows
         :param path: The path
@@ -302,7 +291,7 @@ class AdjointMethod:
 class LeanAdjoint(AdjointMethod):
     """QAM: the policy's memoryless SDE, and the lean adjoint along it (arXiv 2601.14234)."""
 
-    def path(self, flows: Velocities, noise: PathNoise) -> PolicyPath:
+    def path(self, flows: ConditionedFlows, noise: PathNoise) -> PolicyPath:
         # Along the rollout v_theta is evaluated once: what its gradients need is recorded
         policy_velocity, behavior_velocity = recorder(flows.policy, noise.x0), flows.behavior_target
         times = flow_times(len(noise.steps), noise.x0.device)
@@ -314,14 +303,14 @@ class LeanAdjoint(AdjointMethod):
         return PolicyPath(path[:-1], times, path[-1], policy_velocity.velocities(), at_states)
 
     @th.no_grad()
-    def adjoints(self, flows: Velocities, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
+    def adjoints(self, flows: ConditionedFlows, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
         return lean_adjoint(flows.behavior_target, path.states, terminal)
 
 
 class ScalarAdjoint(AdjointMethod):
     """SQAM: an action of the policy's flow, bridges to it from fresh noise, no Jacobian (arXiv 2610.10437)."""
 
-    def path(self, flows: Velocities, noise: PathNoise) -> PolicyPath:
+    def path(self, flows: ConditionedFlows, noise: PathNoise) -> PolicyPath:
         policy_velocity = recorder(flows.policy, noise.x0)
         times = bridge_times(len(noise.steps), noise.x0.device)
         with th.no_grad():
@@ -333,7 +322,7 @@ class ScalarAdjoint(AdjointMethod):
         return PolicyPath(states, times, action, policy_velocity.velocities(), at_states)
 
     @th.no_grad()
-    def adjoints(self, flows: Velocities, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
+    def adjoints(self, flows: ConditionedFlows, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
         return scalar_adjoint(path.times, terminal)
 
 
@@ -347,7 +336,7 @@ class Backpropagation(AdjointMethod):
     explode where those of matching do not.
     """
 
-    def path(self, flows: Velocities, noise: PathNoise) -> PolicyPath:
+    def path(self, flows: ConditionedFlows, noise: PathNoise) -> PolicyPath:
         path = memoryless_path(flows.policy, flows.behavior_target, *noise)
         times = flow_times(len(noise.steps), noise.x0.device)
         return PolicyPath(
@@ -364,7 +353,7 @@ class Backpropagation(AdjointMethod):
         q_values = critics.online(path.action)
         return -inverse_temperature * pessimistic_value(q_values, critics.pessimism)
 
-    def adjoints(self, flows: Velocities, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
+    def adjoints(self, flows: ConditionedFlows, path: PolicyPath, terminal: th.Tensor) -> th.Tensor:
         """
         :param flows: The flows
         :param path: The path
