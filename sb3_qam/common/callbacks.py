@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_qam.common.buffers import OfflineBuffer
 from sb3_qam.common.evaluation import evaluation_mode
 from sb3_qam.common.fitted_q_evaluation import fitted_q_evaluation
-from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_qam.common.optimization import JointOptimization
 from sb3_qam.common.policies import BaseFlowPolicy
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.utils.atomic import atomic_write
@@ -49,7 +49,7 @@ class PeriodicCallback(BaseCallback):
     :raises ValueError: if ``seed`` is a negative integer
     """
 
-    model: OfflineToOnlineAlgorithm
+    model: JointOptimization
 
     def __init__(self, frequency: int, seed: int = 0, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -57,10 +57,10 @@ class PeriodicCallback(BaseCallback):
         self.frequency = frequency
         self.seed = seed
         self._last_report = math.inf
-        self._used_for: OfflineToOnlineAlgorithm | None = None
+        self._used_for: JointOptimization | None = None
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model, OfflineToOnlineAlgorithm):
+        if not isinstance(self.model, JointOptimization):
             raise TypeError(
                 f"{type(self).__name__} looks into QAM, and the model is {type(self.model).__name__}: use it with QAM."
             )

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -510,24 +509,6 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
     def _set_objective(self, objective: str) -> None:
         """:param objective: What the coming updates train, one of OBJECTIVES"""
         self._objective = objective
-
-    def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
-        """
-        What :class:`sb3_qam.common.callbacks.FlowDiagnosticsCallback` records.
-
-        :param n_states: Number of states to draw
-        :return: Scalars by name; none where the policy is not being trained
-        """
-        raise NotImplementedError
-
-    def evaluate_batch(self, batch: TransitionBatch) -> dict[str, th.Tensor]:
-        """
-        What :class:`sb3_qam.common.callbacks.OfflineEvalCallback` records.
-
-        :param batch: Transitions that need not be those of training, none of them invalid
-        :return: Scalars by name, each a mean over the batch; only those of what is being trained
-        """
-        raise NotImplementedError
 
     @contextmanager
     def _during(self, phase: Phase) -> Iterator[None]:

@@ -181,6 +181,12 @@ class JointOptimization(OfflineToOnlineAlgorithm):
 
     @th.no_grad()
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
+        """
+        What :class:`sb3_qam.common.callbacks.FlowDiagnosticsCallback` records.
+
+        :param n_states: Number of states to draw
+        :return: Scalars by name; none where the policy is not being trained
+        """
         if self._objective == "bc":
             return {}
         q_values = self._policy_values(self.draw_batch(n_states).observations, None)
@@ -188,6 +194,12 @@ class JointOptimization(OfflineToOnlineAlgorithm):
 
     @th.no_grad()
     def evaluate_batch(self, batch: TransitionBatch) -> dict[str, th.Tensor]:
+        """
+        What :class:`sb3_qam.common.callbacks.OfflineEvalCallback` records.
+
+        :param batch: Transitions that need not be those of training, none of them invalid
+        :return: Scalars by name, each a mean over the batch; only those of what is being trained
+        """
         noise = self._sample_noise(n_rows(batch.observations))
         metrics = {"bc_loss": self.bc_loss(batch, noise)}
         if self._objective == "full":

@@ -7,7 +7,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_qam.common.buffers import TransitionBatch
-from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.optimization import JointOptimization
 from sb3_qam.common.policies import PolicyArgument
 from sb3_qam.ifql.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
@@ -42,7 +41,7 @@ def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:
     return (weight * difference**2).mean()
 
 
-class IFQL(JointOptimization, OfflineToOnlineAlgorithm):
+class IFQL(JointOptimization):
     r"""
     Implicit Flow Q-Learning (IFQL)
 

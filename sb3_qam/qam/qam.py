@@ -13,7 +13,6 @@ from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 
 from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
-from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.optimization import JointOptimization
 from sb3_qam.common.policies import PolicyArgument
 from sb3_qam.common.precision import autocast
@@ -31,7 +30,7 @@ from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPol
 from sb3_qam.qam.temperature import FixedTemperature, TrustRegion
 
 
-class QAM(JointOptimization, OfflineToOnlineAlgorithm):
+class QAM(JointOptimization):
     r"""
     Q-learning with Adjoint Matching (QAM)
 

@@ -7,7 +7,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_qam.common.buffers import TransitionBatch
-from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.optimization import JointOptimization
 from sb3_qam.networks.actors import DeterministicActor
 from sb3_qam.networks.critics import pessimistic_value
@@ -16,7 +15,7 @@ from sb3_qam.rebrac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ReBR
 from sb3_qam.utils.checks import check_in_range
 
 
-class ReBRAC(JointOptimization, OfflineToOnlineAlgorithm):
+class ReBRAC(JointOptimization):
     r"""
     Revisited Behavior-Regularized Actor-Critic (ReBRAC)
 
