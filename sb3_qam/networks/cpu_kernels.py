@@ -98,12 +98,8 @@ class Deltas(NamedTuple):
     of_norms: list[tuple[th.Tensor, ...]]
 
 
-def has_onednn() -> bool:
-    """:return: Whether this build of PyTorch has the linear layers of oneDNN that its own compiler uses"""
-    return th.backends.mkldnn.is_available() and hasattr(th.ops.mkldnn, "_linear_pointwise")
-
-
-HAS_ONEDNN = has_onednn()
+# Whether this build of PyTorch has the linear layers of oneDNN that its own compiler uses
+HAS_ONEDNN = th.backends.mkldnn.is_available() and hasattr(th.ops.mkldnn, "_linear_pointwise")
 HAS_BFLOAT16 = HAS_ONEDNN and th.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
