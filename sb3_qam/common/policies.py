@@ -82,16 +82,6 @@ def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
     return flow_arch, critic_arch
 
 
-def take_samples(samples: th.Tensor, index: th.Tensor) -> th.Tensor:
-    """
-    :param samples: shape (n_samples, batch, action_dim)
-    :param index: Which sample of each observation, shape (batch,)
-    :return: shape (batch, action_dim)
-    """
-    # In this form it can be exported for any number of observations
-    return samples.gather(0, index.view(1, -1, 1).expand(1, -1, samples.shape[2]))[0]
-
-
 class OfflineToOnlinePolicy(ChunkedPolicy):
     """
     Base of the policies: an ensemble of critics with its Polyak target, one optimizer for all networks, and actions in
@@ -402,7 +392,9 @@ class BaseFlowPolicy(OfflineToOnlinePolicy):
         if len(candidates) == 1:
             return candidates[0]
         values = self.value_of_candidates(self.critic(self.critic.features(observations), candidates))
-        return take_samples(candidates, values.argmax(dim=0))
+        best = values.argmax(dim=0).view(1, -1, 1)
+        # In this form it can be exported for any number of observations
+        return candidates.gather(0, best.expand(1, -1, candidates.shape[2]))[0]
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         draw = draw_from_observations(observation) if deterministic else None
