@@ -58,17 +58,14 @@ class JointOptimization(OfflineToOnlineAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self._create_aliases()
-        self._remember_batch_norm_stats(self.policy.target_pairs())
+        # Running means and variances, which the targets copy
+        self.batch_norm_stats, self.batch_norm_stats_target = [], []
+        for target, source in self.policy.target_pairs():
+            self.batch_norm_stats += get_parameters_by_name(source, ["running_"])
+            self.batch_norm_stats_target += get_parameters_by_name(target, ["running_"])
 
     def _create_aliases(self) -> None:
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
-
-    def _remember_batch_norm_stats(self, pairs: Sequence[TargetPair]) -> None:
-        """:param pairs: All targets, each beside its network: their running means and variances are copied"""
-        self.batch_norm_stats, self.batch_norm_stats_target = [], []
-        for target, source in pairs:
-            self.batch_norm_stats += get_parameters_by_name(source, ["running_"])
-            self.batch_norm_stats_target += get_parameters_by_name(target, ["running_"])
 
     def _set_objective(self, objective: str) -> None:
         super()._set_objective(objective)
