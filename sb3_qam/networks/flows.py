@@ -60,7 +60,8 @@ class ConditionedVelocity:
         self.features = features
 
     @cached_property
-    def _kernel(self) -> ConditionedKernel | None:
+    def kernel(self) -> ConditionedKernel | None:
+        """The fast evaluation of this velocity on a CPU, where there is one."""
         return ConditionedKernel.of(self.mlp, self.features)
 
     def __call__(self, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
@@ -69,28 +70,22 @@ class ConditionedVelocity:
         :param t: Flow time in [0, 1], a number or a tensor that broadcasts against (..., 1)
         :return: The velocity dx/dt, same shape as x
         """
-        if not th.is_grad_enabled() and self._kernel is not None:
-            velocity = self._kernel(x, t)
+        if not th.is_grad_enabled() and self.kernel is not None:
+            velocity = self.kernel(x, t)
             if velocity is not None:
                 return velocity
         time = as_tensor_beside(x, t).expand(*x.shape[:-1], 1)
         return self.mlp(th.cat([broadcast_features(self.features, x), x, time], dim=-1))
-
-    def kernel_for(self, x: th.Tensor) -> ConditionedKernel | None:
-        """
-        :param x: Points, shape (batch, action_dim)
-        :return: The fast evaluation of this velocity on a CPU, where there is one for these points
-        """
-        return self._kernel if self._kernel is not None and self._kernel.takes(x) else None
 
 
 def kernel_of(velocity: Velocity, x: th.Tensor) -> ConditionedKernel | None:
     """
     :param velocity: Any velocity
     :param x: Where it will be evaluated, shape (batch, action_dim)
-    :return: Its fast evaluation, where there is one
+    :return: Its fast evaluation, where there is one for these points
     """
-    return velocity.kernel_for(x) if isinstance(velocity, ConditionedVelocity) else None
+    kernel = velocity.kernel if isinstance(velocity, ConditionedVelocity) else None
+    return kernel if kernel is not None and kernel.takes(x) else None
 
 
 def vector_jacobian_product(velocity: Velocity, x: th.Tensor, t: float, cotangent: th.Tensor) -> th.Tensor:

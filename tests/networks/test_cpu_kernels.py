@@ -15,7 +15,7 @@ from sb3_qam import QAM
 from sb3_qam.networks import cpu_kernels
 from sb3_qam.networks.cpu_kernels import RecordingKernel, disabled, members_of
 from sb3_qam.networks.features import frozen
-from sb3_qam.networks.flows import ConditionedVelocity, Recorder, recorder, vector_jacobian_product
+from sb3_qam.networks.flows import ConditionedVelocity, Recorder, kernel_of, recorder, vector_jacobian_product
 from sb3_qam.networks.layers import LAYER_NORM_EPS, EnsembleLayerNorm, EnsembleLinear, TanhGELU, xavier_linear
 from sb3_qam.networks.mlp import MLP, create_mlp
 from sb3_qam.qam.adjoint_matching import lean_adjoint
@@ -187,7 +187,7 @@ def test_the_adjoint_is_that_of_autograd(norm: bool):
     mlp, features = make_mlp([9, 32, 32, 3], norm), th.randn(20, 5)
     path, g_N = th.randn(6, 20, 3), th.randn(20, 3)
     fused = ConditionedVelocity(mlp, features)
-    assert fused.kernel_for(path[0]) is not None
+    assert kernel_of(fused, path[0]) is not None
 
     def module_by_module(x: th.Tensor, t: float) -> th.Tensor:
         return plain(mlp, th.cat([features, x, th.full((len(x), 1), t)], dim=1))
