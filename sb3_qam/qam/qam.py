@@ -19,7 +19,7 @@ from sb3_qam.common.precision import autocast
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.networks.actors import VelocityField
-from sb3_qam.networks.critics import CriticEnsemble, pessimistic_value
+from sb3_qam.networks.critics import pessimistic_value
 from sb3_qam.networks.features import frozen
 from sb3_qam.networks.flows import flow_matching_loss
 from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS, AdjointMethod, Critics, LeanAdjoint
@@ -134,8 +134,6 @@ class QAM(JointOptimization):
     policy: FlowPolicy
     adjoint_method: AdjointMethod
     actor: VelocityField
-    critic: CriticEnsemble
-    critic_target: CriticEnsemble
     # What the policy acts by: setting it on the model reaches the policy
     inverse_temperature = InverseTemperature()
     flow_steps = PolicyArgument[int]()
