@@ -40,7 +40,12 @@ class PolicyArgument(Generic[Value]):
     """
     An argument of the algorithm that its policy acts by. The algorithm owns its value, and is saved with it; setting it
     reaches the policy.
+
+    :param policy_name: The argument of the policy that follows from it, by default the one of the same name
     """
+
+    def __init__(self, policy_name: str | None = None) -> None:
+        self.policy_name = policy_name
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -56,7 +61,8 @@ class PolicyArgument(Generic[Value]):
     def __set__(self, model: Any, value: Value) -> None:
         model.__dict__[self.name] = value
         if getattr(model, "policy", None) is not None:
-            model.policy.set_hyperparameter(self.name, model._acting_kwargs()[self.name])
+            name = self.policy_name or self.name
+            model.policy.set_hyperparameter(name, model._acting_kwargs()[name])
 
 
 def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:

@@ -2,21 +2,11 @@
 
 from typing import Any
 
-from sb3_qam.common.policies import PolicyArgument
 from sb3_qam.common.precision import check_precision
 from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS
 from sb3_qam.utils.checks import check_in_range, check_one_of, check_positive_int
 
 DEFAULT_INVERSE_TEMPERATURE = 3.0
-
-
-class InverseTemperature(PolicyArgument[float]):
-    """The inverse temperature: at 0 the behavior flow acts."""
-
-    def __set__(self, model: Any, value: float) -> None:
-        model.__dict__[self.name] = value
-        if getattr(model, "policy", None) is not None:
-            model.choose_actor()
 
 
 def check_arguments(model: Any) -> None:

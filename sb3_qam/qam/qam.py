@@ -23,7 +23,7 @@ from sb3_qam.networks.critics import pessimistic_value
 from sb3_qam.networks.features import frozen
 from sb3_qam.networks.flows import flow_matching_loss
 from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS, AdjointMethod, Critics, LeanAdjoint
-from sb3_qam.qam.arguments import InverseTemperature, check_arguments
+from sb3_qam.qam.arguments import check_arguments
 from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.noise import PathNoise, UpdateNoise
 from sb3_qam.qam.policies import CnnPolicy, FlowPolicy, MlpPolicy, MultiInputPolicy
@@ -134,8 +134,8 @@ class QAM(JointOptimization):
     policy: FlowPolicy
     adjoint_method: AdjointMethod
     actor: VelocityField
-    # What the policy acts by: setting it on the model reaches the policy
-    inverse_temperature = InverseTemperature()
+    # What the policy acts by: setting it on the model reaches the policy. At temperature 0 the behavior flow acts
+    inverse_temperature = PolicyArgument[float]("acts_as")
     flow_steps = PolicyArgument[int]()
     best_of_n = PolicyArgument[int]()
     edit_scale = PolicyArgument[float]()
