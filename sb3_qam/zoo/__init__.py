@@ -1,6 +1,6 @@
 """The algorithms in RL Zoo: importing this package makes the algorithms known to the zoo's own commands."""
 
-from functools import partialmethod
+from functools import partial, partialmethod
 
 try:
     import rl_zoo3.train
@@ -14,7 +14,7 @@ from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.environments import register_environments
 from sb3_qam.variants import VARIANTS, Variant
 from sb3_qam.zoo.experiment import ExperimentManager
-from sb3_qam.zoo.search import Sampler, convert_params
+from sb3_qam.zoo.search import convert_params, sample_params
 
 
 def algorithm_class(variant: Variant) -> type[OfflineToOnlineAlgorithm]:
@@ -47,7 +47,7 @@ def register() -> None:
     """
     for name, algorithm in ALGORITHMS.items():
         ALGOS[name] = algorithm
-        HYPERPARAMS_SAMPLER[name] = Sampler(VARIANTS[name].search)
+        HYPERPARAMS_SAMPLER[name] = partial(sample_params, VARIANTS[name].search)
         HYPERPARAMS_CONVERTER[name] = convert_params
     # The zoo looks for configurations in its own folder only, and has no other way to say where they are
     rl_zoo3.train.ExperimentManager = ExperimentManager  # type: ignore[misc]
