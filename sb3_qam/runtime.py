@@ -265,15 +265,14 @@ class OnnxPolicy:
         """:return: Actions, or whole chunks, of a batch of observations"""
         feed = {name: part.astype(self._observations[name]["dtype"], copy=False) for name, part in parts.items()}
         n_envs = len(next(iter(feed.values())))
-        draw: Callable[[int, int], np.ndarray]
+        noise = None
         if deterministic:
-            draw = ObservationNoise({name: self._normalize(name, part) for name, part in feed.items()})
-        else:
-
-            def draw(n_samples: int, action_dim: int) -> np.ndarray:
-                return self._generator.standard_normal((n_samples, n_envs, action_dim), np.float32)
-
-        feed |= {name: draw(*shape) for name, shape in self._noise_shapes.items()}
+            noise = ObservationNoise({name: self._normalize(name, part) for name, part in feed.items()})
+        for name, (n_samples, action_dim) in self._noise_shapes.items():
+            if noise is None:
+                feed[name] = self._generator.standard_normal((n_samples, n_envs, action_dim), np.float32)
+            else:
+                feed[name] = noise(n_samples, action_dim)
         actions = self.session.run(["action"], feed)[0]
         if not np.isfinite(actions).all():
             raise FloatingPointError(
@@ -315,7 +314,14 @@ class ObservationNoise:
     """
 
     def __init__(self, observations: np.ndarray | dict[str, np.ndarray]) -> None:
-        self._keys = row_keys(observations if isinstance(observations, dict) else {"": observations})
+        if not isinstance(observations, dict):
+            observations = {"": observations}
+        rows = [observations[key].reshape(len(observations[key]), -1) for key in sorted(observations)]
+        values = (rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1, dtype=np.float32)).astype(np.float32)
+        # Adding 0 makes one zero of the two that floating-point numbers have
+        values += np.float32(0)
+        # Multilinear hashing: the sum of each value's bits times a random number of its position
+        self._keys = _mix(values.view(np.uint32) @ _multipliers(values.shape[1]))
         self._n_drawn = 0
 
     def __call__(self, n_samples: int, action_dim: int) -> np.ndarray:
@@ -325,39 +331,15 @@ class ObservationNoise:
         :return: Noise that no earlier call gave, float32, shape (n_samples, batch, action_dim)
         """
         n_values = n_samples * action_dim
-        noise = normal_numbers(self._keys, n_values, self._n_drawn)
+        words = _mix(self._keys[:, None] + _counters(self._n_drawn, n_values))
         self._n_drawn += n_values
+        # The two halves of a word, in (0, 1)
+        uniform = words.view(np.uint32) * 2.0**-32
+        uniform += 2.0**-33
+        # Box-Muller: a radius and an angle
+        radius = np.sqrt(-2 * np.log(uniform[:, ::2]))
+        noise = (radius * np.cos(2 * np.pi * uniform[:, 1::2])).astype(np.float32)
         return noise.reshape(-1, n_samples, action_dim).swapaxes(0, 1)
-
-
-def row_keys(observations: dict[str, np.ndarray]) -> np.ndarray:
-    """
-    Multilinear hashing: the sum of each value's bits times a random number of its position.
-
-    :param observations: Arrays of shape (batch, ...) by key
-    :return: One 64-bit hash of each row, shape (batch,)
-    """
-    rows = [observations[key].reshape(len(observations[key]), -1) for key in sorted(observations)]
-    values = (rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1, dtype=np.float32)).astype(np.float32)
-    # Adding 0 makes one zero of the two that floating-point numbers have
-    values += np.float32(0)
-    return _mix(values.view(np.uint32) @ _multipliers(values.shape[1]))
-
-
-def normal_numbers(keys: np.ndarray, n_values: int, n_skipped: int = 0) -> np.ndarray:
-    """
-    :param keys: Key of each row, shape (batch,)
-    :param n_values: Number of values for each
-    :param n_skipped: Number of values that were drawn before
-    :return: Standard normal numbers, float32, shape (batch, n_values)
-    """
-    words = _mix(keys[:, None] + _counters(n_skipped, n_values))
-    # The two halves of a word, in (0, 1)
-    uniform = words.view(np.uint32) * 2.0**-32
-    uniform += 2.0**-33
-    # Box-Muller: a radius and an angle
-    radius = np.sqrt(-2 * np.log(uniform[:, ::2]))
-    return (radius * np.cos(2 * np.pi * uniform[:, 1::2])).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
