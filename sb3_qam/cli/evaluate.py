@@ -164,34 +164,27 @@ def make_env(
         raise ValueError(f"The environment of {path} is not known: pass --env ID.")
     env_id = find_environment(env_id, packages)
     if args:
+        from sb3_qam.zoo import create_test_env
+
         # Of another environment only what wraps it: arguments belong to the one that they were given to
         env_kwargs = args.get("env_kwargs") or config.get("env_kwargs") if env_id == args.get("env") else None
-        env = _make_env_of_run(settings, env_id, config, env_kwargs, n_envs, seed, vec_normalize is None)
+        normalize = vec_normalize is None and bool(config.get("normalize"))
+        try:
+            env = create_test_env(
+                env_id,
+                n_envs,
+                stats_path=str(settings),
+                seed=seed,
+                should_render=False,
+                hyperparams={**config, "normalize": normalize, "normalize_kwargs": {}},
+                env_kwargs=env_kwargs,
+            )
+        except AssertionError as error:
+            # Statistics are of other spaces
+            raise ValueError(f"{env_id} does not fit the run in {settings}: {error}") from error
     else:
         env = make_vec_env(env_id, n_envs, seed)
     if vec_normalize is not None:
         env = load_statistics(vec_normalize, env)
     check_fits(model, env, f"--env {env_id} is not what {path} was trained in.")
     return env, env_id
-
-
-def _make_env_of_run(
-    settings: Path | None, env_id: str, config: dict[str, Any], env_kwargs: Any, n_envs: int, seed: int, normalize: bool
-) -> VecEnv:
-    """:return: Environments, wrapped as those of the run, and normalized unless that is done elsewhere"""
-    from sb3_qam.zoo import create_test_env
-
-    normalize = normalize and bool(config.get("normalize"))
-    try:
-        return create_test_env(
-            env_id,
-            n_envs,
-            stats_path=str(settings),
-            seed=seed,
-            should_render=False,
-            hyperparams={**config, "normalize": normalize, "normalize_kwargs": {}},
-            env_kwargs=env_kwargs,
-        )
-    except AssertionError as error:
-        # Statistics are of other spaces
-        raise ValueError(f"{env_id} does not fit the run in {settings}: {error}") from error
