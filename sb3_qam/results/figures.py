@@ -254,15 +254,10 @@ def _draw_curve(panel: "Axes", positions: np.ndarray, curve: Estimate, method: s
 def _draw_published(panel: "Axes", axis: PhaseAxis, task: Task, looks: Looks) -> None:
     """Where each phase ends, whatever its length here."""
     colors = {title_of(run.algorithm): looks[run.method]["color"] for run in reversed(task.runs)}
-    scores = [score for score in task.published if score.method in colors]
-    for number, score in enumerate(scores):
-        kwargs: dict[str, Any] = {
-            "fmt": "D",
-            "markersize": 6,
-            "markerfacecolor": "white",
-            "color": colors[score.method],
-        }
-        kwargs["label"] = f"{score.method}, published ({PUBLISHED_STEPS})"
+    diamond: dict[str, Any] = {"fmt": "D", "markersize": 6, "markerfacecolor": "white"}
+    for number, score in enumerate(score for score in task.published if score.method in colors):
+        label = f"{score.method}, published ({PUBLISHED_STEPS})"
+        kwargs = {**diamond, "color": colors[score.method], "label": label}
         # Beside each other where they are equal
         shift = -0.02 * axis.end * number
         if axis.offline_end > 0:
