@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sb3_qam.cli.errors import on_one_line
-from sb3_qam.cli.models import attach_statistics, load_model, statistics_of
+from sb3_qam.cli.models import attach_statistics, load_model
 from sb3_qam.cli.options import ENV_HELP, Algo, GymPackages, VecNormalizeFile
 from sb3_qam.datasets.describe import describe as describe_dataset
 from sb3_qam.environments import find_environment
@@ -152,8 +152,7 @@ def collect(
         policy: Any = None
         if model is not None:
             policy = load_model(find_algorithm(algo)[1], model, device="cpu")
-            if statistics := vec_normalize or statistics_of(model):
-                attach_statistics(policy, statistics)
+            attach_statistics(policy, model, vec_normalize)
         dataset = collect_dataset(
             ogbench_oracle(env) if oracle else policy,
             env,

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_qam import QAM, PolicyValue, fitted_q_evaluation
 from sb3_qam.cli.errors import on_one_line
-from sb3_qam.cli.models import attach_statistics, load_model, load_statistics, statistics_of
+from sb3_qam.cli.models import attach_statistics, load_model, load_statistics
 from sb3_qam.cli.options import ENV_HELP, Algo, EnsembleDecay, GymPackages, ReplanEvery, VecNormalizeFile
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.evaluation import evaluate as evaluate_model
@@ -85,9 +85,8 @@ def evaluate(
             data = None
             if offline is not None:
                 # Read once for all rows
-                if statistics := vec_normalize or statistics_of(model):
-                    for each in models.values():
-                        attach_statistics(each, statistics)
+                for each in models.values():
+                    attach_statistics(each, model, vec_normalize)
                 data = models[""].make_offline_buffer(_wrapped_as_of_run(model, offline))
             for prefix, each in models.items():
                 for name, deterministic in {"deterministic": True, "sampled": False}.items():

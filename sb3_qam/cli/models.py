@@ -44,15 +44,22 @@ def load_model(algorithm: type[BaseAlgorithm], path: Path, **kwargs: Any) -> Any
         ) from error
 
 
-def attach_statistics(model: Any, path: Path) -> None:
+def attach_statistics(model: Any, path: Path, vec_normalize: Path | None) -> None:
     """
-    :param model: A model that was trained with ``VecNormalize``
-    :param path: The file of its statistics, with which it is to see what it did in training
+    Let a model that was trained with ``VecNormalize`` see what it did in training.
+
+    :param model: The model
+    :param path: Where it was saved
+    :param vec_normalize: The file of its statistics, by default the one that RL Zoo has saved beside the model, if any
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if it is something else
     """
-    env = DummyVecEnv([partial(SpacesOnlyEnv, model.observation_space, model.action_space)])
-    model._vec_normalize_env = load_statistics(path, env)
+    settings = settings_folder(path.parent)
+    if vec_normalize is None and settings is not None and (settings / STATISTICS).is_file():
+        vec_normalize = settings / STATISTICS
+    if vec_normalize is not None:
+        env = DummyVecEnv([partial(SpacesOnlyEnv, model.observation_space, model.action_space)])
+        model._vec_normalize_env = load_statistics(vec_normalize, env)
 
 
 def load_statistics(path: Path, env: VecEnv) -> VecNormalize:
@@ -72,12 +79,3 @@ def load_statistics(path: Path, env: VecEnv) -> VecNormalize:
         raise ValueError(f"{path} holds no statistics of a VecNormalize for these spaces ({error!r}).") from error
     normalized.training = normalized.norm_reward = False
     return normalized
-
-
-def statistics_of(path: Path) -> Path | None:
-    """
-    :param path: A saved model
-    :return: The statistics that RL Zoo has saved beside it, if there are some
-    """
-    settings = settings_folder(path.parent)
-    return settings / STATISTICS if settings is not None and (settings / STATISTICS).is_file() else None
