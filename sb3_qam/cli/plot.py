@@ -32,12 +32,6 @@ def plot(
         list[str] | None,
         typer.Option("--env", "-e", help="Only this environment; may be repeated."),
     ] = None,
-    reward_range: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="ENV:LOW:HIGH, returns that are scores of 0 and 1; may be repeated. By default what is seen."
-        ),
-    ] = None,
     published: Annotated[
         bool, typer.Option(help="Show published success rates beside those of OGBench's tasks.")
     ] = True,
@@ -49,7 +43,7 @@ def plot(
     Examples:
       sb3-qam plot
       sb3-qam plot -f benchmark/mazes --algo qam --algo qam_edit -o mazes
-      sb3-qam plot -f logs --metric reward --reward-range Pendulum-v1:-1400:-150
+      sb3-qam plot -f logs --metric reward
     """
     with on_one_line():
         missing = [name for name in ("jinja2", "matplotlib", "scipy") if importlib.util.find_spec(name) is None]
@@ -57,9 +51,8 @@ def plot(
             raise ImportError(f"Charts need {' and '.join(missing)}: pip install 'sb3-qam[plot]'.")
         if metric not in (None, *METRICS):
             raise ValueError(f"--metric must be one of {', '.join(METRICS)}, got '{metric}'.")
-        ranges = dict(parse_reward_range(each) for each in reward_range or [])
         algorithms = [find_algorithm(each)[0] for each in algo or []]
-        report = make_report(log_folder or [Path("logs")], metric, algorithms, env or [], ranges, published)
+        report = make_report(log_folder or [Path("logs")], metric, algorithms, env or [], published)
         files = report.write(output)
     for row in report.rows:
         offline = f", after the offline phase {row.offline}" if row.offline else ""
@@ -67,19 +60,3 @@ def plot(
     for each in report.left_out:
         typer.echo(f"Left out: {each.folder}: {each.reason}", err=True)
     typer.echo("\n".join(map(str, files)))
-
-
-def parse_reward_range(text: str) -> tuple[str, tuple[float, float]]:
-    """
-    :param text: ENV:LOW:HIGH
-    :return: The environment and its returns
-    :raises ValueError: if it is something else
-    """
-    try:
-        env, low, high = text.rsplit(":", 2)
-        bounds = float(low), float(high)
-    except ValueError:
-        bounds = (0.0, 0.0)
-    if not -float("inf") < bounds[0] < bounds[1] < float("inf"):
-        raise ValueError(f"--reward-range must be ENV:LOW:HIGH, such as Pendulum-v1:-1400:-150, got '{text}'.")
-    return env, bounds

@@ -1,7 +1,7 @@
 """From folders of runs to charts, a table and a page."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -151,7 +151,6 @@ def make_report(
     metric: str | None = None,
     algorithms: Sequence[str] = (),
     tasks: Sequence[str] = (),
-    reward_ranges: Mapping[str, tuple[float, float]] | None = None,
     with_published: bool = True,
 ) -> Report:
     """
@@ -159,11 +158,10 @@ def make_report(
     :param metric: ``"success"`` or ``"reward"``; by default success where all runs of a task have recorded it
     :param algorithms: Only these, by default all
     :param tasks: Only these environments, by default all
-    :param reward_ranges: Returns that are scores of 0 and 1, by tasks; by default the range that is seen
     :param with_published: Whether to show what has been published on the tasks
     :return: What is to be shown
     :raises FileNotFoundError: if a folder is not there, or has no runs
-    :raises ValueError: if there is nothing to show of them, or a range is of a task that is not there
+    :raises ValueError: if there is nothing to show of them
     """
 
     def is_wanted(run: TrainingRun | LeftOut) -> bool:
@@ -175,15 +173,9 @@ def make_report(
     if not runs and not left_out:
         there = ", ".join(f"{algorithm} on {task}" for algorithm, task in sorted(found))
         raise ValueError(f"No run is of {' or '.join([*algorithms, *tasks])}. There are: {there}.")
-    ranges_of_none = set(reward_ranges or {}) - {task for _, task in found}
-    if ranges_of_none:
-        raise ValueError(
-            f"There is a reward range for {', '.join(sorted(ranges_of_none))}, and no run on it. There are: "
-            f"{', '.join(sorted({task for _, task in found}))}."
-        )
     runs, without_beginning = join_resumed(runs)
     runs, repetitions = drop_repetitions(name_methods(runs))
-    of_tasks, without_metric = make_tasks(runs, metric, reward_ranges, with_published)
+    of_tasks, without_metric = make_tasks(runs, metric, with_published)
     left_out += [*without_beginning, *repetitions, *without_metric]
     if not of_tasks:
         first, *others = left_out

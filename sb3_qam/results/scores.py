@@ -8,7 +8,7 @@ shape (..., n_runs), with the runs along ``axis``, and gives shape (...). Tasks 
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -145,16 +145,12 @@ class Task:
 
 
 def make_tasks(
-    runs: Iterable[TrainingRun],
-    metric: str | None = None,
-    reward_ranges: Mapping[str, tuple[float, float]] | None = None,
-    with_published: bool = True,
+    runs: Iterable[TrainingRun], metric: str | None = None, with_published: bool = True
 ) -> tuple[list[Task], list[LeftOut]]:
     """
     :param runs: Runs with their methods
-    :param metric: One of METRICS; by default success on tasks all of whose runs have recorded it, else the return
-    :param reward_ranges: Returns that are scores of 0 and 1, by tasks. Those of other tasks are the lowest and the
-        highest one that any evaluation shows
+    :param metric: One of METRICS; by default success on tasks all of whose runs have recorded it, else the return,
+        whose scores of 0 and 1 are the lowest and the highest one that any evaluation of the task shows
     :param with_published: Whether success rates are to be shown beside published ones
     :return: The tasks in the order of their names, and runs that have not recorded the metric
     """
@@ -170,7 +166,7 @@ def make_tasks(
         left_out += [LeftOut(run.folder, reason) for run in of_task if chosen not in run.values]
         if kept:
             seen = np.concatenate([run.values[chosen] for run in kept])
-            bounds = METRICS[chosen].bounds or (reward_ranges or {}).get(name, (float(seen.min()), float(seen.max())))
+            bounds = METRICS[chosen].bounds or (float(seen.min()), float(seen.max()))
             published = published_scores().get(name, []) if with_published and chosen == "success" else []
             tasks.append(Task(name, chosen, bounds, tuple(kept), published))
     return tasks, left_out
