@@ -40,13 +40,12 @@ class ChunkState(NamedTuple):
 
     :param actions: Whole chunks in the bounds of the action space, shape ``(n_envs, chunk_size, *action_shape)``
     :param position: How many of its actions each environment has executed, shape (n_envs,)
-    :param n_averaged: Of how many overlapping chunks each action is the average, shape (n_envs, chunk_size), or one
-        number for all
+    :param n_averaged: Of how many overlapping chunks each action is the average, shape (n_envs, chunk_size)
     """
 
     actions: np.ndarray
     position: np.ndarray
-    n_averaged: np.ndarray = np.array(1)
+    n_averaged: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,6 @@ class ChunkExecution:
         parts = list(state) if isinstance(state, (tuple, list)) else [state]
         if len(parts) == 2 and isinstance(parts[1], tuple):
             raise ValueError("state must be the second part of what predict() returned, got both.")
-        if len(parts) == 2 or (len(parts) == 3 and np.shape(parts[2]) == ()):
-            # As earlier versions saved it
-            parts = [*parts[:2], np.ones((n_envs, size), int)]
         shapes = [np.shape(part) for part in parts]
         in_range = shapes == expected and (
             np.isin(parts[1], np.arange(size + 1)).all() and np.isin(parts[2], np.arange(1, size + 1)).all()

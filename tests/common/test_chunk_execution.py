@@ -158,6 +158,3 @@ def test_a_state_of_open_loop_execution_goes_on_with_other_settings():
     # the mean of what both chunks say
     first = policy.predict(observe(2), deterministic=True)[1]
     np.testing.assert_allclose(action, (first.actions[:, 1] + fresh.actions[:, 0]) / 2, atol=1e-6)
-    # and with that of an earlier version, which has no number of chunks
-    again, _ = policy.predict(observe(2, 1), tuple(first)[:2], deterministic=True)
-    np.testing.assert_array_equal(again, action)
