@@ -22,7 +22,8 @@ from sb3_qam.networks.actors import VelocityField
 from sb3_qam.networks.critics import pessimistic_value
 from sb3_qam.networks.features import frozen
 from sb3_qam.networks.flows import flow_matching_loss
-from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS, AdjointMethod, Critics, LeanAdjoint
+from sb3_qam.qam import diagnostics
+from sb3_qam.qam.adjoint_matching import ADJOINT_METHODS, AdjointMethod, Critics
 from sb3_qam.qam.arguments import check_arguments
 from sb3_qam.qam.behavior import read_behavior
 from sb3_qam.qam.noise import PathNoise, UpdateNoise
@@ -433,29 +434,8 @@ class QAM(JointOptimization):
         """Select the flow that acts: the one that was trained last."""
         self.policy.acts_as = self._actor()
 
-    @th.no_grad()
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
-        """
-        :param n_states: Number of states to draw from the training data
-        :return: Norms of the adjoint at each flow step, disagreement of the critics and divergence of the policy;
-            nothing while the policy flow is not trained
-        """
-        if not self.trains_policy_flow:
-            return {}
-        batch, noise = self.draw_batch(n_states), self._sample_noise(n_states)
-        assert noise.path is not None  # for mypy
-        flows = self.policy.flows(batch.observations)
-        critics = self._critics(batch, self.critic.features(batch.observations))
-        # Back-propagation has no adjoint: shown is the one that matching would have
-        method = LeanAdjoint() if self.adjoint == "bptt" else self.adjoint_method
-        path = method.path(flows, noise.path)
-        adjoints = method.adjoints(flows, path, method.terminal(critics, path, self.inverse_temperature))
-        q_values = self._policy_values(batch.observations, noise)
-        return {
-            **{f"adjoint_norm_{k}": norm for k, norm in enumerate(adjoints.norm(dim=-1).mean(dim=1))},
-            "ensemble_disagreement": q_values.std(dim=0, correction=0).mean(),
-            "path_kl": path.kl() / self.chunk_size,
-        }
+        return diagnostics.flow_diagnostics(self, n_states)
 
     def _policy_values(self, observations: PyTorchObs, noise: UpdateNoise) -> th.Tensor:
         assert noise.next_action is not None  # for mypy
