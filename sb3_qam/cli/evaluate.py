@@ -167,6 +167,7 @@ def make_env(
 
         # Of another environment only what wraps it: arguments belong to the one that they were given to
         env_kwargs = args.get("env_kwargs") or config.get("env_kwargs") if env_id == args.get("env") else None
+        # By the statistics of the run, unless others are given
         normalize = vec_normalize is None and bool(config.get("normalize"))
         try:
             env = create_test_env(

@@ -25,10 +25,12 @@ def load_model(algorithm: type[BaseAlgorithm], path: Path, **kwargs: Any) -> Any
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if it is not a model of this class, or there is no such device
     """
-    if not path.is_file() and not path.with_name(f"{path.name}.zip").is_file():
+    file = path if path.is_file() else path.with_name(f"{path.name}.zip")
+    if not file.is_file():
         raise FileNotFoundError(f"There is no saved model {path}.")
-    if path.is_file() and not is_zipfile(path):
-        raise ValueError(f"{path} is no saved model: expected a zip file that save() or RL Zoo wrote.")
+    with file.open("rb") as opened:
+        if not is_zipfile(opened):
+            raise ValueError(f"{file} is no saved model: expected a zip file that save() or RL Zoo wrote.")
     if "device" in kwargs:
         try:
             get_device(kwargs["device"])

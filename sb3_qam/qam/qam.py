@@ -135,7 +135,8 @@ class QAM(JointOptimization):
     policy: FlowPolicy
     adjoint_method: AdjointMethod
     actor: VelocityField
-    # What the policy acts by: setting it on the model reaches the policy. At temperature 0 the behavior flow acts
+    # What the policy acts by: setting it on the model reaches the policy. At inverse temperature 0 that is the
+    # behavior flow
     inverse_temperature = PolicyArgument[float]("acts_as")
     flow_steps = PolicyArgument[int]()
     best_of_n = PolicyArgument[int]()
@@ -422,17 +423,14 @@ class QAM(JointOptimization):
             self.policy.start_from_behavior()
             self.temperature.reset()
         self._is_policy_flow_stale = not self.trains_policy_flow
-        self.choose_actor()
+        # The flow that was trained last
+        self.policy.acts_as = self._actor()
 
     def _actor(self) -> str:
         """:return: What acts, one of the policy's ACTORS"""
         if self._objective == "bc":
             return "bc"
         return "behavior" if self.inverse_temperature == 0 or self._is_policy_flow_stale else "policy"
-
-    def choose_actor(self) -> None:
-        """Select the flow that acts: the one that was trained last."""
-        self.policy.acts_as = self._actor()
 
     def flow_diagnostics(self, n_states: int) -> dict[str, th.Tensor]:
         return diagnostics.flow_diagnostics(self, n_states)

@@ -82,6 +82,7 @@ def last_line(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> st
         ("eval nothere.zip --env Pendulum-v1", NO_MODEL),
         ("data collect Pendulum-v1 mine/a-v0 --model nothere.zip", NO_MODEL),
         ("sweep nothere.zip --kl-budget 1", NO_MODEL),
+        ("eval text --env Pendulum-v1", "Error: text.zip is no saved model"),
         ("eval text.zip --env Pendulum-v1", "Error: text.zip is no saved model: expected a zip file that save()"),
         ("data collect Pendulum-v1 mine/a-v0 --model qam.zip --vec-normalize nothere.pkl", "Error: [Errno 2] No such"),
         ("data collect Pendulum-v1 mine/a-v0 --model qam.zip --vec-normalize text.zip", "Error: text.zip holds no"),
