@@ -104,7 +104,10 @@ def make_table(curves: Curves) -> str:
 
 
 def draw(curves: Curves) -> None:
-    """One panel for each suite, and one for all those of the folder ``sizes``, which have one algorithm each."""
+    """
+    One panel for each suite, in which a color stands for the same algorithm as in others, and one for all those of the
+    folder ``sizes``, which have one algorithm each.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -114,19 +117,21 @@ def draw(curves: Curves) -> None:
     by_title = defaultdict(list)
     for suite, algorithm in sorted(curves):
         by_title["sizes" if suite in sizes else suite].append((suite, algorithm))
+    algorithms = sorted({algorithm for _, algorithm in curves})
     n = len(by_title)
     figure, panels = plt.subplots(1, n, figsize=(4.5 * n, 4), squeeze=False, layout="constrained")
     for (title, shown), panel in zip(sorted(by_title.items()), panels[0], strict=True):
-        for suite, algorithm in shown:
+        for number, (suite, algorithm) in enumerate(shown):
             steps, found = over_seeds(curves[suite, algorithm])
             label = f"{algorithm}, {suite}" if suite in sizes else algorithm
+            color = f"C{number if suite in sizes else algorithms.index(algorithm)}"
             thousands = np.array(steps) / 1000
-            (line,) = panel.plot(thousands, found.value, marker="o", markersize=3, label=label)
+            panel.plot(thousands, found.value, marker="o", markersize=3, color=color, label=label)
             if found.low is not None and found.high is not None:
-                panel.fill_between(thousands, found.low, found.high, color=line.get_color(), alpha=0.2, linewidth=0)
+                panel.fill_between(thousands, found.low, found.high, color=color, alpha=0.2, linewidth=0)
             published = published_mean(suite, algorithm, steps[-1])
             if published is not None:
-                panel.axhline(published, color=line.get_color(), linestyle="--", linewidth=1)
+                panel.axhline(published, color=color, linestyle="--", linewidth=1)
         steps_are = "environment steps" if title.startswith("online") else "updates"
         panel.set(title=title, xlabel=f"thousand {steps_are}", ylabel="success in %", ylim=(-3, 103))
         panel.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
