@@ -108,7 +108,7 @@ from sb3_qam.results.scores import title_of
 from sb3_qam.zoo.hyperparams import hyperparams_of
 assert rl_zoo3.ALGOS["mine"]("FlowPolicy", "Pendulum-v1", buffer_size=1).pessimism == 0.3
 assert find_algorithm("mine") == ("mine", sb3_qam.QAM) and title_of("mine") == "Mine" and ", mine." in TRAIN_HELP
-assert HYPERPARAMS_SAMPLER["mine"].ranges == {"pessimism": (0.1, 1.0)}
+assert HYPERPARAMS_SAMPLER["mine"].args == ({"pessimism": (0.1, 1.0)},)
 found = hyperparams_of("mine")["scene-play-singletask-task1-v0"]
 assert (found["gamma"], found["pessimism"]) == (0.9, 0.3)
 assert preset("scene-play", "Mine").kwargs.items() <= found.items()
