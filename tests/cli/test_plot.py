@@ -89,7 +89,11 @@ def test_filters_and_metrics(suite_folder: Path, tmp_path: Path):
     lines = plot(*options)
     assert lines[0].startswith("Pendulum-v1, qam, runs: 2: return -")
     assert len(lines) == 2 + len(PNGS)
-    assert "Normalized scores: 0 and 1 are these returns: Pendulum-v1 -" in (tmp_path / "index.html").read_text()
+    # The lowest and the highest return of any evaluation
+    files = (suite_folder / "qam" / "Pendulum-v1").glob("seed_*/qam/Pendulum-v1_1/evaluations.npz")
+    returns = np.concatenate([np.load(file)["results"].mean(axis=1) for file in files])
+    bounds = f"Pendulum-v1 {returns.min():.4g} to {returns.max():.4g}."
+    assert f"Normalized scores: 0 and 1 are these returns: {bounds}" in (tmp_path / "index.html").read_text()
     assert error_of("-f", suite_folder, "--algo", "sac") == (
         "Error: No run is of sac. There are: qam on MountainCarContinuous-v0, qam on Pendulum-v1, qam_edit on "
         "MountainCarContinuous-v0, qam_edit on Pendulum-v1."
