@@ -71,6 +71,43 @@ def test_the_table_is_that_of_the_csv_file_and_this_that_of_the_runs(
     assert capsys.readouterr().out == table
 
 
+def test_nothing_that_is_wrong_reaches_the_csv_file(
+    tmp_path: Path, report: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_run(tmp_path / "offline", 1, steps=(100, 200), successes=(0.25, 1.0))
+    folders = ["--runs", str(tmp_path / "offline")]
+    run(report, monkeypatch, *folders)
+    before, table = report.RESULTS.read_text(), capsys.readouterr().out
+
+    # A second seed that is at work
+    write_run(tmp_path / "offline", 2, seed=1, steps=(100,), successes=(0.0,), steps_done=100)
+    run(report, monkeypatch, *folders)
+    output = capsys.readouterr().out
+    assert "Maze-v0_2: it has not finished\n" in output
+    assert output.endswith(table)
+    # The suite begun anew in another place
+    write_run(tmp_path / "anew" / "offline", steps=(100,), successes=(0.0,), steps_done=100)
+    run(report, monkeypatch, "--runs", str(tmp_path / "anew" / "offline"))
+    assert "Nothing of offline has finished" in capsys.readouterr().out
+    assert report.RESULTS.read_text() == before
+
+    # The same seed twice, seeds without a common step, no folder
+    write_run(tmp_path / "offline", 3, steps=(100, 200), successes=(0.0, 0.0))
+    write_run(tmp_path / "other", 1, steps=(100, 200), successes=(0.0, 0.0))
+    write_run(tmp_path / "other", 2, seed=1, steps=(150, 250), successes=(0.0, 0.0))
+    (tmp_path / "updates.json").write_text("[]")
+    for arguments, expected in {
+        (*folders,): "Error: .*Maze-v0_1 and .*Maze-v0_3 are both qam with seed 0: expected one task",
+        ("--runs", str(tmp_path / "other")): r"Error: There is no step at which all of the seeds \[0, 1\] of a method",
+        ("--runs", str(tmp_path / "nowhere")): "Error: There is no folder",
+        ("--expect", str(tmp_path / "nowhere")): "Error: .*No such file",
+        ("--expect", str(tmp_path / "updates.json")): "Error: .* has no rates of QAM: expected what",
+    }.items():
+        with pytest.raises(SystemExit, match=expected):
+            run(report, monkeypatch, *arguments)
+    assert report.RESULTS.read_text() == before
+
+
 def test_without_results_it_says_so(
     report: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -89,7 +126,7 @@ def test_the_page_shows_the_committed_numbers():
         module = pytest.importorskip("report")
     finally:
         sys.path.remove(str(CLAIMS))
-    for line in module.make_table(module.read_curves()).splitlines():
+    for line in module.make_table(module.as_curves(module.read_rows(results))).splitlines():
         assert line in page
 
 

@@ -1,10 +1,10 @@
 """The numbers of the suites beside this file: from runs to a CSV file, from the CSV file to a table and curves.
 
 ``python benchmarks/claims/report.py --runs benchmark/offline ...`` writes ``results.csv``, one row for each evaluation
-of each run, in place of those of the suites that are named by their folders. Then, and without ``--runs``, it prints a
-table of what is in the file (success in percent after the last updates or steps, mean over seeds with the 95 % interval
-of a bootstrap, and each seed) and draws the curves as ``docs/images/claims.png``. Dashed lines are published means
-after as many updates (``published.csv``): of networks of 4x512 and 10 critics, on OGBench's own data.
+of each finished run, in place of those of the suites that are named by their folders. Then, and without ``--runs``, it
+prints a table of what is in the file (success in percent after the last updates or steps, mean over seeds with the 95 %
+interval of a bootstrap, and each seed) and draws the curves as ``docs/images/claims.png``. Dashed lines are published
+means after as many updates (``published.csv``): of networks of 4x512 and 10 critics, on OGBench's own data.
 
 ``--expect UPDATES.json`` prints how long ``published.yml`` takes, from the output of ``python benchmarks/updates.py
 --device cuda --sizes paper --json UPDATES.json``.
@@ -32,25 +32,6 @@ PUBLISHED_NAMES = {"few_steps": "QAM-E (T=3)", "weak": "QAM-E (0.1x tau)", "stro
 Curves = dict[tuple[str, str], dict[int, list[tuple[int, float]]]]
 
 
-def write_results(folders: list[Path]) -> None:
-    """Rows of the runs in some suites' folders, beside those of other suites."""
-    suites = {folder.name for folder in folders}
-    rows = [row for row in read_rows(RESULTS) if row["suite"] not in suites]
-    for folder in folders:
-        runs, left_out = read_runs([folder])
-        for each in left_out:
-            print(f"Left out: {each.folder}: {each.reason}")
-        for run in runs:
-            for step, success in zip(run.steps, run.values["success"], strict=True):
-                values = (folder.name, run.algorithm, run.seed, int(step), f"{100 * success:.1f}")
-                rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
-    rows.sort(key=lambda row: (row["suite"], row["algorithm"], int(row["seed"]), int(row["steps"])))
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Rows of one of the CSV files, none if it is not there."""
     if not path.is_file():
@@ -59,10 +40,57 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
-def read_curves() -> Curves:
-    """What is in the CSV file of the results."""
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    """The CSV file of the results."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def rows_of_suite(folder: Path) -> list[dict[str, str]]:
+    """
+    :param folder: That of a suite
+    :return: A row for each evaluation of its finished runs
+    :raises FileNotFoundError: if there are no runs
+    :raises ValueError: if two of them are one curve of the page
+    """
+    suite, rows = folder.resolve().name, list[dict[str, str]]()
+    runs, left_out = read_runs([folder])
+    reasons = [(each.folder, each.reason) for each in left_out]
+    seen: dict[tuple[str, int], Path] = {}
+    for run in runs:
+        if not run.is_finished or "success" not in run.values:
+            reasons.append((run.folder, "it says no successes" if run.is_finished else "it has not finished"))
+            continue
+        other = seen.setdefault((run.algorithm, run.seed), run.folder)
+        if other != run.folder:
+            raise ValueError(
+                f"{other} and {run.folder} are both {run.algorithm} with seed {run.seed}: expected one task, and each "
+                "seed once. Move one of them away."
+            )
+        for step, success in zip(run.steps, run.values["success"], strict=True):
+            values = (suite, run.algorithm, run.seed, int(step), f"{100 * success:.1f}")
+            rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
+    for left, reason in reasons:
+        print(f"Left out: {left}: {reason}")
+    if not rows:
+        print(f"Nothing of {suite} has finished: the rows that are there stay.")
+    return rows
+
+
+def replace_suites(rows: list[dict[str, str]], folders: list[Path]) -> list[dict[str, str]]:
+    """Rows with those of some suites' folders in place of what they had of these suites."""
+    read = [row for folder in folders for row in rows_of_suite(folder)]
+    suites = {row["suite"] for row in read}
+    rows = [row for row in rows if row["suite"] not in suites] + read
+    return sorted(rows, key=lambda row: (row["suite"], row["algorithm"], int(row["seed"]), int(row["steps"])))
+
+
+def as_curves(rows: list[dict[str, str]]) -> Curves:
+    """What is in the rows."""
     curves: Curves = defaultdict(lambda: defaultdict(list))
-    for row in read_rows(RESULTS):
+    for row in rows:
         curve = curves[row["suite"], row["algorithm"]][int(row["seed"])]
         curve.append((int(row["steps"]), float(row["success_percent"])))
     return curves
@@ -78,6 +106,8 @@ def published_mean(suite: str, algorithm: str, steps: int) -> float | None:
 def over_seeds(of_seeds: dict[int, list[tuple[int, float]]]) -> tuple[list[int], Estimate]:
     """Steps at which all seeds were evaluated, and the mean over the seeds."""
     steps = sorted(set.intersection(*({step for step, _ in curve} for curve in of_seeds.values())))
+    if not steps:
+        raise ValueError(f"There is no step at which all of the seeds {sorted(of_seeds)} of a method were evaluated.")
     values = np.array([[dict(curve)[step] for curve in of_seeds.values()] for step in steps])
     return steps, estimate([values], mean)
 
@@ -140,7 +170,14 @@ def draw(curves: Curves) -> None:
 
 def print_expected(path: Path) -> None:
     """Hours of updates of the suite at the published size, from the measured rates."""
-    rates = {row["arguments"]: row["updates_per_s"] for row in json.loads(path.read_text()) if row["size"] == "paper"}
+    try:
+        found = json.loads(path.read_text())
+        rates = {row["arguments"]: row["updates_per_s"] for row in found if row["size"] == "paper"}
+        rates["qam"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} has no rates of QAM: expected what benchmarks/updates.py --sizes paper --json {path} writes."
+        ) from error
     total = 0.0
     for run in read_suite(HERE / "published.yml", [0]):
         # What is not measured there does less than QAM
@@ -157,17 +194,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of suites")
     parser.add_argument("--expect", type=Path, help="output of benchmarks/updates.py")
     arguments = parser.parse_args()
-    if arguments.expect:
-        print_expected(arguments.expect)
-        return
-    if arguments.runs:
-        write_results(arguments.runs)
-    curves = read_curves()
-    if not curves:
-        print("There are no results yet: give the folders of suites, --runs benchmark/offline.")
-        return
-    print(make_table(curves))
-    draw(curves)
+    try:
+        if arguments.expect:
+            print_expected(arguments.expect)
+            return
+        rows = replace_suites(read_rows(RESULTS), arguments.runs)
+        if not rows:
+            print("There are no results yet: give the folders of suites, --runs benchmark/offline.")
+            return
+        curves = as_curves(rows)
+        print(make_table(curves))
+        if arguments.runs:
+            write_rows(RESULTS, rows)
+        draw(curves)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"Error: {error}") from None
 
 
 if __name__ == "__main__":
