@@ -240,9 +240,13 @@ def _chain_to(run: TrainingRun, by_folder: dict[Path, TrainingRun]) -> list[Trai
         places = [chain[0].folder.resolve().parents[1] / algorithm / name, model.parent]
         if model.is_absolute():
             places.reverse()
-        before = next((by_folder[place.resolve()] for place in places if place.resolve() in by_folder), None)
-        if before is None or before in chain:
-            raise ValueError(f"it resumed from {model}, whose run is not among those that were read")
+        found = (by_folder[place.resolve()] for place in places if place.resolve() in by_folder)
+        # In a suite the neighbor of that name is the run itself
+        before = next((each for each in found if each not in chain), None)
+        if before is None:
+            raise ValueError(
+                f"it resumed from {model}, whose run is not among those that were read: give its folder too, -f FOLDER"
+            )
         if (before.task, before.algorithm) != (run.task, run.algorithm):
             raise ValueError(f"it resumed from {model}, a model of {before.algorithm} on {before.task}")
         chain.insert(0, before)

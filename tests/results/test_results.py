@@ -237,8 +237,23 @@ def test_a_run_that_resumed_from_another_is_one_with_it(tmp_path: Path):
     assert (run.offline_steps, run.total_steps, run.steps_done) == (100, 270, 270)
     assert run.settings["n_timesteps"] == 170
     assert [each.reason for each in left_out] == [
-        "it resumed from elsewhere/qam/Maze-v0_7/Maze-v0.zip, whose run is not among those that were read"
+        "it resumed from elsewhere/qam/Maze-v0_7/Maze-v0.zip, whose run is not among those that were read: give its "
+        "folder too, -f FOLDER"
     ]
+
+
+def test_a_suite_that_goes_on_from_the_ends_of_another_is_one_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    seed = "qam/Maze-v0/seed_0"
+    write_run(tmp_path / "offline" / seed, steps=[50, 100], successes=[0, 0.5], steps_done=100)
+    write_run(
+        tmp_path / "online" / seed,
+        steps=[100],
+        successes=[1],
+        trained_agent=f"offline/{seed}/qam/Maze-v0_1/Maze-v0.zip",
+    )
+    (run,), left_out = join_resumed(read_runs([tmp_path / "offline", tmp_path / "online"])[0])
+    assert (run.steps.tolist(), left_out) == ([50, 100, 200], [])
 
 
 def test_runs_that_differ_by_their_settings_are_methods_of_their_own(tmp_path: Path):
