@@ -3,6 +3,7 @@
 import importlib.util
 import signal
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated
 
 import typer
@@ -13,6 +14,10 @@ from sb3_qam.suite import OUTPUT, read_suite, run_locally, run_on_ray
 
 LAUNCHERS = ("local", "ray")
 MAX_SEEDS = 10_000
+# In seconds, 30 years: what a timer takes
+MAX_TIMEOUT = 1e9
+# In characters
+MAX_REASON = 300
 
 
 def benchmark(
@@ -21,7 +26,9 @@ def benchmark(
     folder: Annotated[Path | None, typer.Option(help="Folder for all runs; by default benchmark/SUITE.")] = None,
     launcher: Annotated[str, typer.Option(help="Where to run: local or ray.")] = "local",
     jobs: Annotated[int | None, typer.Option(min=1, help="Number of parallel runs; by default one per core.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds after which a run is stopped.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=1, max=MAX_TIMEOUT, help="Seconds after which a run is stopped.")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="Address of the Ray cluster; by default one that is found.")
     ] = None,
@@ -67,7 +74,7 @@ def benchmark(
         try:
             for number, (run, is_finished) in enumerate(outcomes, start=1):
                 n_failed += not is_finished
-                outcome = "finished" if is_finished else f"failed, see {run.folder(root) / OUTPUT}"
+                outcome = "finished" if is_finished else _reason(run.folder(root) / OUTPUT)
                 typer.echo(f"{number}/{len(missing)} {run}: {outcome}")
         except KeyboardInterrupt:
             typer.echo("Interrupted. The same command resumes with what is missing.", err=True)
@@ -76,6 +83,15 @@ def benchmark(
             signal.signal(signal.SIGTERM, on_terminate)
         if n_failed > 0:
             raise ValueError(f"{n_failed} of {len(missing)} runs failed. The same command repeats them.")
+
+
+def _reason(output: Path) -> str:
+    """Why a run failed, and where to see more."""
+    lines = output.read_text(errors="replace").split("\n") if output.is_file() else []
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    # Those of a traceback, which a run that is stopped ends with, are indented
+    reason = "" if last.startswith(" ") else f" ({shorten(last, MAX_REASON)})"
+    return f"failed, see {output}{reason if last else ''}"
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -20,6 +20,8 @@ from sb3_qam.utils.plain_yaml import read_yaml
 from sb3_qam.variants import find_algorithm
 
 KEYS = ("tasks", "algorithms", "hyperparams", "options")
+# Options of the command that a run has of its own
+OWN_OPTIONS = {"algo", "env", "seed", "hyperparams", "hyperparameters", "params", "f", "log-folder"}
 # In the folder of a run
 STARTED, FINISHED, OUTPUT, LOCK = "started.json", "finished.json", "output.txt", "lock"
 MAX_ATTRIBUTES_SIZE = 2**27
@@ -80,7 +82,7 @@ class Run:
         if settings != asdict(self):
             raise ValueError(
                 f"{marker.parent} was finished with other settings, see {FINISHED} there: choose another folder for "
-                "the suite, or remove it."
+                "the suite (--folder), or remove it."
             )
         return True
 
@@ -173,7 +175,7 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
         hyper-parameters of an algorithm override those of a task, and these override those for all
     :param seeds: Seeds
     :return: The runs
-    :raises ValueError: if the file is something else, or there is no algorithm of a name
+    :raises ValueError: if the file is something else, there is no algorithm of a name, or one has two entries
     """
     suite = read_yaml(path)
     if not set(suite) <= set(KEYS) or not suite.get("tasks"):
@@ -185,12 +187,20 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
     if not is_plain:
         raise ValueError(f"{path} must consist of names, texts, numbers, true and false; quote what is to be text.")
     tasks, algorithms = (_by_name(key, suite.get(key) or ["qam"]) for key in ("tasks", "algorithms"))
-    algorithms = {find_algorithm(name)[0]: hyperparams for name, hyperparams in algorithms.items()}
+    names = {name: find_algorithm(name)[0] for name in algorithms}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"algorithms of a suite must be different ones: {', '.join(names)}")
+    algorithms = {names[name]: hyperparams for name, hyperparams in algorithms.items()}
     for key in ("hyperparams", "options"):
         if not isinstance(suite.get(key) or {}, dict):
             raise ValueError(f"{key} of a suite must be a dict of values by name: {suite[key]}")
     # Runs lie side by side, and give the same numbers wherever they run
     options = {"num-threads": 1, **(suite.get("options") or {})}
+    if own := sorted(OWN_OPTIONS & options.keys()):
+        raise ValueError(
+            f"options of a suite cannot have {', '.join(own)}: its tasks, algorithms and hyperparams, --seeds and "
+            "--folder say that."
+        )
     if type(options["num-threads"]) is not int:
         raise ValueError(f"num-threads of a suite's options must be a whole number: {options['num-threads']!r}")
     return [
@@ -208,7 +218,9 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
 
 
 def _filled(option: Any, **names: Any) -> Any:
-    """An option with what its placeholders stand for; other braces stay."""
+    """An option with what its placeholders stand for, also in a list; other braces stay."""
+    if isinstance(option, list):
+        return [_filled(each, **names) for each in option]
     if isinstance(option, str):
         for name, value in names.items():
             option = option.replace(f"{{{name}}}", str(value))

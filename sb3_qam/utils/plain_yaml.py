@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,16 @@ MAX_SIZE = 1_000_000
 class PlainLoader(yaml.SafeLoader):
     """
     PyYAML's safe loader, which makes plain values of Python objects (those that RL Zoo writes), reads ``3e-4`` as the
-    number that it is, and refuses files that would become huge.
+    number that it is, and refuses files that would become huge, or in which a name is there twice.
     """
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for name, count in names.items():
+            if count > 1:
+                raise yaml.YAMLError(f"'{name}' is there {count} times, where each name is expected once")
+        return node
 
     def construct_document(self, node: yaml.Node) -> Any:
         _check_size(node, {})

@@ -246,6 +246,8 @@ def test_values_of_a_suite_work_as_they_are_written(tmp_path: Path):
         "--algo qam --env A-v0 --seed 0 --num-threads 1 --progress --eval-freq 5 --env-kwargs a:'x' b:float('inf')"
     )
     assert found[:-2] == expected.split()
+    found = arguments(tmp_path, "{tasks: [A-v0], options: {env-kwargs: ['name:{task}', 'run:{seed}']}}")
+    assert found[found.index("--env-kwargs") + 1 :][:2] == ["name:A-v0", "run:0"]
 
 
 @pytest.mark.parametrize(
@@ -253,6 +255,8 @@ def test_values_of_a_suite_work_as_they_are_written(tmp_path: Path):
     [
         *("{tasks: {7: {gamma: 0.9}}}", "{tasks: [A-v0], hyperparams: {day: 2020-01-01}}", "{tasks: {~: }}"),
         *("{tasks: [A-v0], hyperparams: {policy_kwargs: {1: 2}}}", "{tasks: [A-v0], hyperparams: {gamma: .nan}}"),
+        *("{tasks: [A-v0], algorithms: [qam, QAM]}", "{tasks: {A-v0: {gamma: 0.9}, A-v0: {gamma: 0.8}}}"),
+        *("{tasks: [A-v0], options: {seed: 5}}", "{tasks: [A-v0], options: {algo: sac, hyperparams: {gamma: 0.9}}}"),
         *("{tasks: [A-v0], options: [3]}", "{tasks: A-v0}", "{tasks: [[A-v0]]}", "tasks: &a [*a]", "{tasks: [7]}"),
     ],
 )

@@ -182,6 +182,7 @@ def test_a_run_that_fails_is_named_and_not_marked(tmp_path: Path, monkeypatch: p
     result = CliRunner().invoke(app, args)
     assert result.exit_code == 1
     assert "1/1 qam on Pendulum-v1, seed 1: failed, see" in result.output
+    assert "(ValueError: gamma must be a finite number" in result.output
     assert "Error: 1 of 1 runs failed" in result.output
     (run,) = read_suite(path, [1])
     assert not run.is_finished(tmp_path / "runs")
