@@ -298,6 +298,14 @@ def test_learn_without_what_it_needs(pendulum_dataset):
 
 
 @pytest.mark.parametrize("algorithm", [QAM, IFQL, ReBRAC])
+def test_noise_that_is_none_and_exploration_of_other_policies(algorithm: type):
+    with pytest.raises(ValueError, match=r"action_noise must be an ActionNoise of SB3.*got 0.2"):
+        algorithm("MlpPolicy", env_with(), action_noise=0.2)
+    with pytest.raises(TypeError, match=rf"{algorithm.__name__}.*'use_sde'"):
+        algorithm("MlpPolicy", env_with(), use_sde=True)
+
+
+@pytest.mark.parametrize("algorithm", [QAM, IFQL, ReBRAC])
 def test_unknown_arguments_are_named_with_the_class(algorithm: type):
     with pytest.raises(TypeError, match=rf"{algorithm.__name__}.*'inverse_temprature'"):
         algorithm("MlpPolicy", env_with(), inverse_temprature=3.0)

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
@@ -30,6 +31,11 @@ from sb3_qam.utils.names import arguments_of, closest
 
 # What a model and its environment have to agree on, by attribute
 SPACES = ("observation_space", "action_space")
+# Arguments of SB3's base class that are for other policies, or for the algorithms made of it
+NOT_TAKEN = {
+    *("use_sde", "sde_sample_freq", "use_sde_at_warmup"),
+    *("sde_support", "support_multi_env", "supported_action_spaces"),
+}
 
 
 def check_arguments(algorithm: type[OffPolicyAlgorithm], policy: Any, kwargs: dict[str, Any]) -> None:
@@ -42,8 +48,9 @@ def check_arguments(algorithm: type[OffPolicyAlgorithm], policy: Any, kwargs: di
     """
     if isinstance(policy, str):
         check_one_of(f"policy of {algorithm.__name__}", policy, algorithm.policy_aliases)
-    if unknown := sorted(kwargs.keys() - signature(OffPolicyAlgorithm).parameters.keys()):
-        raise TypeError(f"{algorithm.__name__} has no argument {', '.join(map(repr, unknown))}.")
+    known = arguments_of(algorithm) - NOT_TAKEN
+    for name in sorted(kwargs.keys() - (signature(OffPolicyAlgorithm).parameters.keys() - NOT_TAKEN)):
+        raise TypeError(f"{algorithm.__name__} has no argument '{name}'{closest(name, known)}")
 
 
 def check_load_arguments(algorithm: type[OffPolicyAlgorithm], kwargs: dict[str, Any]) -> None:
@@ -90,6 +97,11 @@ def check_hyperparameters(model: Any) -> None:
         check_in_range("learning_rate", model.learning_rate, 0)
     if model.offline_fraction is not None:
         check_in_range("offline_fraction", model.offline_fraction, 0, 1)
+    if model.action_noise is not None and not isinstance(model.action_noise, ActionNoise):
+        raise ValueError(
+            f"action_noise must be an ActionNoise of SB3, such as NormalActionNoise(mean, sigma), or None, got "
+            f"{model.action_noise!r}."
+        )
     check_one_of("offline_storage", model.offline_storage, STORAGES)
     if model.offline_storage == "cuda" and model.device.type != "cuda":
         raise ValueError(

@@ -89,5 +89,5 @@ def test_what_is_out_of_range_is_refused(argument: str):
 
 
 def test_an_unknown_argument_is_named():
-    with pytest.raises(TypeError, match="ReBRAC has no argument 'policy_dealy'"):
-        ReBRAC("MlpPolicy", "Pendulum-v1", policy_dealy=2)
+    with pytest.raises(TypeError, match="ReBRAC has no argument 'bc_coeff': did you mean 'bc_coef'"):
+        ReBRAC("MlpPolicy", "Pendulum-v1", bc_coeff=2)
