@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sb3_qam.cli.errors import on_one_line
-from sb3_qam.cli.models import attach_statistics, load_model
+from sb3_qam.cli.models import algorithm_of, attach_statistics, load_model
 from sb3_qam.cli.options import ENV_HELP, Algo, GymPackages, VecNormalizeFile
 from sb3_qam.datasets.describe import describe as describe_dataset
 from sb3_qam.environments import find_environment
@@ -19,7 +19,6 @@ from sb3_qam.recording.formats import find_importer
 from sb3_qam.recording.ogbench import import_ogbench
 from sb3_qam.recording.oracles import ogbench_oracle
 from sb3_qam.recording.play import record_ogbench, success_shares
-from sb3_qam.variants import find_algorithm
 
 # Of the importers' arguments, those that options have other names for
 OPTIONS = {"action_space": "--action-bounds", "observation_keys": "--key"}
@@ -126,7 +125,7 @@ def collect(
     dataset_id: Annotated[str, typer.Argument(help="Id of the dataset, such as mine/pendulum-v0.")],
     episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes in the dataset.")] = 100,
     model: Annotated[Path | None, typer.Option(help="A saved model that acts; random actions without.")] = None,
-    algo: Algo = "qam",
+    algo: Algo = None,
     vec_normalize: VecNormalizeFile = None,
     gym_packages: GymPackages = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Act with OGBench's scripted oracle.")] = False,
@@ -151,7 +150,7 @@ def collect(
         env = find_environment(env, gym_packages or [])
         policy: Any = None
         if model is not None:
-            policy = load_model(find_algorithm(algo)[1], model, device="cpu")
+            policy = load_model(algorithm_of(model, algo)[1], model, device="cpu")
             attach_statistics(policy, model, vec_normalize)
         dataset = collect_dataset(
             ogbench_oracle(env) if oracle else policy,

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_qam import QAM, PolicyValue, fitted_q_evaluation
 from sb3_qam.cli.errors import on_one_line
-from sb3_qam.cli.models import attach_statistics, load_model, load_statistics
+from sb3_qam.cli.models import algorithm_of, attach_statistics, load_model, load_statistics
 from sb3_qam.cli.options import ENV_HELP, Algo, EnsembleDecay, GymPackages, ReplanEvery, VecNormalizeFile
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.evaluation import evaluate as evaluate_model
@@ -24,7 +24,6 @@ from sb3_qam.datasets.sources import OfflineDataset, open_datasets
 from sb3_qam.environments import find_environment, register_environments
 from sb3_qam.recording.scripted import check_fits
 from sb3_qam.results.runs import read_settings, settings_folder
-from sb3_qam.variants import find_algorithm
 
 
 def evaluate(
@@ -46,7 +45,7 @@ def evaluate(
         ),
     ] = None,
     gradient_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of fitted Q evaluation.")] = 10_000,
-    algo: Algo = "qam",
+    algo: Algo = None,
     gym_packages: GymPackages = None,
     vec_normalize: VecNormalizeFile = None,
     replan_every: ReplanEvery = None,
@@ -62,7 +61,7 @@ def evaluate(
     sb3-qam eval logs/qam/PointMaze_UMaze-v3_1/best_model.zip --offline D4RL/pointmaze/umaze-v2
     """
     with on_one_line():
-        algorithm = find_algorithm(algo)[1]
+        algo, algorithm = algorithm_of(model, algo)
         if baseline not in (None, "bc") or (baseline and not issubclass(algorithm, QAM)):
             raise ValueError(f"--baseline must be bc, the behavior flow of a QAM model, got '{baseline}' for '{algo}'.")
         if offline is not None and not issubclass(algorithm, OfflineToOnlineAlgorithm):

@@ -12,8 +12,23 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_qam.common.phases import SpacesOnlyEnv
 from sb3_qam.recording.scripted import without_buffer
 from sb3_qam.results.runs import settings_folder
+from sb3_qam.utils.plain_yaml import read_yaml
+from sb3_qam.variants import find_algorithm
 
 STATISTICS = "vecnormalize.pkl"
+
+
+def algorithm_of(path: Path, name: str | None) -> tuple[str, type[BaseAlgorithm]]:
+    """
+    :param path: Path of the saved model
+    :param name: Name of its algorithm, by default that of the model's RL Zoo run, and of a model by itself ``"qam"``
+    :return: The name, and the class
+    :raises ValueError: if there is none of that name, or the settings of the run cannot be read
+    """
+    settings = settings_folder(path.parent)
+    if name is None and settings is not None and (settings / "args.yml").is_file():
+        name = read_yaml(settings / "args.yml").get("algo")
+    return find_algorithm(str(name or "qam"))
 
 
 def load_model(algorithm: type[BaseAlgorithm], path: Path, **kwargs: Any) -> Any:

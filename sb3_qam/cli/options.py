@@ -9,7 +9,12 @@ ENV_HELP = (
     "Id of the environment, or MODULE:ID for one of your own, with the module (in this folder) that registers it."
 )
 
-Algo = Annotated[str, typer.Option(help="The model's algorithm: from SB3, sb3-contrib or this package.")]
+Algo = Annotated[
+    str | None,
+    typer.Option(
+        help="The model's algorithm: from SB3, sb3-contrib or this package; by default that of its RL Zoo run, or qam."
+    ),
+]
 EnsembleDecay = Annotated[
     float | None, typer.Option(help="With chunks: average those that overlap as in ACT, such as 0.01.")
 ]

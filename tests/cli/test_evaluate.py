@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
-from sb3_qam import QAM, PolicyValue, fitted_q_evaluation
+from sb3_qam import QAM, PolicyValue, ReBRAC, fitted_q_evaluation
 from sb3_qam.cli import app
 from tests.conftest import record, write_dataset
 
@@ -85,6 +85,13 @@ def test_models_of_other_algorithms_are_evaluated_too(tmp_path: Path):
     assert evaluate(*sac, "--env", "Pendulum-v1", "-n", "1")["sampled"]["mean_length"] == 200
     assert "is not known: pass --env ID." in error_of(*sac)
     assert "the behavior flow of a QAM model, got 'bc' for 'sac'" in error_of(*sac, "--baseline", "bc")
+
+
+def test_the_algorithm_is_that_of_the_run(tmp_path: Path):
+    path = write_run(tmp_path, "Pendulum-v1", yaml.dump({"env": "Pendulum-v1", "algo": "rebrac", "env_kwargs": None}))
+    ReBRAC("MlpPolicy", "Pendulum-v1", buffer_size=10, policy_kwargs={"net_arch": [8]}).save(path)
+    assert evaluate(path, "-n", "1")["deterministic"]["mean_length"] == 200
+    assert "QAM" in error_of(path, "-n", "1", "--algo", "qam")
 
 
 # ---------------------------------------------------------------------- environments, and whose code is run
