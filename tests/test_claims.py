@@ -91,6 +91,11 @@ def test_nothing_that_is_wrong_reaches_the_csv_file(
     assert "Nothing of offline has finished" in capsys.readouterr().out
     assert report.RESULTS.read_text() == before
 
+    # The same seed in two folders of one suite
+    write_run(tmp_path / "again" / "offline", steps=(100, 200), successes=(0.0, 0.0))
+    with pytest.raises(SystemExit, match="are both qam with seed 0"):
+        run(report, monkeypatch, *folders, str(tmp_path / "again" / "offline"))
+
     # The same seed twice, seeds without a common step, no folder
     write_run(tmp_path / "offline", 3, steps=(100, 200), successes=(0.0, 0.0))
     write_run(tmp_path / "other", 1, steps=(100, 200), successes=(0.0, 0.0))

@@ -48,9 +48,10 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def rows_of_suite(folder: Path) -> list[dict[str, str]]:
+def rows_of_suite(folder: Path, seen: dict[tuple[str, str, int], Path]) -> list[dict[str, str]]:
     """
     :param folder: That of a suite
+    :param seen: Folders of the runs that are read, by suite, algorithm and seed; it takes those of this one
     :return: A row for each evaluation of its finished runs
     :raises FileNotFoundError: if there are no runs
     :raises ValueError: if two of them are one curve of the page
@@ -58,12 +59,11 @@ def rows_of_suite(folder: Path) -> list[dict[str, str]]:
     suite, rows = folder.resolve().name, list[dict[str, str]]()
     runs, left_out = read_runs([folder])
     reasons = [(each.folder, each.reason) for each in left_out]
-    seen: dict[tuple[str, int], Path] = {}
     for run in runs:
         if not run.is_finished or "success" not in run.values:
             reasons.append((run.folder, "it says no successes" if run.is_finished else "it has not finished"))
             continue
-        other = seen.setdefault((run.algorithm, run.seed), run.folder)
+        other = seen.setdefault((suite, run.algorithm, run.seed), run.folder)
         if other != run.folder:
             raise ValueError(
                 f"{other} and {run.folder} are both {run.algorithm} with seed {run.seed}: expected one task, and each "
@@ -81,7 +81,8 @@ def rows_of_suite(folder: Path) -> list[dict[str, str]]:
 
 def replace_suites(rows: list[dict[str, str]], folders: list[Path]) -> list[dict[str, str]]:
     """Rows with those of some suites' folders in place of what they had of these suites."""
-    read = [row for folder in folders for row in rows_of_suite(folder)]
+    seen: dict[tuple[str, str, int], Path] = {}
+    read = [row for folder in folders for row in rows_of_suite(folder, seen)]
     suites = {row["suite"] for row in read}
     rows = [row for row in rows if row["suite"] not in suites] + read
     return sorted(rows, key=lambda row: (row["suite"], row["algorithm"], int(row["seed"]), int(row["steps"])))
