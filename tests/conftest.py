@@ -29,6 +29,8 @@ settings.load_profile("no deadline")
 # Ids that are not in the cache are looked for on the Hub: tests have a server of their own where they need one
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+HAS_GPU, VISIBLE_GPUS = th.cuda.is_available(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
 # Of Minari 0.5.3, the last one for Python 3.10: it cannot store images as they are, nor read those in Dicts
 needs_uncompressed_images = pytest.mark.skipif(not UNCOMPRESSED, reason="this Minari compresses images")
 
@@ -40,6 +42,34 @@ OGBENCH_DATA = Path(__file__).parent / "data" / "ogbench" / "pointmaze-medium-na
 OGBENCH_TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 
 _numbers = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a GPU need one."""
+    for item in items:
+        if not HAS_GPU and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hidden_gpu() -> Iterator[None]:
+    """Numbers are those of a CPU, also in processes that tests start and where ``device`` is "auto"."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(th.cuda, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def visible_gpu(request: pytest.FixtureRequest, hidden_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests of a GPU see it."""
+    if not request.node.get_closest_marker("gpu"):
+        return
+    monkeypatch.setattr(th.cuda, "is_available", lambda: HAS_GPU)
+    if VISIBLE_GPUS is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE_GPUS)
 
 
 @pytest.fixture(autouse=True)

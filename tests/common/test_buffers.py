@@ -307,7 +307,7 @@ def test_data_on_the_device_gives_the_same_batches(is_dict: bool, normalize: dic
         map_observations(lambda a, b: th.testing.assert_close(b, a, rtol=1e-6, atol=1e-6), expected, got)
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_training_with_data_on_the_gpu(pendulum_dataset):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, offline_storage="cuda", device="cuda")
     model.pretrain(gradient_steps=2)

@@ -18,8 +18,6 @@ from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
 from sb3_qam.networks.cpu_kernels import disabled
 from tests.qam.test_variants import SMALL, VARIANTS
 
-needs_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
-
 
 class CpuGraph(TorchDispatchMode):
     """
@@ -186,7 +184,7 @@ def test_on_a_cpu_the_argument_does_nothing(pendulum_dataset, tmp_path):
     th.testing.assert_close(loaded.policy.state_dict(), ordinary.policy.state_dict(), rtol=0, atol=0)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_gpu_learns_the_same_with_graphs_and_without(variant: dict, pendulum_dataset, tmp_path):
     def run(cuda_graph: bool) -> QAM:

@@ -68,7 +68,7 @@ def test_a_deferred_monitor_reads_nothing_back_in_between():
     assert reads
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_finds_non_finite_losses_within_the_interval(pendulum_dataset):
     model = QAM("FlowPolicy", offline_dataset=pendulum_dataset, batch_size=16, device="cuda")
     model.pretrain(gradient_steps=20)

@@ -200,20 +200,24 @@ def test_files_are_closed(algorithm, model: Algorithm, tmp_path: Path):
 def test_a_device_to_load_on(algorithm, device: str | th.device, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", device=device, env=gym.make("Pendulum-v1")).learn(2)
-    assert (
-        loaded.device
-        == loaded.policy.device
-        == th.device("cuda" if device == "auto" and th.cuda.is_available() else "cpu")
-    )
+    assert loaded.device == loaded.policy.device == th.device("cpu")
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
-def test_from_one_device_to_another_and_back(model: Algorithm, tmp_path: Path):
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_to_load_on(algorithm, device: str, model: Algorithm, tmp_path: Path):
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", device=device, env=gym.make("Pendulum-v1")).learn(2)
+    assert loaded.device.type == loaded.policy.device.type == "cuda"
+
+
+@pytest.mark.gpu
+def test_from_one_device_to_another_and_back(algorithm, model: Algorithm, tmp_path: Path):
     model.save(tmp_path / "cpu")
-    on_gpu = QAM.load(tmp_path / "cpu", device="cuda", env=gym.make("Pendulum-v1")).learn(15)
+    on_gpu = algorithm.load(tmp_path / "cpu", device="cuda", env=gym.make("Pendulum-v1")).learn(15)
     on_gpu.save(tmp_path / "gpu")
     on_gpu.save_replay_buffer(tmp_path / "buffer")
-    back = QAM.load(tmp_path / "gpu", device="cpu", env=gym.make("Pendulum-v1"))
+    back = algorithm.load(tmp_path / "gpu", device="cpu", env=gym.make("Pendulum-v1"))
     back.load_replay_buffer(tmp_path / "buffer")
     assert back.replay_buffer.device == th.device("cpu")
     actions = [each.predict(OBSERVATIONS, deterministic=True)[0] for each in (on_gpu, back)]
