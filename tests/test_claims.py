@@ -106,7 +106,7 @@ def test_nothing_that_is_wrong_reaches_the_csv_file(
         ("--runs", str(tmp_path / "other")): r"Error: There is no step at which all of the seeds \[0, 1\] of a method",
         ("--runs", str(tmp_path / "nowhere")): "Error: There is no folder",
         ("--expect", str(tmp_path / "nowhere")): "Error: .*No such file",
-        ("--expect", str(tmp_path / "updates.json")): "Error: .* has no rates of QAM: expected what",
+        ("--expect", str(tmp_path / "updates.json")): "Error: .* has no rates of QAM with and without graphs",
     }.items():
         with pytest.raises(SystemExit, match=expected):
             run(report, monkeypatch, *arguments)
@@ -139,12 +139,12 @@ def test_hours_of_a_gpu_are_those_of_the_measured_rates(
     tmp_path: Path, report: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     # As benchmarks/updates.py writes them
-    rates = {"qam": 100.0, "sqam": 200.0, "fql": 200.0, "bc": 1000.0}
+    rates = {"qam": 100.0, "sqam": 200.0, "cuda_graph=True": 500.0}
     rows = [{"size": "paper", "arguments": name, "updates_per_s": rate} for name, rate in rates.items()]
     (tmp_path / "updates.json").write_text(json.dumps([{**rows[0], "size": "mid"}, *rows]))
     run(report, monkeypatch, "--expect", str(tmp_path / "updates.json"))
     output = capsys.readouterr().out
-    assert "bc: 100,000 updates at 1000.0 a second (bc): 0.03 hours" in output
-    assert "rebrac: 100,000 updates at 100.0 a second (qam): 0.28 hours" in output
-    # 4 at 100 (qam, trqam, ifql, rebrac), 2 at 200 and 1 at 1000
-    assert "One seed: 1.42 hours" in output
+    assert "sqam: 100,000 updates at 500.0 a second: 0.06 hours" in output
+    assert "rebrac: 100,000 updates at 100.0 a second: 0.28 hours" in output
+    # 2 at 100 (ifql, rebrac), which have no graphs, and 5 at 500
+    assert "One seed: 0.83 hours" in output

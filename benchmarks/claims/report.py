@@ -7,7 +7,7 @@ interval of a bootstrap, and each seed) and draws the curves as ``docs/images/cl
 means after as many updates (``published.csv``): of networks of 4x512 and 10 critics, on OGBench's own data.
 
 ``--expect UPDATES.json`` prints how long ``published.yml`` takes, from the output of ``python benchmarks/updates.py
---device cuda --sizes paper --json UPDATES.json``.
+--device cuda --sizes paper --compare cuda_graph=True --json UPDATES.json``.
 """
 
 import argparse
@@ -174,19 +174,18 @@ def print_expected(path: Path) -> None:
     try:
         found = json.loads(path.read_text())
         rates = {row["arguments"]: row["updates_per_s"] for row in found if row["size"] == "paper"}
-        rates["qam"]
+        by_graph = {is_graphed: rates[name] for is_graphed, name in {False: "qam", True: "cuda_graph=True"}.items()}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} has no rates of QAM: expected what benchmarks/updates.py --sizes paper --json {path} writes."
+            f"{path} has no rates of QAM with and without graphs: expected what benchmarks/updates.py --sizes paper "
+            f"--compare cuda_graph=True --json {path} writes."
         ) from error
     total = 0.0
     for run in read_suite(HERE / "published.yml", [0]):
-        # What is not measured there does less than QAM
-        of, steps = (run.algorithm if run.algorithm in rates else "qam"), run.hyperparams["offline_steps"]
-        hours = steps / rates[of] / 3600
-        total += hours
-        print(f"{run.algorithm}: {steps:,} updates at {rates[of]:.1f} a second ({of}): {hours:.2f} hours")
-    print(f"One seed: {total:.2f} hours of updates; evaluations, on the CPU, come on top")
+        steps, rate = run.hyperparams["offline_steps"], by_graph[run.hyperparams.get("cuda_graph", False)]
+        total += steps / rate / 3600
+        print(f"{run.algorithm}: {steps:,} updates at {rate:.1f} a second: {steps / rate / 3600:.2f} hours")
+    print(f"One seed: {total:.2f} hours if all take as long as QAM; evaluations, on the CPU, come on top")
 
 
 def main() -> None:
