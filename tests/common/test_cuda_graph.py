@@ -18,6 +18,8 @@ from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
 from sb3_qam.networks.cpu_kernels import disabled
 from tests.qam.test_variants import SMALL, VARIANTS
 
+ONLINE: dict[str, Any] = {"env": "Pendulum-v1", "learning_starts": 5, "offline_steps": 6}
+
 
 class CpuGraph(TorchDispatchMode):
     """
@@ -153,6 +155,20 @@ def test_cloning_and_what_follows_it(pendulum_dataset):
     assert len(graphs) == 2
 
 
+@pytest.mark.parametrize("offline_fraction", [None, 0.5])
+def test_online_updates_are_recorded_too(offline_fraction: float | None, pendulum_dataset):
+    def run(model: QAM) -> QAM:
+        model._dump_logs = lambda: None  # type: ignore[method-assign]
+        return model.learn(30)
+
+    arguments = {**ONLINE, "offline_fraction": offline_fraction}
+    graphed = make_model(pendulum_dataset, **arguments)
+    graphs = graph_on_cpu(graphed)
+    run(graphed)
+    assert len(graphs) == 1
+    assert_same(graphed, run(make_model(pendulum_dataset, **arguments)))
+
+
 def test_a_loss_that_is_not_finite_stops_training(pendulum_dataset):
     model = make_model(pendulum_dataset)
     graph_on_cpu(model)
@@ -199,6 +215,15 @@ def test_a_gpu_learns_the_same_with_graphs_and_without(variant: dict, pendulum_d
     graphed, ordinary = run(True), run(False)
     close = {"rtol": 1e-3, "atol": 1e-4}
     th.testing.assert_close(graphed.policy.state_dict(), ordinary.policy.state_dict(), **close)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("offline_fraction", [None, 0.5])
+def test_a_gpu_learns_online_with_graphs(offline_fraction: float | None, pendulum_dataset):
+    arguments = {**ONLINE, "offline_fraction": offline_fraction}
+    model = make_model(pendulum_dataset, device="cuda", cuda_graph=True, **arguments).learn(30)
+    assert model._n_updates > 20
+    assert all(value.isfinite().all() for value in model.policy.state_dict().values())
 
 
 def test_hyper_parameters_are_constants_of_an_update_and_counters_are_not(pendulum_dataset):
