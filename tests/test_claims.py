@@ -106,7 +106,9 @@ def test_nothing_that_is_wrong_reaches_the_csv_file(
         ("--runs", str(tmp_path / "other")): r"Error: There is no step at which all of the seeds \[0, 1\] of a method",
         ("--runs", str(tmp_path / "nowhere")): "Error: There is no folder",
         ("--expect", str(tmp_path / "nowhere")): "Error: .*No such file",
-        ("--expect", str(tmp_path / "updates.json")): "Error: .* has no rates of QAM with and without graphs",
+        ("--expect", str(tmp_path / "updates.json")): (
+            "Error: .* has no rates of QAM with and without graphs: expected what"
+        ),
     }.items():
         with pytest.raises(SystemExit, match=expected):
             run(report, monkeypatch, *arguments)
