@@ -56,8 +56,8 @@ def load_model(algorithm: type[BaseAlgorithm], path: Path, **kwargs: Any) -> Any
     except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError) as error:
         # What SB3 stumbles over depends on the algorithms
         raise ValueError(
-            f"{path} cannot be loaded as a model of {algorithm.__name__} ({type(error).__name__}: {error}): give its "
-            "own algorithm by --algo."
+            f"{path} cannot be loaded as a model of {algorithm.__name__} ({type(error).__name__}: {error}): "
+            "give its own algorithm by --algo, where the command has that option."
         ) from error
 
 

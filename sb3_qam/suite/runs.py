@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -180,12 +180,10 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
     suite = read_yaml(path)
     if not set(suite) <= set(KEYS) or not suite.get("tasks"):
         raise ValueError(f"{path} must have tasks, and may have algorithms (qam by default), hyperparams and options.")
-    try:
-        is_plain = json.loads(json.dumps(suite)) == suite
-    except TypeError:
-        is_plain = False
-    if not is_plain:
-        raise ValueError(f"{path} must consist of names, texts, numbers, true and false; quote what is to be text.")
+    for value in _not_plain(suite):
+        raise ValueError(
+            f"{path} must consist of names, texts, numbers, true and false, got {value}: quote what is to be text."
+        )
     tasks, algorithms = (_by_name(key, suite.get(key) or ["qam"]) for key in ("tasks", "algorithms"))
     names = {name: find_algorithm(name)[0] for name in algorithms}
     if len(set(names.values())) < len(names):
@@ -215,6 +213,18 @@ def read_suite(path: Path, seeds: Iterable[int]) -> list[Run]:
         for task, of_task in tasks.items()
         for algorithm, of_algorithm in algorithms.items()
     ]
+
+
+def _not_plain(value: Any) -> Iterator[Any]:
+    """What of it would not come back from JSON as it was."""
+    if isinstance(value, dict):
+        yield from (name for name in value if not isinstance(name, str))
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _not_plain(each)
+    elif not isinstance(value, str | float | int | None) or value != value:
+        yield value
 
 
 def _filled(option: Any, **names: Any) -> Any:

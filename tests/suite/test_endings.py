@@ -104,7 +104,7 @@ def test_nor_is_it_on_ray(tmp_path: Path):
 @pytest.mark.usefixtures("path_of_module")
 def test_a_run_that_hangs_is_stopped_after_the_timeout_and_gives_its_place_to_the_next(tmp_path: Path):
     runs = [make_run("hang"), make_run("none", 1)]
-    assert list(run_locally(runs, tmp_path, jobs=1, timeout=15)) == [(runs[0], False), (runs[1], True)]
+    assert list(run_locally(runs, tmp_path, jobs=1, timeout=30)) == [(runs[0], False), (runs[1], True)]
     assert "Timeout" in output_of(runs[0], tmp_path)
     assert "endings.py" in output_of(runs[0], tmp_path)
 

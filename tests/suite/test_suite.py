@@ -199,6 +199,14 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         read_suite(write(tmp_path / "suite.yml", envs=["Pendulum-v1"]), [0])
     with pytest.raises(ValueError, match="num-threads of a suite's options must be a whole number: 'x'"):
         read_suite(write(tmp_path / "suite.yml", options={"num-threads": "x"}), [0])
+    for value, shown in {
+        "{gamma: .nan}": "nan",
+        "{policy_kwargs: {3: [8]}}": "3",
+        "{since: 2026-01-02}": "2026-01-02",
+    }.items():
+        (tmp_path / "suite.yml").write_text(f"tasks: [Pendulum-v1]\nhyperparams: {value}")
+        with pytest.raises(ValueError, match=rf"suite.yml must consist of names, .*, got {shown}: quote what is"):
+            read_suite(tmp_path / "suite.yml", [0])
     with pytest.raises(ValueError, match="algorithms of a suite must be a list of names, or a dict"):
         read_suite(write(tmp_path / "suite.yml", algorithms={"qam": 3}), [0])
     assert parse_seeds("0-2,7") == [0, 1, 2, 7]
