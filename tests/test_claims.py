@@ -71,6 +71,16 @@ def test_the_table_is_that_of_the_csv_file_and_this_that_of_the_runs(
     assert capsys.readouterr().out == table
 
 
+def test_online_curves_begin_where_the_offline_run_of_the_same_seed_ended(tmp_path: Path, report: ModuleType):
+    write_run(tmp_path / "offline", 1, steps=(100, 200), successes=(0.25, 0.5))
+    write_run(tmp_path / "offline", 2, seed=1, steps=(100, 200), successes=(0.25, 0.75))
+    write_run(tmp_path / "online_half", seed=1, steps=(300, 400), successes=(1.0, 0.5))
+    curves = report.as_curves(report.replace_suites([], [tmp_path / "offline", tmp_path / "online_half"]))
+    assert curves["online_half", "qam"] == {1: [(0, 75.0), (300, 100.0), (400, 50.0)]}
+    report.draw(curves)
+    assert report.PICTURE.is_file()
+
+
 def test_nothing_that_is_wrong_reaches_the_csv_file(
     tmp_path: Path, report: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

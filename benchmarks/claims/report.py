@@ -89,11 +89,16 @@ def replace_suites(rows: list[dict[str, str]], folders: list[Path]) -> list[dict
 
 
 def as_curves(rows: list[dict[str, str]]) -> Curves:
-    """What is in the rows."""
+    """What is in the rows. Curves of online runs begin with the end of the offline run that they go on from."""
     curves: Curves = defaultdict(lambda: defaultdict(list))
     for row in rows:
         curve = curves[row["suite"], row["algorithm"]][int(row["seed"])]
         curve.append((int(row["steps"]), float(row["success_percent"])))
+    for (suite, algorithm), of_seeds in curves.items():
+        for seed, curve in of_seeds.items():
+            before = curves.get(("offline", algorithm), {}).get(seed)
+            if suite.startswith("online") and before:
+                curve.insert(0, (0, before[-1][1]))
     return curves
 
 
@@ -137,25 +142,31 @@ def make_table(curves: Curves) -> str:
 def draw(curves: Curves) -> None:
     """
     One panel for each suite, in which a color stands for the same algorithm as in others, and one for all those of the
-    folder ``sizes``, which have one algorithm each.
+    folder ``sizes`` and for the failures, which have one algorithm each.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    sizes = {path.stem for path in HERE.glob("sizes/*.yml")}
+    shared = dict.fromkeys((path.stem for path in HERE.glob("sizes/*.yml")), "sizes")
+    shared |= dict.fromkeys(PUBLISHED_NAMES, "failures")
     by_title = defaultdict(list)
     for suite, algorithm in sorted(curves):
-        by_title["sizes" if suite in sizes else suite].append((suite, algorithm))
+        by_title[shared.get(suite, suite)].append((suite, algorithm))
     algorithms = sorted({algorithm for _, algorithm in curves})
-    n = len(by_title)
-    figure, panels = plt.subplots(1, n, figsize=(4.5 * n, 4), squeeze=False, layout="constrained")
-    for (title, shown), panel in zip(sorted(by_title.items()), panels[0], strict=True):
+    n_columns = min(len(by_title), 3)
+    n_rows = -(-len(by_title) // n_columns)
+    figure, panels = plt.subplots(
+        n_rows, n_columns, figsize=(4.5 * n_columns, 4 * n_rows), squeeze=False, layout="constrained"
+    )
+    for panel in panels.flat[len(by_title) :]:
+        panel.remove()
+    for (title, shown), panel in zip(sorted(by_title.items()), panels.flat, strict=False):
         for number, (suite, algorithm) in enumerate(shown):
             steps, found = over_seeds(curves[suite, algorithm])
-            label = f"{algorithm}, {suite}" if suite in sizes else algorithm
-            color = f"C{number if suite in sizes else algorithms.index(algorithm)}"
+            label = f"{algorithm}, {suite}" if suite in shared else algorithm
+            color = f"C{number if suite in shared else algorithms.index(algorithm)}"
             thousands = np.array(steps) / 1000
             panel.plot(thousands, found.value, marker="o", markersize=3, color=color, label=label)
             if found.low is not None and found.high is not None:
