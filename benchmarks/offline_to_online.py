@@ -72,7 +72,7 @@ def draw(results: dict[int, dict[str, list[tuple[int, float]]]], path: Path) -> 
         for way, curve in curves.items():
             axes.plot(*zip(*curve, strict=True), "o-", markersize=3, label=way)
         offline_return = next(iter(curves.values()))[0][1]
-        axes.axhline(TOLERATED * offline_return, color="tab:red", linestyle=":", label="offline result minus 10 %")
+        axes.axhline(TOLERATED * offline_return, color="tab:red", linestyle=":", label="offline result minus 10%")
         axes.set(xlabel="environment steps", ylabel="return", ylim=(0, 1.05), title=f"seed {seed}")
         axes.legend(loc="lower right", fontsize=8)
         axes.grid(alpha=0.3)

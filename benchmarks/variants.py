@@ -8,7 +8,7 @@ Each run begins with the same number of steps of BC for all, and is evaluated wi
   files, chunks of five, five flow steps, 10,000 + 60,000 updates; success of 50 episodes
 
 Rewards are multiplied by each of ``--scales``. Results are appended to ``--results FILE.csv`` run by run; what is there
-already is not run again. Printed are means over the seeds with 95 % intervals of Student's t; ``--plot FILE.png`` draws
+already is not run again. Printed are means over the seeds with 95% intervals of Student's t; ``--plot FILE.png`` draws
 the last evaluation of each task over the scales.
 """
 
@@ -125,7 +125,7 @@ def read(path: Path) -> dict[tuple[str, float, str], dict[int, list[float]]]:
 
 
 def interval(values: list[float]) -> float:
-    """Half of the 95 % interval of a mean."""
+    """Half of the 95% interval of a mean."""
     if len(values) < 2:
         return float("nan")
     return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))

@@ -268,7 +268,7 @@ def test_files_of_others_are_refused(tmp_path: Path):
 def test_fewer_flow_steps_are_faster_and_come_with_a_warning(tmp_path: Path):
     policy = make_policy(flow_steps=10)
     raw = observations_of(policy.observation_space)
-    with pytest.warns(UserWarning, match="flow_steps=2 instead of 10 .* 40 % with 10, 13 % with 3"):
+    with pytest.warns(UserWarning, match="flow_steps=2 instead of 10 .* 40% with 10, 13% with 3"):
         export_onnx(policy, tmp_path / "policy.onnx", flow_steps=2)
     assert policy.flow_steps == 10
     runtime = OnnxPolicy(tmp_path / "policy.onnx")

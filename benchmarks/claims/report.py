@@ -2,7 +2,7 @@
 
 ``python benchmarks/claims/report.py --runs benchmark/offline ...`` writes ``results.csv``, one row for each evaluation
 of each finished run, in place of those of the suites that are named by their folders. Then, and without ``--runs``, it
-prints a table of what is in the file (success in percent after the last updates or steps, mean over seeds with the 95 %
+prints a table of what is in the file (success in percent after the last updates or steps, mean over seeds with the 95%
 interval of a bootstrap, and each seed) and draws the curves as ``docs/images/claims.png``. Dashed lines are published
 means after as many updates (``published.csv``): of networks of 4x512 and 10 critics, on OGBench's own data.
 

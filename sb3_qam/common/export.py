@@ -235,7 +235,7 @@ def export_onnx(
         if flow_steps < own_steps:
             warnings.warn(
                 f"flow_steps={flow_steps} instead of {own_steps} is faster and may cost success: that of the published "
-                "runs was 43 % with 20, 40 % with 10, 13 % with 3 and 3 % with 1. Evaluate with "
+                "runs was 43% with 20, 40% with 10, 13% with 3 and 3% with 1. Evaluate with "
                 f"model.flow_steps = {flow_steps} first."
             )
         policy.set_hyperparameter("flow_steps", flow_steps)

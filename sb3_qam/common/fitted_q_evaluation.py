@@ -33,7 +33,7 @@ class PolicyValue:
     where ``VecNormalize`` normalizes them.
 
     :param value: Mean over the start states and over the critics
-    :param low: Lower end of its 95 % interval
+    :param low: Lower end of its 95% interval
     :param high: Upper end
     :param halfway: The value after half of the gradient steps. If it has moved far since, there were too few of them
     """
@@ -44,7 +44,7 @@ class PolicyValue:
     halfway: float
 
     def __str__(self) -> str:
-        interval = f"95 %: {self.low:.4g} to {self.high:.4g}"
+        interval = f"95%: {self.low:.4g} to {self.high:.4g}"
         return f"{self.value:.4g} ({interval}; after half of the gradient steps: {self.halfway:.4g})"
 
 

@@ -124,7 +124,7 @@ def _distribution(values: np.ndarray) -> str:
     low, median, high = np.quantile(values, [0.1, 0.5, 0.9])
     return (
         f"mean {values.mean():.4g}, standard deviation {values.std():.4g}, "
-        f"from {values.min():.4g} to {values.max():.4g} (10 %: {low:.4g}, median {median:.4g}, 90 %: {high:.4g})"
+        f"from {values.min():.4g} to {values.max():.4g} (10%: {low:.4g}, median {median:.4g}, 90%: {high:.4g})"
     )
 
 

@@ -86,8 +86,8 @@ class QAM(JointOptimization):
         policy's SDE diverges from the behavior's by that many nats per environment step
     :param value_penalty: c >= 0, a term c E[Q(s, a_policy) - Q(s, a)] of the critics' loss, which keeps values of the
         policy's actions from rising above those of the data. SQAM has 0.3
-    :param flow_steps: Number of steps N from noise to action. The paper's success was 43 % with 20, 40 % with 10, 13 %
-        with 3 and 3 % with 1
+    :param flow_steps: Number of steps N from noise to action. The paper's success was 43% with 20, 40% with 10, 13%
+        with 3 and 3% with 1
     :param pessimism: rho >= 0, how many standard deviations of the critics are taken off the target value
     :param max_grad_norm: The maximum norm of the gradient of all networks together, ``math.inf`` for no clipping
     :param offline_dataset: Id or folder of a Minari dataset, a dataset object, a replay buffer of SB3, or a list of

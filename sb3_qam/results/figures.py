@@ -116,7 +116,7 @@ def make_looks(methods: list[str]) -> Looks:
 
 
 def draw_learning_curves(tasks: list[Task], _: list[str], looks: Looks) -> "Figure":
-    """Mean over seeds with its 95 % interval, one panel per task. Each run that is not finished is a thin line."""
+    """Mean over seeds with its 95% interval, one panel per task. Each run that is not finished is a thin line."""
     n_columns = min(N_COLUMNS, len(tasks))
     figure, panels = _make_figure(-(-len(tasks) // n_columns), n_columns, (4.6, 3.3))
     for panel, task in zip(panels, tasks, strict=False):

@@ -12,10 +12,10 @@ from sb3_qam.results.scores import PUBLISHED_SOURCE, Task, complete_methods, mak
 
 PAGE = "index.html"
 TEMPLATE = Path(__file__).with_name("page.html")
-INTERVAL = "with the 95 % interval of a stratified bootstrap."
+INTERVAL = "with the 95% interval of a stratified bootstrap."
 # Of the charts, by the names of their files
 CAPTIONS = {
-    "learning_curves": "Mean over seeds with the 95 % interval of a bootstrap, at the evaluations of training.",
+    "learning_curves": "Mean over seeds with the 95% interval of a bootstrap, at the evaluations of training.",
     "aggregate": f"Over all runs of all tasks, {INTERVAL}",
     "sample_efficiency": f"Interquartile mean over all runs of all tasks, {INTERVAL}",
     "performance_profile": f"Share of the runs that end with more than a score τ, {INTERVAL}",

@@ -71,7 +71,7 @@ def title_of(algorithm: str) -> str | None:
 
 class Estimate(NamedTuple):
     """
-    A statistic, shape (...), and the ends of its 95 % interval, ``None`` where a task has a single run, which says
+    A statistic, shape (...), and the ends of its 95% interval, ``None`` where a task has a single run, which says
     nothing about others.
     """
 

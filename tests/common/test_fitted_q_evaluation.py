@@ -74,7 +74,7 @@ def test_the_value_halfway_is_that_of_half_as_many_steps():
     found, half = (fitted_q_evaluation(model, data, n, n_critics=2) for n in (40, 20))
     assert found.halfway == pytest.approx(half.value, abs=1e-6)
     assert found.halfway != found.value
-    interval = f"95 %: {found.low:.4g} to {found.high:.4g}"
+    interval = f"95%: {found.low:.4g} to {found.high:.4g}"
     assert str(found) == f"{found.value:.4g} ({interval}; after half of the gradient steps: {found.halfway:.4g})"
 
 

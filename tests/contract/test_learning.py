@@ -130,7 +130,7 @@ def test_a_dataset_of_images_teaches_what_its_random_actions_were_worth():
         inverse_temperature=10.0,
         flow_steps=5,
         offline_dataset=dataset,
-        # a shifted image shows another action: by two pixels of the 30 that it moves in, one 7 % away
+        # a shifted image shows another action: by two pixels of the 30 that it moves in, one 7% away
         random_shift=2,
         policy_kwargs={"net_arch": [64], **extractor},
         seed=0,
