@@ -11,11 +11,11 @@ import gymnasium as gym
 import typer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_qam import QAM, PolicyValue, fitted_q_evaluation
 from sb3_qam.cli.errors import on_one_line
-from sb3_qam.cli.models import algorithm_of, attach_statistics, load_model, load_statistics
+from sb3_qam.cli.models import algorithm_of, attach_statistics, check_normalized, load_model, load_statistics
 from sb3_qam.cli.options import ENV_HELP, Algo, EnsembleDecay, GymPackages, ReplanEvery, VecNormalizeFile
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.evaluation import evaluate as evaluate_model
@@ -145,7 +145,7 @@ def make_env(
     :param gym_packages: Modules that register environments, besides those of the run
     :param vec_normalize: Statistics of ``VecNormalize``, by default those of the run
     :return: Environments as the model knows them, with the wrappers of its run, and their id
-    :raises ValueError: if the environment is not known, or the model's spaces are others
+    :raises ValueError: if the environment is not known, the model's spaces are others, or statistics are missing
     """
     register_environments()
     packages, settings = list(gym_packages or []), settings_folder(path.parent)
@@ -185,5 +185,6 @@ def make_env(
         env = make_vec_env(env_id, n_envs, seed)
     if vec_normalize is not None:
         env = load_statistics(vec_normalize, env)
+    check_normalized(model, path, unwrap_vec_normalize(env))
     check_fits(model, env, f"--env {env_id} is not what {path} was trained in.")
     return env, env_id

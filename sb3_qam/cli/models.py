@@ -69,7 +69,7 @@ def attach_statistics(model: Any, path: Path, vec_normalize: Path | None) -> Non
     :param path: Where it was saved
     :param vec_normalize: The file of its statistics, by default the one that RL Zoo has saved beside the model, if any
     :raises FileNotFoundError: if there is no such file
-    :raises ValueError: if it is something else
+    :raises ValueError: if it is something else, or there is none and the model needs one
     """
     settings = settings_folder(path.parent)
     if vec_normalize is None and settings is not None and (settings / STATISTICS).is_file():
@@ -77,6 +77,21 @@ def attach_statistics(model: Any, path: Path, vec_normalize: Path | None) -> Non
     if vec_normalize is not None:
         env = DummyVecEnv([partial(SpacesOnlyEnv, model.observation_space, model.action_space)])
         model._vec_normalize_env = load_statistics(vec_normalize, env)
+    check_normalized(model, path, model.get_vec_normalize_env())
+
+
+def check_normalized(model: Any, path: Path, normalization: VecNormalize | None) -> None:
+    """
+    :param model: The model
+    :param path: Where it was saved
+    :param normalization: What normalizes its observations
+    :raises ValueError: if nothing does, and something did in training
+    """
+    if getattr(model, "_observations_normalized", False) and normalization is None:
+        raise ValueError(
+            f"{path} has learned from observations that VecNormalize normalized: give its statistics, a file that "
+            "VecNormalize.save() wrote, by --vec-normalize."
+        )
 
 
 def load_statistics(path: Path, env: VecEnv) -> VecNormalize:

@@ -8,7 +8,7 @@ import typer
 from sb3_qam.cli.errors import on_one_line
 from sb3_qam.cli.evaluate import make_env
 from sb3_qam.cli.models import load_model
-from sb3_qam.cli.options import ENV_HELP, GymPackages
+from sb3_qam.cli.options import ENV_HELP, GymPackages, VecNormalizeFile
 from sb3_qam.qam import QAM
 from sb3_qam.suite import sweep as sweep_values
 
@@ -20,6 +20,7 @@ def sweep(
     steps: Annotated[int, typer.Option(min=1, help="Gradient steps for each policy.")] = 20_000,
     env: Annotated[str | None, typer.Option(help=ENV_HELP + " By default that of the data.")] = None,
     gym_packages: GymPackages = None,
+    vec_normalize: VecNormalizeFile = None,
     episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of episodes per evaluation.")] = 50,
     n_envs: Annotated[int, typer.Option(min=1, help="Number of parallel environments, which share the episodes.")] = 1,
     folder: Annotated[Path, typer.Option(help="Folder for models and results.")] = Path("sweep"),
@@ -41,7 +42,8 @@ def sweep(
             values = [float(value) for value in text.split(",")]
         except ValueError:
             raise ValueError(f"--{argument.replace('_', '-')} takes numbers such as 1,3,10, got '{text}'.") from None
-        vec_env, env_id = make_env(model, env, load_model(QAM, model, device=device), n_envs, 0, gym_packages)
+        loaded = load_model(QAM, model, device=device)
+        vec_env, env_id = make_env(model, env, loaded, n_envs, 0, gym_packages, vec_normalize)
         rows = sweep_values(model, argument, values, vec_env, steps, folder, episodes, device=device)
         typer.echo(f"{env_id}, {episodes} episodes each\n{argument:>20} {'return':>10} {'success':>8} {'path_kl':>8}")
         for row in rows:

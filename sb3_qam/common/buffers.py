@@ -347,6 +347,10 @@ def sample_union(
         # Hindsight replay divides its samples into real and relabeled ones, and cannot divide a single one
         n_offline -= 1
 
+    for buffer in (offline, online):
+        if isinstance(buffer, SequenceBuffer):
+            # It may have been changed since they were made
+            buffer.gamma = gamma
     parts = []
     if n_offline > 0:
         assert offline is not None  # for mypy

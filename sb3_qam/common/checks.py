@@ -119,15 +119,15 @@ def check_structure(model: Any, structure: dict[str, Any]) -> None:
     """
     :param model: An offline-to-online algorithm whose networks are about to be made
     :param structure: What they are made for, by argument
-    :raises ValueError: if the model was saved with other networks
+    :raises ValueError: if the model was made with other networks
     """
     saved = model._structure or structure
     for name, value in structure.items():
         if saved[name] != value:
             start = ", and let load_behavior(path) start it from the saved clone" * hasattr(model, "load_behavior")
             raise ValueError(
-                f"The model was saved with {name}={saved[name]} and cannot be loaded with {name}={value}: its networks "
-                f"are others. Make a new model{start}."
+                f"The networks were made for {name}={saved[name]} and do not fit {name}={value}. "
+                f"Make a new model{start}."
             )
     model._structure = {**saved, **structure}
 

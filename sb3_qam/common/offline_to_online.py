@@ -1,5 +1,6 @@
 """Off-policy learning that begins with a dataset: ``pretrain()``, then SB3's own ``learn()``."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -536,7 +537,13 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         check_reward_scales(self._vec_normalize_env, self.reward_transform)
         if self.offline_buffer is not None and self._vec_normalize_env is not None:
             add_initial_statistics(self._vec_normalize_env, self.offline_buffer)
-        self._observations_normalized = getattr(self._vec_normalize_env, "norm_obs", False)
+        are_normalized = getattr(self._vec_normalize_env, "norm_obs", False)
+        if self._observations_normalized and not are_normalized:
+            warnings.warn(
+                "The model has learned from observations that VecNormalize normalized, and now they are not. "
+                f"Give it its environment, {type(self).__name__}.load(path, env=VecNormalize.load(statistics, env))."
+            )
+        self._observations_normalized = are_normalized
         self._begin_rollouts(reset_num_timesteps)
         if reset_num_timesteps:
             self._n_gradient_timesteps = self._logged_at = 0

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_qam.common.buffers import n_rows
+from sb3_qam.common.checks import check_structure
 from sb3_qam.common.chunks import ChunkedPolicy
 from sb3_qam.common.noise import Draw, SamplingNoise, draw_from_observations
 from sb3_qam.networks.actors import VelocityField
@@ -39,7 +40,7 @@ FUSED_OPTIMIZERS = (th.optim.Adam, th.optim.AdamW)
 class PolicyArgument(Generic[Value]):
     """
     An argument of the algorithm that its policy acts by. The algorithm owns its value, and is saved with it; setting it
-    reaches the policy.
+    reaches the policy. A value that is out of range, or for other networks, is a ``ValueError``, and changes nothing.
 
     :param policy_name: The argument of the policy that follows from it, by default the one of the same name
     """
@@ -59,10 +60,19 @@ class PolicyArgument(Generic[Value]):
             raise AttributeError(self.name) from None
 
     def __set__(self, model: Any, value: Value) -> None:
+        if getattr(model, "policy", None) is None:
+            model.__dict__[self.name] = value
+            return
+        before = model.__dict__[self.name]
         model.__dict__[self.name] = value
-        if getattr(model, "policy", None) is not None:
-            name = self.policy_name or self.name
-            model.policy.set_hyperparameter(name, model._acting_kwargs()[name])
+        try:
+            model._check_hyperparameters()
+            check_structure(model, model._network_structure())
+        except ValueError:
+            model.__dict__[self.name] = before
+            raise
+        name = self.policy_name or self.name
+        model.policy.set_hyperparameter(name, model._acting_kwargs()[name])
 
 
 def split_net_arch(net_arch: NetArch) -> tuple[list[int], list[int]]:
@@ -135,8 +145,11 @@ class OfflineToOnlinePolicy(ChunkedPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         layer_norm: bool = False,
     ) -> None:
+        is_dict = isinstance(observation_space, spaces.Dict)
+        if is_dict:
+            # Extractors concatenate in the order of the keys, which equal spaces may have in another one
+            observation_space = spaces.Dict(dict(sorted(observation_space.items())))  # type: ignore[attr-defined]
         if features_extractor_class is None:
-            is_dict = isinstance(observation_space, spaces.Dict)
             features_extractor_class = CombinedExtractor if is_dict else FlattenExtractor
         check_positive_int("n_critics", n_critics)
         check_positive_int("chunk_size", chunk_size)
@@ -248,6 +261,7 @@ class OfflineToOnlinePolicy(ChunkedPolicy):
                 activation_fn=self.activation_fn,
                 n_critics=self.critic_kwargs["n_critics"],
                 chunk_size=self.chunk_size,
+                layer_norm=self.actor_kwargs["layer_norm"],
                 lr_schedule=self._dummy_schedule,  # dummy lr schedule, not needed for loading policy alone
                 features_extractor_class=self.features_extractor_class,
                 features_extractor_kwargs=self.features_extractor_kwargs,
@@ -340,8 +354,9 @@ class BaseFlowPolicy(OfflineToOnlinePolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ("flow_steps", "ode_method", "ode_options", "best_of_n")
-        own = {"flow_layer_norm": self.actor_kwargs["layer_norm"], **{name: getattr(self, name) for name in names}}
-        return {**super()._get_constructor_parameters(), **own}
+        parameters = super()._get_constructor_parameters()
+        own = {"flow_layer_norm": parameters.pop("layer_norm"), **{name: getattr(self, name) for name in names}}
+        return {**parameters, **own}
 
     @th.no_grad()
     def flow_actions(self, velocity: Velocity, x0: th.Tensor) -> th.Tensor:

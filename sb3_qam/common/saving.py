@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import json_to_data, open_path
 from stable_baselines3.common.type_aliases import GymEnv
@@ -18,6 +19,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_qam.common.buffers import SequenceReplayBuffer
 from sb3_qam.common.checks import SPACES, check_load_arguments, spaces_taken_over
 from sb3_qam.utils.atomic import atomic_write
+from sb3_qam.utils.checks import space_difference
 from sb3_qam.utils.random_state import get_random_state, set_random_state
 
 SelfResumable = TypeVar("SelfResumable", bound="ResumableAlgorithm")
@@ -158,17 +160,43 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :param path: Path to the pickled replay buffer.
         :param truncate_last_traj: When using ``HerReplayBuffer``: whether to assume that the last trajectory in the
             replay buffer was finished
-        :raises ValueError: if the buffer gives single transitions and the model has ``n_steps`` or ``chunk_size`` > 1
+        :raises ValueError: if it is no replay buffer, or one of other spaces or another number of environments, or one
+            of single transitions and the model has ``n_steps`` or ``chunk_size`` > 1. The model keeps its own then
         """
         current = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            self._check_loaded_replay_buffer(current)
+        except Exception as error:
+            self.replay_buffer = current
+            if isinstance(error, AssertionError):
+                raise ValueError(f"{path} cannot be loaded as a replay buffer: {error}.") from error
+            raise
         if isinstance(self.replay_buffer, SequenceReplayBuffer):
             # Those of the model, which may have been loaded with others than it was saved with
             vars(self.replay_buffer).update(self._sequence_kwargs())
-        elif isinstance(current, SequenceReplayBuffer) and (length := self._sequence_kwargs()["n_steps"]) > 1:
-            loaded, self.replay_buffer = type(self.replay_buffer).__name__, current
+
+    def _check_loaded_replay_buffer(self, current: ReplayBuffer | None) -> None:
+        """
+        :param current: What the model had before
+        :raises ValueError: if the one that was loaded cannot take its place
+        """
+        loaded: Any = self.replay_buffer
+        for name in SPACES:
+            difference = space_difference(getattr(self, name), getattr(loaded, name))
+            if difference is not None:
+                raise ValueError(f"The replay buffer has another {name} than the model: {difference}.")
+        if loaded.n_envs != self.n_envs:
             raise ValueError(
-                f"A {loaded} gives no sequences of {length} steps: load the model with n_steps=1 and chunk_size=1."
+                f"The replay buffer is of {loaded.n_envs} environment(s), and the model has {self.n_envs}: load the "
+                "model with as many, or give the buffer to pretrain(replay_buffer=...)."
+            )
+        is_of_sequences = isinstance(loaded, SequenceReplayBuffer)
+        length = self._sequence_kwargs()["n_steps"]
+        if isinstance(current, SequenceReplayBuffer) and not is_of_sequences and length > 1:
+            raise ValueError(
+                f"A {type(loaded).__name__} gives no sequences of {length} steps: load the model with n_steps=1 and "
+                "chunk_size=1."
             )
 
     def _sequence_kwargs(self) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class RewardTransform:
             rewards = successes.astype(np.float32)
         if self.sparse:
             solved_at = 1.0 if self.from_success else self.solved_at
-            rewards = np.where(rewards >= solved_at, 0.0, -1.0)
+            # Some environments have float64, and buffers float32: 0.7 + 0.1 is 0.8 in one of them alone
+            rewards = np.where(np.asarray(rewards, np.float32) >= np.float32(solved_at), 0.0, -1.0)
         return np.asarray(self.scale * rewards + self.shift, dtype=np.float32)
 
     def terminations(self, terminations: np.ndarray, successes: np.ndarray | None) -> np.ndarray:
@@ -116,7 +117,7 @@ def says_success(infos: list[dict[str, Any]]) -> bool:
 def successes_of_step(infos: list[dict[str, Any]]) -> np.ndarray:
     """
     :param infos: What a ``VecEnv`` said of one step
-    :return: Whether it succeeded in each environment, shape (n_envs,); steps that do not say it did not, as in
-        environments that say it at the end of an episode alone
+    :return: Whether it succeeded in each environment, shape (n_envs,), by the first of the keys, as offline; steps that
+        do not say it did not, as in environments that say it at the end of an episode alone
     """
-    return np.array([any(info.get(key, False) for key in SUCCESS_KEYS) for info in infos], dtype=bool)
+    return np.array([next((info[key] for key in SUCCESS_KEYS if key in info), False) for info in infos], dtype=bool)

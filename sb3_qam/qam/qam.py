@@ -9,7 +9,8 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule, TensorDict
 
 from sb3_qam.common.buffers import TransitionBatch
 from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
@@ -70,8 +71,8 @@ class QAM(JointOptimization):
     :param target_update_interval: update the target networks every ``target_update_interval`` gradient steps, counted
         over the whole training and not within one call of ``train()``
     :param inverse_temperature: w >= 0, how strongly the critic tilts the policy: the right value depends on the
-        scale of the returns. At 0, here or at loading, the behavior flow acts, a clone of the data, and the policy flow
-        is neither trained nor evaluated.
+        scale of the returns. At 0, here or at loading, the behavior flow acts in place of the policy flow, which is
+        neither trained nor evaluated: a clone of the data, unless a variant edits, distills or selects its actions.
         By default 3, and 1 where ``kl_budget`` is given, which allows no other
     :param chunk_size: Number h of actions in a chunk. The flow acts on whole chunks, which are executed open loop
         and have the return of their own h steps (Q-chunking, https://arxiv.org/abs/2507.07969)
@@ -455,6 +456,31 @@ class QAM(JointOptimization):
         self.policy.load_state_dict({**self.policy.state_dict(), **behavior.parameters})
         self._has_learned = True
         self._set_objective("bc")
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict | Any,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Load parameters from a given zip-file or a nested dictionary containing parameters for different modules (see
+        ``get_parameters``). Of a file also who acts, the clone or the policy, and the learned temperature.
+
+        :param load_path_or_dict: Location of the saved data (path or file-like), or a nested dictionary
+        :param exact_match: If True, the given parameters should include parameters for each module and each of their
+            parameters, otherwise raises an Exception
+        :param device: Device on which the code should run.
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        if isinstance(load_path_or_dict, dict):
+            return
+        data, _, tensors = load_from_zip_file(load_path_or_dict, device=self.device)
+        for name in ("_objective", "_is_policy_flow_stale"):
+            setattr(self, name, (data or {}).get(name, getattr(self, name)))
+        for name in ("kl_lambda", "kl_average"):
+            getattr(self, name).copy_((tensors or {}).get(name, getattr(self, name)))
+        self.policy.acts_as = self._actor()
 
     def _excluded_save_params(self) -> list[str]:
         derived = ("_graphed_updates", "adjoint_method", "temperature", "kl_lambda", "kl_average")

@@ -1,17 +1,19 @@
 """Several values of one argument, each trained from the same clone."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_qam.common.evaluation import evaluate
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.qam import QAM
 from sb3_qam.utils.atomic import atomic_write
 from sb3_qam.utils.checks import check_in_range
+from sb3_qam.utils.names import plain
 
 # What can be swept, and what it takes the place of
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -47,6 +49,7 @@ def sweep(
     :param device: PyTorch device
     :return: One row for each value, as soon as it is there: the value, ``mean_return``, ``std_return``,
         ``mean_length``, ``success``, ``episodes``, and ``path_kl``, the divergence from the clone in nats per step
+    :raises FileNotFoundError: if there is no such model
     :raises ValueError: if the argument or a value is not one that can be swept, the model is not one of QAM's, or the
         folder has the results of other settings
     """
@@ -56,7 +59,16 @@ def sweep(
         raise ValueError(f"values must be different numbers such as [1, 3, 10], got {list(values)}.")
     for value in values:
         check_in_range(argument, value, 0, low_excluded=argument == "kl_budget")
-    settings = {"clone": str(Path(clone).resolve()), "gradient_steps": gradient_steps, "episodes": n_eval_episodes}
+    spec = env.get_attr("spec")[0]
+    path = Path(clone) if Path(clone).is_file() else Path(f"{clone}.zip")
+    settings = {
+        "clone": str(path.resolve()),
+        # One that was trained again is another clone
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "env": plain([spec.id, spec.max_episode_steps, spec.kwargs]) if spec is not None else None,
+        "gradient_steps": gradient_steps,
+        "episodes": n_eval_episodes,
+    }
     kwargs: dict[str, Any] = {"device": device, **ARGUMENTS[argument]}
     if offline_dataset is not None:
         kwargs["offline_dataset"] = offline_dataset
@@ -75,8 +87,10 @@ def _row(
         return done["row"]
     model = QAM.load(settings["clone"], **{**kwargs, argument: value})
     model.load_behavior(settings["clone"])
+    # The environment of training is not needed, but what it did to observations is
+    model._vec_normalize_env = unwrap_vec_normalize(env)
     model.pretrain(gradient_steps=settings["gradient_steps"])
-    model.save(path.with_suffix(""))
+    model.save(path.with_suffix(".zip"))
     env.seed(0)
     # At inverse temperature 0 there is no policy beside the clone
     path_kl = float(model.flow_diagnostics(256).get("path_kl", 0.0))

@@ -71,12 +71,18 @@ def check_action_space(action_space: spaces.Space) -> None:
     SB3 scales actions to [-1, 1], and this needs bounds.
 
     :param action_space: The action space of an environment or a dataset
-    :raises ValueError: if it is not a Box with finite bounds, low < high
+    :raises ValueError: if it is not a Box of floating-point numbers with finite bounds, low < high
     """
     if not isinstance(action_space, spaces.Box):
         raise ValueError(
             f"sb3-qam needs a continuous action space (gymnasium.spaces.Box), got {action_space}. "
             "For discrete actions use an algorithm such as DQN or PPO."
+        )
+    if action_space.dtype.kind != "f":
+        # Replay buffers would round the scaled actions to -1, 0 and 1
+        raise ValueError(
+            f"sb3-qam needs actions of a floating-point type, got {action_space}. Wrap the environment in one that "
+            "rounds them: gymnasium.wrappers.TransformAction(env, np.rint, Box(low, high, dtype=np.float32))."
         )
     if np.prod(action_space.shape) == 0:
         raise ValueError(f"sb3-qam needs at least one action dimension, got {action_space}.")

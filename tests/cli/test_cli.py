@@ -258,7 +258,6 @@ def test_data_collect_normalizes_as_the_model_was_trained(tmp_path: Path):
         (
             ["--model", str(run / "model.zip"), "--algo", "qam_edit"],
             ["--model", str(tmp_path / "elsewhere.zip"), "--algo", "trqam", *statistics],
-            ["--model", str(tmp_path / "elsewhere.zip")],
         )
     ):
         args = ["data", "collect", "Pendulum-v1", f"test/swings{number}-v0", "-n", "1", "--max-episode-steps", "15"]
@@ -266,7 +265,13 @@ def test_data_collect_normalizes_as_the_model_was_trained(tmp_path: Path):
         assert "1 episodes, 15 steps" in result.output, result.output
         actions.append(next(iter(minari.load_dataset(f"test/swings{number}-v0"))).actions)
     np.testing.assert_array_equal(actions[0], actions[1])
-    assert not np.array_equal(actions[0], actions[2])
+    # Without them it would act on observations of another scale
+    for command in ("eval {} --env Pendulum-v1", "data collect Pendulum-v1 test/raw-v0 --model {}"):
+        result = CliRunner().invoke(app, command.format(tmp_path / "elsewhere.zip").split())
+        assert result.exit_code == 1
+        assert "Error: " in result.output
+        assert "by --vec-normalize." in result.output
+    assert "test/raw-v0" not in minari.list_local_datasets()
 
 
 @needs_ogbench

@@ -269,6 +269,14 @@ def test_a_loaded_replay_buffer_makes_the_returns_of_the_model(tmp_path: Path):
     assert other.replay_buffer is buffer
 
 
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_a_discount_that_is_changed_is_that_of_all_samples(pendulum_dataset, n_steps: int):
+    model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, n_steps=n_steps, **SMALL).learn(20)
+    model.offline_fraction = 0.5
+    model.gamma = 0.5
+    np.testing.assert_allclose(model.draw_batch(50).discounts, 0.5**n_steps)
+
+
 def test_the_callers_dicts_stay_as_they_are():
     policy_kwargs, buffer_kwargs = {"net_arch": [16]}, {"handle_timeout_termination": True}
     QAM("FlowPolicy", "Pendulum-v1", n_steps=2, policy_kwargs=policy_kwargs, replay_buffer_kwargs=buffer_kwargs)

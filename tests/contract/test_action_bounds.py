@@ -34,6 +34,12 @@ def test_what_acts_stays_inside(algorithm, chunk_size: int):
             assert FLOAT64.contains(action)
 
 
+def test_whole_numbers_are_no_actions(algorithm):
+    space = spaces.Box(-30_000, 30_000, (2,), np.int16)
+    with pytest.raises(ValueError, match=r"needs actions of a floating-point type, got Box.*int16.*TransformAction"):
+        algorithm("MlpPolicy", RandomEnv(OBSERVATIONS, space), **small(algorithm))
+
+
 @pytest.mark.parametrize("dtype", widths)
 @given(data=st.data())
 def test_the_end_of_the_range_is_in_the_space(dtype: str, data: st.DataObject):

@@ -416,8 +416,60 @@ def test_a_chunk_in_flight_is_executed_to_its_end_after_loading(algorithm, tmp_p
 
 def test_what_is_no_replay_buffer_is_refused(model: Algorithm, tmp_path: Path):
     (tmp_path / "buffer.pkl").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(AssertionError, match="must inherit from ReplayBuffer"):
+    own = model.replay_buffer
+    with pytest.raises(
+        ValueError, match=r"buffer cannot be loaded as a replay buffer: .* must inherit from ReplayBuffer"
+    ):
         model.load_replay_buffer(tmp_path / "buffer")
+    two = type(model)("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), **small(type(model)))
+    two.save_replay_buffer(tmp_path / "two")
+    with pytest.raises(ValueError, match=r"of 2 environment\(s\), and the model has 1: .* pretrain\(replay_buffer="):
+        model.load_replay_buffer(tmp_path / "two")
+    other = type(model)("MlpPolicy", "MountainCarContinuous-v0", **small(type(model)))
+    other.save_replay_buffer(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"another observation_space than the model: shape \(3,\) against \(2,\)"):
+        model.load_replay_buffer(tmp_path / "other")
+    assert model.replay_buffer is own
+    model.learn(12, reset_num_timesteps=False)
+
+
+# ---------------------------------------------------------------- parameters
+
+
+@pytest.mark.parametrize("objective", ["full", "bc"])
+def test_parameters_of_a_file_act_as_the_model_that_was_saved(objective: str, pendulum_dataset, tmp_path: Path):
+    saved, kwargs = tmp_path / "model.zip", small(kl_budget=0.01, seed=0)
+    model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, **kwargs)
+    model.pretrain(gradient_steps=20, objective=objective).save(saved)
+    # One that was trained in another way
+    other = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, **kwargs)
+    other.pretrain(gradient_steps=2, objective="full" if objective == "bc" else "bc")
+    observations = np.eye(3, dtype=np.float32)
+    expected = model.predict(observations, deterministic=True)[0]
+    for source in (saved, saved.open("rb")):
+        other.set_parameters(source)
+        np.testing.assert_array_equal(other.predict(observations, deterministic=True)[0], expected)
+        assert other.kl_lambda == model.kl_lambda
+    assert (model.kl_lambda == 1) == (objective == "bc")
+
+
+def test_arguments_that_act_are_checked_when_they_are_set(tmp_path: Path):
+    model = QAM("FlowPolicy", "Pendulum-v1", edit_scale=0.2, **small())
+    for name, value, message in (
+        ("edit_scale", 0.0, "made for edit_scale=positive and do not fit edit_scale=0"),
+        ("distill_coef", 1.0, "exclude each other"),
+        ("flow_steps", 0, "flow_steps must be"),
+        ("best_of_n", 0, "best_of_n must be"),
+        ("inverse_temperature", -1.0, "inverse_temperature must be"),
+    ):
+        before = getattr(model, name)
+        with pytest.raises(ValueError, match=message):
+            setattr(model, name, value)
+        assert getattr(model, name) == before
+    model.edit_scale, model.flow_steps = 0.1, 3
+    model.save(tmp_path / "model")
+    loaded = QAM.load(tmp_path / "model")
+    assert (loaded.edit_scale, loaded.policy.flow_steps) == (0.1, 3)
 
 
 # ---------------------------------------------------------------- policies
@@ -438,13 +490,15 @@ def test_what_is_no_replay_buffer_is_refused(model: Algorithm, tmp_path: Path):
         *((QAM, variant) for variant in ({}, {"edit_scale": 0.3}, {"distill_coef": 1.0}, {"best_of_n": 2})),
         *((algorithm, {"chunk_size": 3}) for algorithm in (QAM, IFQL, ReBRAC)),
         *((algorithm, {}) for algorithm in (IFQL, ReBRAC)),
+        (IFQL, {"policy_kwargs": {"flow_layer_norm": True}}),
+        (ReBRAC, {"policy_kwargs": {"layer_norm": True}}),
     ],
 )
 def test_a_policy_alone_comes_back_and_acts_the_same(
     algorithm: type[Algorithm], variant: dict, policy: str, space: spaces.Space, tmp_path: Path
 ):
     env, policy_class = RandomEnv(space), algorithm.policy_aliases[policy]
-    model = algorithm(policy, env, **small(algorithm), **variant).learn(12)
+    model = algorithm(policy, env, **small(algorithm, **variant)).learn(12)
     model.policy.save(tmp_path / "policy")
     loaded = policy_class.load(tmp_path / "policy", device="cpu")
     assert type(loaded) is policy_class

@@ -43,6 +43,29 @@ def test_observations(algorithm, name: str, n_envs: int, n_steps: int):
     assert model.predict(space.sample(), deterministic=True)[0].shape == (2,)
 
 
+def test_the_order_of_keys_makes_no_difference(algorithm, tmp_path: Path):
+    """Equal Dict spaces may have their keys in any order; recorded data has them sorted."""
+    parts = {"position": spaces.Box(-1.0, 1.0, (2,)), "goal": spaces.Box(-1.0, 1.0, (2,))}
+    narrow = {key: spaces.Box(-1.0, 1.0, (2,), np.float64) for key in parts}
+    ordered, as_sorted = spaces.Dict(**parts), spaces.Dict(parts)
+    assert (list(ordered), list(as_sorted)) == (["position", "goal"], ["goal", "position"])
+    model = algorithm("MultiInputPolicy", RandomEnv(as_sorted), seed=0, **small(algorithm)).learn(20)
+    model.save(tmp_path / "model")
+    observation = {"position": np.array([0.1, 0.9], np.float32), "goal": np.array([-0.7, 0.3], np.float32)}
+    expected = model.predict(observation, deterministic=True)[0]
+    others = [algorithm.load(tmp_path / "model", env=RandomEnv(space)) for space in (ordered, spaces.Dict(**narrow))]
+    others[0].set_env(RandomEnv(spaces.Dict(**narrow)))
+    others[0].save(tmp_path / "other")
+    others.append(algorithm.load(tmp_path / "other"))
+    others.append(algorithm("MultiInputPolicy", RandomEnv(ordered), **small(algorithm)))
+    others[-1].set_parameters(tmp_path / "model")
+    for other in others:
+        np.testing.assert_allclose(other.predict(observation, deterministic=True)[0], expected, atol=1e-6)
+    others[0].policy.save(tmp_path / "policy")
+    policy = type(model.policy).load(tmp_path / "policy")
+    np.testing.assert_allclose(policy.predict(observation, deterministic=True)[0], expected, atol=1e-6)
+
+
 STARTS = {
     "discrete": (spaces.Discrete(3), spaces.Discrete(3, start=-1)),
     "multi-discrete": (spaces.MultiDiscrete([3, 4]), spaces.MultiDiscrete([3, 4], start=[5, -2])),

@@ -98,7 +98,11 @@ def test_an_environment_without_normalization_may_follow_one_with(algorithm):
     model = algorithm("MlpPolicy", normalized(), **small(algorithm)).learn(12)
     model.set_env(make_vec_env("Pendulum-v1"))
     assert model.get_vec_normalize_env() is None
-    model.learn(12, reset_num_timesteps=False)
+    # Which may not be what the user wants
+    with pytest.warns(
+        UserWarning, match="learned from observations that VecNormalize normalized, and now they are not"
+    ):
+        model.learn(12, reset_num_timesteps=False)
     model.set_env(VecNormalize(make_vec_env("Pendulum-v1")))
     assert isinstance(model.get_vec_normalize_env(), VecNormalize)
 

@@ -111,6 +111,27 @@ def test_success_may_be_said_at_the_end_of_an_episode_alone(n_envs: int):
         np.testing.assert_array_equal(array, np.repeat(([[0]] * 5 + [[1]]) * 2, n_envs, axis=1))
 
 
+def test_success_is_that_of_the_step_where_the_episode_says_its_own_too():
+    # As sb3_qam.zoo.wrappers.EpisodeSuccess and SB3's EvalCallback have it
+    class SaysBoth(Counter):
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+            *step, truncated, info = super().step(action)
+            return *step, truncated, {**info, "is_success": True} if truncated else info
+
+    transform = RewardTransform(from_success=True, terminate_on_success=True)
+    buffer = QAM("FlowPolicy", DummyVecEnv([SaysBoth]), reward_transform=transform, **SMALL).learn(6).replay_buffer
+    offline = read_episodes(dataset(), transform=transform)
+    np.testing.assert_array_equal(buffer.rewards[:6, 0], offline.rewards)
+    np.testing.assert_array_equal((buffer.dones * (1 - buffer.timeouts))[:6, 0], offline.terminations)
+
+
+def test_a_reward_is_solved_at_whatever_its_precision():
+    transform = RewardTransform(sparse=True, solved_at=0.8)
+    for dtype in (np.float32, np.float64):
+        # In float64 the sum is a bit below 0.8
+        assert transform(np.array([0.7], dtype) + np.array([0.1], dtype), None) == 0
+
+
 def test_rewards_are_not_scaled_twice():
     env = VecNormalize(DummyVecEnv([Counter]))
     model = QAM("FlowPolicy", env, offline_dataset=dataset(), reward_transform={"scale": 0.1}, **SMALL)

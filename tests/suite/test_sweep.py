@@ -8,6 +8,7 @@ import gymnasium as gym
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 from typer.testing import CliRunner
 
 from sb3_qam import QAM
@@ -27,19 +28,19 @@ def clone(tmp_path: Path) -> Path:
 
 
 def rows_of(clone: Path, values: list[float], folder: Path, **kwargs: Any) -> list[dict[str, Any]]:
-    env = make_vec_env("Pendulum-v1")
+    env = kwargs.pop("env", None) or make_vec_env("Pendulum-v1")
     settings = {"gradient_steps": 3, "n_eval_episodes": 1, "device": "cpu", **kwargs}
     return list(sweep(clone, "inverse_temperature", values, env, folder=folder, **settings))
 
 
 def test_every_policy_starts_from_the_clone_with_its_own_temperature(clone: Path, tmp_path: Path):
-    rows = rows_of(clone, [0.0, 1.0, 1000.0], tmp_path / "sweep")
-    assert [row["inverse_temperature"] for row in rows] == [0.0, 1.0, 1000.0]
+    rows = rows_of(clone, [0.0, 0.5, 1000.0], tmp_path / "sweep")
+    assert [row["inverse_temperature"] for row in rows] == [0.0, 0.5, 1000.0]
     assert all(row["episodes"] == 1 and row["mean_length"] == 200 for row in rows)
     # Three steps of 3e-4 from a policy that is the clone
     assert all(row["path_kl"] < 0.1 for row in rows)
-    for value in ("0", "1", "1000"):
-        model = QAM.load(tmp_path / "sweep" / f"inverse_temperature={value}")
+    for value in ("0", "0.5", "1000"):
+        model = QAM.load(tmp_path / "sweep" / f"inverse_temperature={value}.zip")
         assert (model.inverse_temperature, model._n_updates) == (float(value), 5)
 
 
@@ -50,8 +51,33 @@ def test_a_sweep_resumes_and_equals_one_that_was_not_interrupted(clone: Path, tm
     th.manual_seed(1)
     assert rows_of(clone, [1.0, 10.0], tmp_path / "parts") == whole
     assert (tmp_path / "parts" / "inverse_temperature=1.zip").stat().st_mtime_ns == saved
-    with pytest.raises(ValueError, match=r"has other settings .*: choose another folder"):
+    other = r"has other settings .*: choose another folder"
+    with pytest.raises(ValueError, match=other):
         rows_of(clone, [1.0], tmp_path / "parts", gradient_steps=4)
+    with pytest.raises(ValueError, match=other):
+        rows_of(clone, [1.0], tmp_path / "parts", env=make_vec_env("Pendulum-v1", env_kwargs={"g": 5.0}))
+    QAM.load(clone).pretrain(gradient_steps=1, objective="bc").save(clone)
+    with pytest.raises(ValueError, match=other):
+        rows_of(clone, [1.0], tmp_path / "parts")
+
+
+def test_policies_of_a_clone_of_normalized_observations_see_the_same(clone: Path, tmp_path: Path):
+    model = QAM.load(clone)
+    env = VecNormalize(make_vec_env("Pendulum-v1"), norm_reward=False)
+    model.set_env(env)
+    model.pretrain(gradient_steps=1, objective="bc").save(clone)
+    env.save(str(tmp_path / "statistics.pkl"))
+    with pytest.warns(UserWarning, match="and now they are not"):
+        rows_of(clone, [1.0], tmp_path / "raw")
+    env.training = False
+    # A warning would be an error
+    rows_of(clone, [1.0], tmp_path / "normalized", env=env)
+    args = ["sweep", str(clone), "--kl-budget", "1", "--steps", "1", "-n", "1", "--folder", str(tmp_path / "command")]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 1
+    assert "has learned from observations that VecNormalize normalized: give its statistics" in result.output
+    result = CliRunner().invoke(app, [*args, "--vec-normalize", str(tmp_path / "statistics.pkl")])
+    assert result.exit_code == 0, result.output
 
 
 def test_only_temperatures_and_budgets_are_swept(clone: Path, tmp_path: Path):
