@@ -50,7 +50,8 @@ def add_initial_statistics(vec_normalize: VecNormalize, offline: OfflineBuffer) 
                 # In blocks: data that is mapped from files need not fit into memory, nor a float of each pixel
                 n_rows = max(1, BLOCK_SIZE // max(1, statistics.mean.size))
                 for start in range(0, len(observations), n_rows):
-                    statistics.update(observations[start : start + n_rows])
+                    # Sums of float32 lose what large values differ by
+                    statistics.update(observations[start : start + n_rows].astype(np.float64))
                     release_pages(observations)
     if vec_normalize.norm_reward and vec_normalize.ret_rms.count < offline.size():
         vec_normalize.ret_rms.update(running_returns(offline, vec_normalize.gamma))

@@ -541,7 +541,8 @@ class OfflineToOnlineAlgorithm(StatefulRollouts, ResumableAlgorithm):
         if self._observations_normalized and not are_normalized:
             warnings.warn(
                 "The model has learned from observations that VecNormalize normalized, and now they are not. "
-                f"Give it its environment, {type(self).__name__}.load(path, env=VecNormalize.load(statistics, env))."
+                f"Load it with its environment in the VecNormalize that has its statistics, {type(self).__name__}.load("
+                "path, env=env)."
             )
         self._observations_normalized = are_normalized
         self._begin_rollouts(reset_num_timesteps)

@@ -81,10 +81,6 @@ def readable_episodes(dataset: MinariDataset, with_infos: bool = False) -> Itera
                 _check_length(getattr(episode, key), n_steps + extra, place._replace(key=key))
             if n_steps < 1:
                 raise place._replace(key="actions").error("holds no step")
-            if n_steps == 1 and not np.any(episode.terminations):
-                raise place._replace(key="terminations").error(
-                    "holds no termination in an episode of a single step, which teaches nothing: no step follows it"
-                )
             yield place, episode
 
 
@@ -98,10 +94,14 @@ def _check_length(values: Any, n_rows: int, place: Place) -> None:
         raise place.error(f"holds {len(values)} values, expected {n_rows} in an episode of {place.n_steps} steps")
 
 
+def _long_axes(shape: tuple[int, ...]) -> list[int]:
+    return [length for length in shape if length != 1]
+
+
 def checked(values: Any, shape: tuple[int, ...], dtype: np.typing.DTypeLike, place: Place) -> np.ndarray:
     """
     :param values: Values of one key of an episode
-    :param shape: The shape they are to have, or to be brought to without losing or repeating any
+    :param shape: The shape they are to have, but for axes of length one
     :param dtype: The type they are to have
     :param place: Where they come from
     :return: The values of this shape and type
@@ -114,7 +114,7 @@ def checked(values: Any, shape: tuple[int, ...], dtype: np.typing.DTypeLike, pla
         limits = np.iinfo(target)
         if values.min() < limits.min or values.max() > limits.max:
             raise place.error(f"holds values from {values.min()} to {values.max()}, which do not fit into {target}")
-    if len(values) != shape[0] or values.size != np.prod(shape):
+    if len(values) != shape[0] or _long_axes(values.shape[1:]) != _long_axes(shape[1:]):
         raise place.error(f"holds values of shape {values.shape}, expected {shape}")
     # A sum is finite only if all are, and takes a fraction of the time of looking at each
     with np.errstate(over="ignore", invalid="ignore"):

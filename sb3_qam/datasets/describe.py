@@ -155,7 +155,9 @@ def describe(source: OfflineDataset) -> DatasetDescription:
         check_dataset_spaces(dataset, observation_space, action_space)
         reports_success = False
         for place, episode in episodes_of(dataset):
-            rewards.append(checked(episode.rewards, (place.n_steps,), np.float64, place._replace(key="rewards")))
+            # As training reads them, and not rounded
+            checked(episode.rewards, (place.n_steps,), np.float32, place._replace(key="rewards"))
+            rewards.append(np.asarray(episode.rewards, np.float64).reshape(place.n_steps))
             scaled = scale_actions(episode.actions, action_space, place)
             actions.append(scaled.reshape(place.n_steps, -1).astype(np.float32))
             flags = checked(episode.terminations, (place.n_steps,), np.bool_, place._replace(key="terminations"))

@@ -145,7 +145,10 @@ def read_episodes(
             f"{' or '.join(map(repr, SUCCESS_KEYS))} there): record it, or use a reward_transform without success."
         )
     if transform is not None:
-        rewards[:] = transform(rewards, successes)
+        with np.errstate(over="ignore"):
+            rewards[:] = transform(rewards, successes)
+        if not np.isfinite(rewards).all():
+            raise ValueError(f"Dataset '{name}': rewards are not finite in float32 after {transform}.")
         terminations[:] = transform.terminations(terminations, successes)
     if n_outside > 0:
         warnings.warn(
@@ -178,7 +181,13 @@ def _fill(target: Any, rows: slice, values: Any, space: spaces.Space, place: Pla
         values = np.asarray(values)
         if _is_channels_last(space):
             values = VecTransposeImage.transpose_image(values)
-        target[rows] = checked(values, (rows.stop - rows.start, *target.shape[1:]), target.dtype, place)
+        values = checked(values, (rows.stop - rows.start, *target.shape[1:]), target.dtype, place)
+        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            n_values = space.n if isinstance(space, spaces.Discrete) else space.nvec
+            is_beyond = (values < space.start) | (values >= space.start + n_values)
+            if is_beyond.any():
+                raise place.error(f"holds {values[is_beyond][0]}, which is not in {space}")
+        target[rows] = values
 
 
 def scale_actions(actions: Any, action_space: spaces.Box, place: Place) -> np.ndarray:

@@ -50,10 +50,17 @@ def open_datasets(source: OfflineDataset) -> list[OpenDataset]:
     sources = _as_list(source)
     if not sources:
         raise ValueError("The list of datasets is empty: give at least one.")
-    names = [os.fspath(each) if isinstance(each, (str, os.PathLike)) else _name_of_whole(each) for each in sources]
+    _check_different([os.fspath(each) for each in sources if isinstance(each, (str, os.PathLike))])
+    opened = [open_dataset(each) for each in sources]
+    # An id, a folder and an object may all mean the same
+    _check_different([_name_of_whole(each) for each in opened])
+    return opened
+
+
+def _check_different(names: list[str | None]) -> None:
+    """:raises ValueError: if a name is there twice"""
     if twice := [name for number, name in enumerate(names) if name is not None and name in names[:number]]:
         raise ValueError(f"Dataset '{twice[0]}' is given twice, and would count double: leave one out.")
-    return [open_dataset(each) for each in sources]
 
 
 def storable(source: OfflineDataset | None) -> OfflineDataset | None:

@@ -57,6 +57,8 @@ class WrappedDataset:
         if name == "dataset":
             # Asked for while it is copied
             raise AttributeError(name)
+        if name in ("iterate_episodes", "sample_episodes"):
+            raise AttributeError(f"{name}() has the recorded episodes: episodes() has those behind the wrappers.")
         return getattr(self.dataset, name)
 
     @property
@@ -95,6 +97,13 @@ class WrappedDataset:
             f"Dataset '{self.id}': the wrapper {names} {complaint}. Use wrappers of observations and rewards alone, "
             "such as FlattenObservation or TransformReward."
         )
+
+    def filter_episodes(self, condition: Callable[[EpisodeData], bool]) -> "WrappedDataset":
+        """
+        :param condition: Whether to keep an episode, as it was recorded
+        :return: Those that it keeps, behind the same wrappers
+        """
+        return WrappedDataset(self.dataset.filter_episodes(condition), *self.wrappers, key=self._key)
 
     def recover_environment(self) -> gym.Env:
         """:return: The environment of the dataset, wrapped"""

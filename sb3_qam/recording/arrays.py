@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -130,6 +130,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
                     content.setdefault(key, {})[rest[0]] = file[name]
                 else:
                     content[key] = file[name]
+    except MemoryError as error:
+        raise MemoryError(f"{path} does not fit into memory: store it as HDF5, which is read by episode.") from error
     except Exception as error:
         if "Object arrays" in str(error):
             raise ValueError(f"{path} holds Python objects, which are not read: save arrays of numbers.") from error
@@ -167,13 +169,17 @@ class _Flat:
                 f"There are both timeouts and episode_ends in {file}, and only one can say where episodes end: leave "
                 "the other out."
             )
-        n = len(self.columns["actions"])
-        for key, values in self.columns.items():
+        n = None
+        for key, values in sorted(self.columns.items(), key=lambda column: column[0] != "actions"):
             is_dict = isinstance(values, dict)
             parts = {f"{key}[{name!r}]": part for name, part in values.items()} if is_dict else {key: values}
             for name, part in parts.items():
+                if np.shape(cast(Any, part)) == ():
+                    raise ValueError(f"{name} in {file} is a single value, {part!r}, expected one for each step.")
+                n = len(part) if n is None else n
                 if key != "episode_ends" and len(part) != n:
                     raise ValueError(f"{name} in {file} holds {len(part)} values, expected {n}, as many as actions.")
+        assert n is not None  # for mypy
         self.ends = self._find_ends(n)
         self.starts = [0, *self.ends[:-1]]
         self.lengths = {k: end - start for k, (start, end) in enumerate(zip(self.starts, self.ends, strict=True))}

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 from minari import MinariDataset
 
-from sb3_qam.datasets.sources import IMPORTED
+from sb3_qam.datasets.sources import IMPORTED, READ_BY_OTHERS
 from sb3_qam.recording.arrays import import_array_file, open_source
 from sb3_qam.recording.lerobot import import_lerobot
 from sb3_qam.recording.ogbench import import_ogbench
@@ -26,6 +26,8 @@ def find_importer(source: str) -> Callable[..., MinariDataset]:
     if path.is_dir():
         # Says what is missing
         return import_lerobot
+    if not path.exists() and path.suffix in READ_BY_OTHERS:
+        raise FileNotFoundError(f"There is no file {path}.")
     if not path.exists() and path.suffix not in IMPORTED and path.parent == Path():
         return import_ogbench
     if path.suffix == ".npz":

@@ -93,6 +93,11 @@ def import_episodes(
                 f"There is a dataset '{dataset_id}' in the Minari cache already: choose another id, or remove it with "
                 f"`minari delete {dataset_id}`."
             )
+        if staging.has_collected():
+            raise ValueError(
+                f"The collection of '{dataset_id}' was interrupted and has finished episodes: choose another id, "
+                f"resume collect(), or remove {staging.folder}."
+            )
         if not source.lengths:
             raise ValueError(f"There are no episodes in {source.file}.")
         episodes = _Episodes(source, dataset_id, flatten_obs)
@@ -124,8 +129,8 @@ def import_episodes(
         )
     if episodes.n_left_out:
         warnings.warn(
-            f"{episodes.n_left_out} of {len(source.lengths)} episodes are left out: less than two steps without a "
-            "termination teach nothing."
+            f"{episodes.n_left_out} of {len(source.lengths)} episodes are left out: a single step without a "
+            "termination, and the observation after it is not there."
         )
     return minari.load_dataset(dataset_id)
 
@@ -157,8 +162,9 @@ class _Episodes:
         observations = self._observations(self._read(self.source.episode, number), number)
         place = self._place(number, "observations")
         if isinstance(observations, dict):
+            # Of a dict, Gymnasium would sort the keys
             return spaces.Dict(
-                {key: _box(part, place._replace(key=f"{place.key}[{key!r}]")) for key, part in observations.items()}
+                [(key, _box(part, place._replace(key=f"{place.key}[{key!r}]"))) for key, part in observations.items()]
             )
         return _box(observations, place)
 
@@ -218,8 +224,9 @@ class _Episodes:
                 yield buffer
         if self.n_left_out == len(self.source.lengths):
             raise ValueError(
-                f"No episode in {self.source.file} has two steps, or one and a termination: there is nothing to learn "
-                "from. Are terminals, timeouts or episode_ends those of the last steps of episodes?"
+                f"No episode in {self.source.file} has two steps, a termination, or the observation after its step: "
+                "there is nothing to learn from. Are terminals, timeouts or episode_ends those of the last steps of "
+                "episodes?"
             )
 
     def _buffer(self, number: int, observation_space: spaces.Space, action_space: spaces.Space) -> EpisodeBuffer | None:
@@ -256,7 +263,7 @@ class _Episodes:
             )
         elif not has_last:
             n_steps -= 1
-        if n_steps < 1 or (n_steps == 1 and not terminations.any()):
+        if n_steps < 1:
             return None
         self.n_cut += n_steps < n
         truncations = np.zeros(n_steps, bool)

@@ -1,5 +1,7 @@
 """OGBench's data for its single-task environments, as Minari datasets with the rewards of the task."""
 
+import hashlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from sb3_qam.datasets.sources import OGBENCH_NAMESPACE, check_dataset_id, open_d
 from sb3_qam.recording.staging import Staging
 
 SINGLE_TASK = "singletask"
+# Of the metadata: what the file held that a dataset was made of
+CONTENT_KEY = "sb3_qam_content"
 
 
 def split_task_id(task_id: str) -> tuple[str, str]:
@@ -30,6 +34,19 @@ def split_task_id(task_id: str) -> tuple[str, str]:
         )
     position = parts.index(SINGLE_TASK)
     return "-".join(parts[: position - 1] + parts[position:]), "-".join([*parts[:position], parts[-1]])
+
+
+def _content_of(path: str | Path) -> str:
+    """
+    :param path: An npz file
+    :return: Its arrays' names and checksums, which the file has ready, as one
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = [(member.filename, member.CRC) for member in file.infolist()]
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is no npz file: {error}.") from error
+    return hashlib.sha256(repr(members).encode()).hexdigest()
 
 
 def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str | None = None) -> MinariDataset:
@@ -61,6 +78,8 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
     # Minari finds out when the dataset lies in its cache already, and fails at every dataset from then on
     check_dataset_id(dataset_id)
     description = f"OGBench's {file_id} with the rewards of {task_id}."
+    if path is not None and not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}: leave path out to download the data of {task_id}.")
     if dataset_id in minari.list_local_datasets():
         dataset: Any = open_dataset(dataset_id)
         there = dataset.storage.metadata.get("description")
@@ -69,12 +88,15 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
                 f"Dataset '{dataset_id}' in the Minari cache is not of '{task_id}', its description is {there!r}: "
                 f"choose another dataset_id, or remove it with `minari delete {dataset_id}`."
             )
+        if path is not None and dataset.storage.metadata.get(CONTENT_KEY) != _content_of(path):
+            raise ValueError(
+                f"Dataset '{dataset_id}' in the Minari cache was made of other data than {path}: choose another "
+                f"dataset_id, or remove it with `minari delete {dataset_id}`."
+            )
         return dataset
     if path is None:
         download_datasets([file_id])
         path = Path(DEFAULT_DATASET_DIR).expanduser() / f"{file_id}.npz"
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {path}: leave path out to download the data of {task_id}.")
 
     try:
         env = ogbench.make_env_and_datasets(task_id, env_only=True)
@@ -95,6 +117,7 @@ def import_ogbench(task_id: str, path: str | Path | None = None, dataset_id: str
                     "author_email": {"none"},
                     "code_permalink": "https://github.com/seohongpark/ogbench",
                     "description": description,
+                    CONTENT_KEY: _content_of(path),
                 },
                 observation_space=env.observation_space if env.observation_space.dtype == np.uint8 else unbounded,
                 action_space=env.action_space,

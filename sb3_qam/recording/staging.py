@@ -94,6 +94,10 @@ class Staging:
         self.n_published = 0
         self._n_ready = 0
 
+    def has_collected(self) -> bool:
+        """:return: Whether an interrupted ``collect()`` has left episodes"""
+        return any(self.folder.glob("*/[0-9]*.npz"))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """
@@ -138,6 +142,8 @@ class Staging:
             try:
                 published = read_metadata(self.dataset_folder / "data")
                 stored = dict(published[DESCRIPTION_KEY])
+                if not stored.keys() & description.keys():
+                    raise KeyError
             except (KeyError, TypeError, ValueError):
                 raise ValueError(
                     f"Dataset '{self.dataset_id}' in the Minari cache was not made by collect(), which resumes only "

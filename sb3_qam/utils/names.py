@@ -1,10 +1,12 @@
 """Stable names for functions and classes, the same in every process and run."""
 
 import json
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,18 @@ def name_of(value: Any) -> str | None:
     """
     :param value: A function or a class, or a ``functools.partial`` of one
     :return: Its module and name, and the arguments of a partial; ``None`` if it has no name under which it could be
-        imported (a lambda, or what was made within a function), or an argument is not plain
+        imported (a lambda, a method of an object, or what was made within a function), or an argument is not plain.
+        The module of a script is its file
     """
     if isinstance(value, partial):
         name, arguments = name_of(value.func), plain([value.args, value.keywords])
         return None if name is None or arguments is None else f"{name} {arguments}"
-    name = f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', '<object>')}"
+    if not isinstance(getattr(value, "__self__", sys), type | ModuleType):
+        return None
+    module = getattr(value, "__module__", None)
+    if module == "__main__":
+        module = getattr(sys.modules[module], "__file__", module)
+    name = f"{module}.{getattr(value, '__qualname__', '<object>')}"
     return None if "<" in name else name
 
 

@@ -28,6 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_qam import QAM
 from sb3_qam.common.phases import PhaseProgressBarCallback
 from tests.conftest import record, write_dataset
+from tests.contract.conftest import RandomEnv
 
 SMALL = {"batch_size": 16, "flow_steps": 3, "policy_kwargs": {"net_arch": [16, 16]}, "buffer_size": 1000}
 LOGGED = ["bc_loss", "critic_loss", "adjoint_loss", "q_mean", "q_std", "adjoint_norm", "policy_shift", "grad_norm"]
@@ -350,6 +351,20 @@ def test_vec_normalize_applies_to_offline_data_too(pendulum_dataset, n_steps: in
     normalized = {tuple(row) for row in env.normalize_obs(offline).astype(np.float32).round(3)}
     assert {tuple(row) for row in model._sample_batch(20).observations.numpy().round(3)} <= normalized
     assert not {tuple(row) for row in offline.round(3)} & normalized
+
+
+def test_initial_statistics_are_as_exact_as_those_of_single_steps():
+    # Pascals of a barometer
+    observations = (101_325 + 50 * np.random.default_rng(0).normal(size=(30_000, 2))).astype(np.float32)
+    space, actions = spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1.0, 1.0, (1,))
+    episode = {"observations": observations, "actions": np.zeros((29_999, 1)), "rewards": np.zeros(29_999)}
+    env = VecNormalize(DummyVecEnv([lambda: RandomEnv(spaces.Box(101_000, 102_000, (2,)), actions)]))
+    env.reset()
+    model = QAM("FlowPolicy", env, offline_dataset=write_dataset([episode], space, actions), **SMALL)
+    model.pretrain(gradient_steps=1)
+    expected = observations[:-1].astype(np.float64)
+    np.testing.assert_allclose(env.obs_rms.mean, expected.mean(axis=0), atol=1)
+    np.testing.assert_allclose(env.obs_rms.var, expected.var(axis=0), rtol=0.1)
 
 
 @pytest.mark.parametrize("is_dict", [False, True])

@@ -94,7 +94,6 @@ DAMAGES = {
     "wider actions": (replace("actions", lambda v: np.tile(v, 2)), r"actions .*\(5, 4\)"),
     "wider observations": (replace("observations/position", lambda v: v[:, :1]), r"\['position'\] .*\(6, 1\)"),
     "an episode without a step": (cut_to(0), "actions holds no step"),
-    "an episode of one step that does not terminate": (cut_to(1), "single step"),
 }
 
 

@@ -56,9 +56,10 @@ def test_ids_and_folders_are_stored_with_the_model_also_those_of_whole_objects(t
     dataset = pendulum("test/stored-v0")
     folder = Path(dataset.spec.data_path)
     moved = minari.MinariDataset(shutil.copytree(folder, tmp_path / "moved"))
+    copy = shutil.copytree(folder, tmp_path / "copy")
     whole = dataset.filter_episodes(lambda episode: True)
     for source, stored in (
-        (["test/stored-v0", folder], ["test/stored-v0", str(folder.resolve())]),
+        (["test/stored-v0", copy], ["test/stored-v0", str(copy.resolve())]),
         (["test/stored-v0", pendulum("test/other-v0", seed=5)], ["test/stored-v0", "test/other-v0"]),
         ([whole], ["test/stored-v0"]),
         (dataset, "test/stored-v0"),
@@ -75,8 +76,9 @@ def test_ids_and_folders_are_stored_with_the_model_also_those_of_whole_objects(t
 
 def test_a_dataset_and_its_id_are_the_same_dataset_twice():
     dataset = pendulum("test/twice-v0")
-    with pytest.raises(ValueError, match="Dataset 'test/twice-v0' is given twice"):
-        QAM("FlowPolicy", offline_dataset=["test/twice-v0", dataset], **SMALL)
+    for other in (dataset, dataset.spec.data_path, Path(dataset.spec.data_path).parent):
+        with pytest.raises(ValueError, match="Dataset 'test/twice-v0' is given twice"):
+            QAM("FlowPolicy", offline_dataset=["test/twice-v0", other], **SMALL)
 
 
 def test_objects_that_are_no_whole_dataset_are_asked_for_again(tmp_path: Path):

@@ -164,6 +164,16 @@ def test_the_recovered_environment_is_wrapped_as_well():
     assert open_dataset(twice) is twice
 
 
+def test_a_choice_of_episodes_stays_wrapped(pendulum_dataset):
+    wrapped = wrap_dataset(pendulum_dataset, partial(scaled, factor=0.5))
+    chosen = wrapped.filter_episodes(lambda episode: episode.id == 1)
+    ((_, episode),) = chosen.episodes()
+    np.testing.assert_allclose(episode.rewards, 0.5 * pendulum_dataset[1].rewards)
+    assert chosen.key == wrapped.key
+    with pytest.raises(AttributeError, match="has the recorded episodes: episodes"):
+        wrapped.iterate_episodes()
+
+
 def scaled(env: gym.Env, factor: float) -> gym.Env:
     return TransformReward(env, lambda reward: factor * reward)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import h5py
 import minari
 import numpy as np
@@ -19,8 +20,10 @@ from hypothesis import strategies as st
 from minari import MinariDataset
 
 from sb3_qam import QAM
+from sb3_qam.datasets import wrap_dataset
 from sb3_qam.datasets.minari import read_episodes
 from sb3_qam.recording import import_array_file, import_arrays, import_lerobot, import_robomimic
+from sb3_qam.recording.staging import Staging
 from tests.conftest import be_killed_before, needs_uncompressed_images
 from tests.robot_files import DATA, unpack_lerobot, write_robomimic
 
@@ -281,9 +284,52 @@ def test_a_taken_id_and_too_short_episodes_are_refused():
     with pytest.raises(ValueError, match="'arrays' is not a Minari dataset id"):
         import_arrays("arrays", **arrays)
     arrays["terminals"][:] = False
-    with pytest.raises(ValueError, match="No episode in <arrays> has two steps, or one and a termination"):
+    with pytest.raises(ValueError, match="No episode in <arrays> has two steps, a termination, or the obs"):
         import_arrays("mine/short-v0", **{**arrays, "timeouts": np.ones(12)})
     assert list(minari.list_local_datasets()) == ["mine/arrays-v0"]
+
+
+def test_shuffled_transitions_are_episodes_of_one_step():
+    """(s, a, r, s', d) in any order: each is learned from."""
+    rng, n = np.random.default_rng(0), 20
+    s, s_next, a = (rng.uniform(-1, 1, (n, size)).astype(np.float32) for size in (3, 3, 2))
+    r, d = rng.normal(size=n), np.arange(n) % 5 == 0
+    import_arrays("mine/steps-v0", s, a, r, d, next_observations=s_next, episode_ends=np.ones(n))
+    model = QAM("FlowPolicy", offline_dataset="mine/steps-v0", batch_size=8, policy_kwargs={"net_arch": [8]})
+    buffer = model.make_offline_buffer("mine/steps-v0")
+    batch = buffer.batch_of(np.arange(n))
+    for found, expected in (
+        (batch.observations, s),
+        (batch.next_observations, s_next),
+        (batch.rewards, r),
+        (batch.masks, ~d),
+        (batch.valid, np.ones(n)),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_rows_of_another_shape_are_refused_even_if_they_have_as_many_values():
+    images = np.zeros((12, 3, 8, 8), np.uint8)
+    arrays = {**flat_arrays(terminal=11), "observations": images}
+    with pytest.raises(ValueError, match=r"observations .*shape \(12, 3, 8, 8\), expected \(12, 8, 8, 3\)"):
+        import_arrays("mine/images-v0", **arrays, observation_space=spaces.Box(0, 255, (8, 8, 3), np.uint8))
+
+
+def test_an_import_leaves_an_interrupted_collection_alone():
+    staged = Staging("mine/cut-v0").folder / "some" / "0.npz"
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(b"an episode")
+    with pytest.raises(ValueError, match="The collection of 'mine/cut-v0' was interrupted and has finished episodes"):
+        import_arrays("mine/cut-v0", **flat_arrays(terminal=11))
+    assert staged.read_bytes() == b"an episode"
+
+
+def test_keys_stay_in_the_order_that_they_were_given_in():
+    arrays = flat_arrays(terminal=11)
+    observations = {"position": np.ones((12, 2), np.float32), "goal": np.full((12, 2), 2, np.float32)}
+    import_arrays("mine/keys-v0", **{**arrays, "observations": observations})
+    wrapped = wrap_dataset("mine/keys-v0", gym.wrappers.FlattenObservation)
+    assert next(wrapped.episodes())[1].observations[0].tolist() == [1, 1, 2, 2]
 
 
 def test_robomimics_arrays_are_those_of_the_file(tmp_path: Path):

@@ -60,13 +60,22 @@ def test_what_is_in_the_cache_is_opened():
     assert import_ogbench(TASK, DATA, dataset_id="mine/maze-v3").id == "mine/maze-v3"
 
 
-def test_a_cached_dataset_of_another_task_or_of_other_data_is_refused():
+def test_a_cached_dataset_of_another_task_or_of_other_data_is_refused(tmp_path: Path):
     import_ogbench(TASK, DATA, dataset_id="mine/maze-v0")
     for other in (TASK.replace("task1", "task3"), TASK.replace("navigate", "stitch"), TASK.replace("-task1", "")):
         with pytest.raises(
             ValueError, match=rf"'mine/maze-v0' in the Minari cache is not of '{other}', its .*navigate.*task1-v0\."
         ):
             import_ogbench(other, DATA, dataset_id="mine/maze-v0")
+    with np.load(DATA) as file:
+        np.savez(tmp_path / "other.npz", **{**file, "actions": -file["actions"]})
+    with pytest.raises(
+        ValueError, match=r"'mine/maze-v0' in the Minari cache was made of other data than .*other\.npz"
+    ):
+        import_ogbench(TASK, tmp_path / "other.npz", dataset_id="mine/maze-v0")
+    with pytest.raises(FileNotFoundError):
+        import_ogbench(TASK, tmp_path / "nothing.npz", dataset_id="mine/maze-v0")
+    assert import_ogbench(TASK, DATA, dataset_id="mine/maze-v0").id == "mine/maze-v0"
 
 
 @needs_uncompressed_images

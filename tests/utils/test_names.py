@@ -1,6 +1,9 @@
 """Names that are the same in every process, and None where there is no such name."""
 
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,8 @@ def make() -> Any:
         (partial(named, make()), None),
         (partial(named, Named()), None),
         (Named(), None),
+        # Another object would do something else
+        (Named().method, None),
     ],
 )
 def test_what_can_be_imported_has_a_name(value: Any, name: str | None):
@@ -50,3 +55,14 @@ def test_plain_arguments_are_told_apart():
     endless: list[Any] = []
     endless.append(endless)
     assert plain(endless) is None
+
+
+def test_scripts_are_told_apart(tmp_path: Path):
+    """Each has a function of the same name."""
+    names = set()
+    for folder in ("first", "second"):
+        script = tmp_path / folder / "script.py"
+        script.parent.mkdir()
+        script.write_text("from sb3_qam.utils.names import name_of\ndef reward(): pass\nprint(name_of(reward))")
+        names.add(subprocess.run([sys.executable, script], check=True, capture_output=True, text=True).stdout.strip())
+    assert names == {f"{tmp_path}/{folder}/script.py.reward" for folder in ("first", "second")}
