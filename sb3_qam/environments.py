@@ -61,6 +61,10 @@ def find_environment(env_id: str, packages: Sequence[str] = ()) -> str:
         with contextlib.suppress(ValueError):
             _register_as_its_data(env_id)
     if env_id not in gym.registry:
+        # RL Zoo's own, and those of packages that it imports
+        with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
+            import_module("rl_zoo3.import_envs")
+    if env_id not in gym.registry:
         of_your_own = "" if module or packages else f" One of your own needs its module, MODULE:{env_id}."
         raise ValueError(f"There is no environment '{env_id}'{closest(env_id, gym.registry)}{of_your_own}")
     return env_id

@@ -135,6 +135,16 @@ def test_the_statistics_of_vec_normalize_are_in_the_file(name: str, given: bool,
     assert {each.name for each in file.session.get_inputs()} - {"noise"} == set(file.metadata["observations"])
 
 
+def test_statistics_belong_to_keys_in_any_order(tmp_path: Path):
+    space = spaces.Dict([("b", spaces.Box(-9.0, 9.0, (3,))), ("a", spaces.Box(-9.0, 9.0, (2,)))])
+    env = VecNormalize(DummyVecEnv([lambda: RandomEnv(space)]))
+    model = QAM("MultiInputPolicy", env, seed=0, **small()).learn(20)
+    model.policy.replan_every = np.int64(1)
+    export_onnx(model, tmp_path / "policy.onnx")
+    raw = observations_of(space)
+    assert_same(model.policy, OnnxPolicy(tmp_path / "policy.onnx"), raw, [env.normalize_obs(each) for each in raw])
+
+
 def test_statistics_of_other_observations_are_refused(tmp_path: Path):
     env = VecNormalize(DummyVecEnv([lambda: RandomEnv(spaces.Box(-1.0, 1.0, (4,)))]))
     with pytest.raises(ValueError, match=r"vec_normalize has observations of Box.*\(4,\).*\(3,\)"):

@@ -149,6 +149,7 @@ class OfflineEvalCallback(PeriodicCallback):
     def _report(self) -> None:
         assert self._buffer is not None  # for mypy
         sums: dict[str, float] = defaultdict(float)
+        self._buffer.gamma = self.model.gamma
         with evaluation_mode(self.model, self.seed):
             for start in range(0, len(self._rows), self.batch_size):
                 rows = self._rows[start : start + self.batch_size]

@@ -68,8 +68,10 @@ class Sampler(nn.Module):
             for key, each in (rms if isinstance(rms, dict) else {"observation": rms}).items():
                 deviation = np.sqrt(each.var + vec_normalize.epsilon)
                 self.statistics[key] = (each.mean, deviation, vec_normalize.clip_obs)
-        shapes = [[part.shape for part in _parts(space).values()] for space in (self.space, policy.observation_space)]
-        if shapes[0] != shapes[1]:
+        own, given = (
+            {key: part.shape for key, part in _parts(space).items()} for space in (policy.observation_space, self.space)
+        )
+        if own != given:
             raise ValueError(
                 f"vec_normalize has observations of {self.space}, and the policy of {policy.observation_space}: use "
                 "the one that the model was trained with."
@@ -148,8 +150,9 @@ class Sampler(nn.Module):
                 "high": space.high.tolist(),
             },
             "chunk_size": policy.chunk_size,
-            "replan_every": policy.replan_every,
-            "ensemble_decay": policy.ensemble_decay,
+            # Numbers of NumPy are no JSON
+            "replan_every": None if policy.replan_every is None else int(policy.replan_every),
+            "ensemble_decay": None if policy.ensemble_decay is None else float(policy.ensemble_decay),
             "flow_steps": getattr(policy, "flow_steps", None),
         }
 

@@ -101,7 +101,14 @@ def fitted_q_evaluation(
     check_positive_int("seed", seed, minimum=0)
     # A copy, which shares the data
     buffer = copy(dataset) if isinstance(dataset, OfflineBuffer) else model.make_offline_buffer(dataset)
+    if buffer.chunk_size != model.chunk_size:
+        raise ValueError(
+            f"The data is in chunks of {buffer.chunk_size}, and the model's chunk_size is {model.chunk_size}: use "
+            "model.make_offline_buffer(dataset)."
+        )
     buffer.n_steps = model.chunk_size if model.chunk_size > 1 else n_steps
+    # Which may have been changed since the data was read
+    buffer.gamma = model.gamma
     if len(buffer.complete_starts()) == 0:
         raise ValueError(f"No episode of dataset '{buffer.name}' has the {n_steps} steps of a return: reduce n_steps.")
     with evaluation_mode(model, seed):

@@ -164,7 +164,7 @@ def _read_run(folder: Path, source: Path) -> TrainingRun:
         raise ValueError(f"{settings.name}/args.yml and config.yml are not as RL Zoo writes them: {error!r}") from error
     # On the command line they override the configuration
     given = {key: args[key] for key in ("env_kwargs", "eval_env_kwargs") if args.get(key)}
-    steps_done, is_finished = int(steps[-1]), False
+    steps_done, is_finished = int(steps.max(initial=0)), False
     if (folder / f"{settings.name}.zip").is_file():
         steps_done, steps_to_do = read_progress(folder / f"{settings.name}.zip")
         is_finished = steps_done >= steps_to_do
@@ -187,11 +187,11 @@ def _read_run(folder: Path, source: Path) -> TrainingRun:
 
 def _read_evaluations(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """
-    :return: Steps and values, as a :class:`TrainingRun` has them
-    :raises ValueError: if there are none, or they are not as SB3's ``EvalCallback`` writes them
+    :return: Steps and values, as a :class:`TrainingRun` has them; none if there are no evaluations yet
+    :raises ValueError: if they are not as SB3's ``EvalCallback`` writes them
     """
     if not path.is_file():
-        raise ValueError("there are no evaluations yet: they come every --eval-freq steps, by default 25,000")
+        return np.empty(0), {}
     try:
         with np.load(path) as file:
             if sum(each.file_size for each in file.zip.infolist()) > MAX_BYTES:
@@ -214,7 +214,8 @@ def _read_evaluations(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def join_resumed(runs: list[TrainingRun]) -> tuple[list[TrainingRun], list[LeftOut]]:
     """
     Take a run and the one that resumed from its model (``-i MODEL.zip``) as one. The zoo begins to count again, so the
-    steps of the second one are moved behind those of the first. Runs whose beginning is not there are left out.
+    steps of the second one are moved behind those of the first. Runs whose beginning is not there are left out, and so
+    are those without evaluations.
     """
     by_folder = {run.folder.resolve(): run for run in runs}
     whole, left_out, resumed = list[TrainingRun](), list[LeftOut](), set[Path]()
@@ -225,7 +226,10 @@ def join_resumed(runs: list[TrainingRun]) -> tuple[list[TrainingRun], list[LeftO
             resumed.update(each.folder for each in before)
         except ValueError as error:
             left_out.append(LeftOut(run.folder, str(error)))
-    return [run for run in whole if run.folder not in resumed], left_out
+    whole = [run for run in whole if run.folder not in resumed]
+    reason = "there are no evaluations yet: they come every --eval-freq steps, by default 25,000"
+    left_out += [LeftOut(run.folder, reason) for run in whole if run.steps.size == 0]
+    return [run for run in whole if run.steps.size > 0], left_out
 
 
 def _chain_to(run: TrainingRun, by_folder: dict[Path, TrainingRun]) -> list[TrainingRun]:
@@ -259,6 +263,8 @@ def _join(chain: list[TrainingRun]) -> TrainingRun:
         assert run.resumed_from is not None  # for mypy
         start += read_progress(before.folder / run.resumed_from.name)[0]
         kept = whole.steps <= start
+        # What one of them has not evaluated at all is what the other has
+        parts = [part for part in ({n: v[kept] for n, v in whole.values.items()}, run.values) if len(part) > 0]
         total_steps = max(start, whole.offline_steps) + run.total_steps - run.offline_steps
         whole = replace(
             run,
@@ -268,10 +274,12 @@ def _join(chain: list[TrainingRun]) -> TrainingRun:
             steps_done=start + run.steps_done,
             steps=np.concatenate([whole.steps[kept], run.steps + start]),
             values={
-                name: np.concatenate([whole.values[name][kept], values])
-                for name, values in run.values.items()
-                if name in whole.values
-            },
+                name: np.concatenate([part[name] for part in parts])
+                for name in parts[0]
+                if all(name in part for part in parts)
+            }
+            if parts
+            else {},
         )
     return whole
 
@@ -299,7 +307,9 @@ def _text(run: TrainingRun, key: str) -> str:
     """The setting in words, which differ for other values."""
     if key not in run.settings:
         return f"{key} not set"
-    text = str(run.settings[key])
+    value = run.settings[key]
+    # 3 and 3.0 are the same setting
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     return f"{key}={text}" if len(text) <= MAX_NAME else f"{key}={text[:40]}... ({zlib.crc32(text.encode()):x})"
 
 

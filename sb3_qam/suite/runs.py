@@ -228,7 +228,9 @@ def _not_plain(value: Any) -> Iterator[Any]:
 
 
 def _filled(option: Any, **names: Any) -> Any:
-    """An option with what its placeholders stand for, also in a list; other braces stay."""
+    """An option with what its placeholders stand for, also in a list or dict; other braces stay."""
+    if isinstance(option, dict):
+        return {key: _filled(each, **names) for key, each in option.items()}
     if isinstance(option, list):
         return [_filled(each, **names) for each in option]
     if isinstance(option, str):

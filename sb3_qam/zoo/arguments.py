@@ -42,7 +42,9 @@ def zoo_arguments(command: str, arguments: list[str]) -> list[str]:
     module, _, env_id = typed.env.rpartition(":")
     packages = [*typed.gym_packages, *([module] if module else [])]
     if command != "train" and not packages and env_id not in gym.registry:
-        for file in Path(typed.folder, typed.algo or "ppo").glob(f"{env_id}_*/{env_id}/args.yml"):
+        # As the zoo names them
+        name = env_id.replace("/", "-")
+        for file in Path(typed.folder, typed.algo or "ppo").glob(f"{name}_*/{name}/args.yml"):
             packages += read_yaml(file).get("gym_packages") or []
     find_environment(env_id, packages)
     if env_id != typed.env:

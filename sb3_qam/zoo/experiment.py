@@ -5,7 +5,9 @@ import os
 import shlex
 import shutil
 import sys
+from collections import ChainMap, OrderedDict
 from collections.abc import Callable
+from pprint import pprint
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from sb3_qam.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_qam.common.phases import PhaseProgressBarCallback
 from sb3_qam.utils.names import arguments_of, closest
+from sb3_qam.zoo import search
 from sb3_qam.zoo.hyperparams import hyperparams_of
 from sb3_qam.zoo.wrappers import wrap_as_environment
 
@@ -51,6 +54,7 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         # The zoo takes its own out of it
         config = hyperparams.copy()
         hyperparams, *others = super()._preprocess_hyperparams(hyperparams)
+        search.configured_policy_kwargs = hyperparams.get("policy_kwargs") or {}
         # Those of action noise the zoo takes out later
         known = arguments_of(rl_zoo3.ALGOS[self.algo]) | {"noise_type", "noise_std"}
         for name in hyperparams.keys() - known:
@@ -59,11 +63,26 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             hyperparams["offline_dataset"] = wrap_as_environment(hyperparams["offline_dataset"], config)
         return hyperparams, *others  # type: ignore[return-value]
 
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not (self.storage and self.study_name and self.trial_id):
+            return super().read_hyperparameters()
+        # The zoo would put what was drawn in place of whole dicts, of which it is a part
+        trial_id, self.trial_id = self.trial_id, None
+        hyperparams, _ = super().read_hyperparameters()
+        self.trial_id = trial_id
+        drawn = self.load_trial(self.storage, self.study_name, trial_id)
+        print("From the Optuna study:")
+        pprint(drawn)
+        for name, value in {**drawn, **(self.custom_hyperparams or {})}.items():
+            both = [each[name] for each in (hyperparams, drawn, {name: value}) if isinstance(each.get(name), dict)]
+            hyperparams[name] = dict(ChainMap(*reversed(both))) if isinstance(value, dict) else value
+        return hyperparams, OrderedDict(sorted(hyperparams.items()))
+
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         was_there = os.path.exists(self.save_path)
         try:
             return super().setup_experiment()
-        except Exception as error:
+        except BaseException as error:
             # Else a run without a model would be the latest
             if not was_there:
                 shutil.rmtree(self.save_path, ignore_errors=True)

@@ -13,12 +13,18 @@ def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     hyperparams = convert_offpolicy_params(sampled_params)
     hyperparams["policy_kwargs"]["n_critics"] = hyperparams.pop("n_critics")
+    if of_her := {name: hyperparams.pop(name) for name in HER_PARAMS if name in hyperparams}:
+        hyperparams["replay_buffer_kwargs"] = of_her
     if hyperparams.get("chunk_size", 1) > 1:
         # Which the configuration's n_steps does not go with
         hyperparams["n_steps"] = 1
     return hyperparams
 
 
+# What RL Zoo draws for HerReplayBuffer
+HER_PARAMS = ("n_sampled_goal", "goal_selection_strategy")
+# Of the configuration; a trial draws some of them, and keeps the others
+configured_policy_kwargs: dict[str, Any] = {}
 # Whether the coming search is for a few CPU cores: trials in minutes, and not in hours
 for_small_machines = False
 
@@ -63,4 +69,6 @@ def sample_params(
         hyperparams = sample_her_params(trial, hyperparams, additional_args["her_kwargs"])
     else:
         hyperparams["chunk_size"] = trial.suggest_categorical("chunk_size", [1, 5])
-    return convert_params(hyperparams)
+    hyperparams = convert_params(hyperparams)
+    hyperparams["policy_kwargs"] = {**configured_policy_kwargs, **hyperparams["policy_kwargs"]}
+    return hyperparams

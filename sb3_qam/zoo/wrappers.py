@@ -57,6 +57,9 @@ class EpisodeSuccess(VecEnvWrapper):
         for number, info in enumerate(infos):
             self._succeeded[number] |= any(bool(info.get(key)) for key in SUCCESS_KEYS)
             if dones[number]:
+                if "is_success" in info:
+                    # Of this step, as rewards that are taken from success want it
+                    info.setdefault("success", info["is_success"])
                 info["is_success"] = bool(self._succeeded[number])
         self._succeeded &= ~dones
         return observations, rewards, dones, infos

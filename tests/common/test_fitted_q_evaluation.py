@@ -69,6 +69,19 @@ def test_in_a_chain_it_is_the_discounted_reward_of_what_the_policy_does(
     assert found.halfway == pytest.approx(value, abs=0.1)
 
 
+def test_the_discount_is_the_models():
+    model, data = clone_of(N_PLACES), recorded()
+    buffer = model.make_offline_buffer(data)
+    model.gamma = 0.5
+    by_id, by_buffer = (fitted_q_evaluation(model, each, 20, n_critics=2) for each in (data, buffer))
+    assert by_id == by_buffer
+    in_chunks = QAM("FlowPolicy", offline_dataset=data, chunk_size=2, **SMALL)
+    with pytest.raises(
+        ValueError, match=r"data is in chunks of 1, and the model's chunk_size is 2: use .*make_offline"
+    ):
+        fitted_q_evaluation(in_chunks, buffer, 1)
+
+
 def test_the_value_halfway_is_that_of_half_as_many_steps():
     model, data = clone_of(N_PLACES), recorded()
     found, half = (fitted_q_evaluation(model, data, n, n_critics=2) for n in (40, 20))

@@ -191,7 +191,9 @@ def test_what_is_broken_is_named_with_its_reason(tmp_path: Path):
     (tmp_path / "qam" / "Maze-v0" / "seed_4").mkdir(parents=True)
     (tmp_path / "qam" / "Maze-v0" / "seed_4" / "output.txt").write_text("Traceback")
     runs, left_out = read_runs([tmp_path])
+    runs, without_evaluations = join_resumed(runs)
     assert [run.folder.name for run in runs] == ["Maze-v0_10"]
+    left_out += without_evaluations
     reasons = {each.folder.name: each.reason for each in left_out}
     expected = {
         "Maze-v0_1": "there are no evaluations yet: they come every --eval-freq steps",
@@ -242,6 +244,16 @@ def test_a_run_that_resumed_from_another_is_one_with_it(tmp_path: Path):
     ]
 
 
+def test_a_run_that_was_stopped_before_its_first_evaluation_is_one_with_its_end(tmp_path: Path):
+    write_run(tmp_path, 1, steps=(), steps_done=50)
+    write_run(tmp_path, 2, steps=[100, 200], successes=[0.6, 0.7], trained_agent="logs/qam/Maze-v0_1/Maze-v0.zip")
+    write_run(tmp_path, 3, steps=(), trained_agent="logs/qam/Maze-v0_2/Maze-v0.zip")
+    (run,), left_out = join_resumed(read_runs([tmp_path])[0])
+    assert left_out == []
+    assert run.steps.tolist() == [150, 250]
+    assert run.values["success"].tolist() == [0.6, 0.7]
+
+
 def test_a_suite_that_goes_on_from_the_ends_of_another_is_one_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     seed = "qam/Maze-v0/seed_0"
@@ -259,13 +271,14 @@ def test_a_suite_that_goes_on_from_the_ends_of_another_is_one_with_it(tmp_path: 
 def test_runs_that_differ_by_their_settings_are_methods_of_their_own(tmp_path: Path):
     write_run(tmp_path, 1, inverse_temperature=1.0)
     write_run(tmp_path, 2, inverse_temperature=3.0)
+    write_run(tmp_path, 5, inverse_temperature=3)
     write_run(tmp_path, 3)
     write_run(tmp_path, algorithm="sac")
     write_run(tmp_path, task="Other-v0", inverse_temperature=5.0)
     runs = name_methods(read_runs([tmp_path])[0])
     assert {(run.task, run.method) for run in runs} == {
-        ("Maze-v0", "qam, inverse_temperature=1.0"),
-        ("Maze-v0", "qam, inverse_temperature=3.0"),
+        ("Maze-v0", "qam, inverse_temperature=1"),
+        ("Maze-v0", "qam, inverse_temperature=3"),
         ("Maze-v0", "qam, inverse_temperature not set"),
         ("Maze-v0", "sac"),
         ("Other-v0", "qam"),

@@ -246,6 +246,8 @@ def test_values_of_a_suite_work_as_they_are_written(tmp_path: Path):
         "--algo qam --env A-v0 --seed 0 --num-threads 1 --progress --eval-freq 5 --env-kwargs a:'x' b:float('inf')"
     )
     assert found[:-2] == expected.split()
+    found = arguments(tmp_path, "{tasks: [A-v0], options: {eval-env-kwargs: {name: 'x{seed}'}}}")
+    assert found[found.index("--eval-env-kwargs") + 1] == "name:'x0'"
     found = arguments(tmp_path, "{tasks: [A-v0], options: {env-kwargs: ['name:{task}', 'run:{seed}']}}")
     assert found[found.index("--env-kwargs") + 1 :][:2] == ["name:A-v0", "run:0"]
 

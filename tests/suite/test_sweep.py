@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
@@ -25,6 +26,9 @@ def clone(tmp_path: Path) -> Path:
     model = QAM("FlowPolicy", offline_dataset=dataset.id, policy_kwargs={"net_arch": [8]}, flow_steps=2, batch_size=8)
     model.pretrain(gradient_steps=2, objective="bc").save(tmp_path / "bc")
     return tmp_path / "bc.zip"
+
+
+OTHER = r"has other settings .*: choose another folder"
 
 
 def rows_of(clone: Path, values: list[float], folder: Path, **kwargs: Any) -> list[dict[str, Any]]:
@@ -51,13 +55,12 @@ def test_a_sweep_resumes_and_equals_one_that_was_not_interrupted(clone: Path, tm
     th.manual_seed(1)
     assert rows_of(clone, [1.0, 10.0], tmp_path / "parts") == whole
     assert (tmp_path / "parts" / "inverse_temperature=1.zip").stat().st_mtime_ns == saved
-    other = r"has other settings .*: choose another folder"
-    with pytest.raises(ValueError, match=other):
+    with pytest.raises(ValueError, match=OTHER):
         rows_of(clone, [1.0], tmp_path / "parts", gradient_steps=4)
-    with pytest.raises(ValueError, match=other):
+    with pytest.raises(ValueError, match=OTHER):
         rows_of(clone, [1.0], tmp_path / "parts", env=make_vec_env("Pendulum-v1", env_kwargs={"g": 5.0}))
     QAM.load(clone).pretrain(gradient_steps=1, objective="bc").save(clone)
-    with pytest.raises(ValueError, match=other):
+    with pytest.raises(ValueError, match=OTHER):
         rows_of(clone, [1.0], tmp_path / "parts")
 
 
@@ -69,15 +72,39 @@ def test_policies_of_a_clone_of_normalized_observations_see_the_same(clone: Path
     env.save(str(tmp_path / "statistics.pkl"))
     with pytest.warns(UserWarning, match="and now they are not"):
         rows_of(clone, [1.0], tmp_path / "raw")
-    env.training = False
     # A warning would be an error
+    statistics = env.obs_rms.mean.copy()
     rows_of(clone, [1.0], tmp_path / "normalized", env=env)
+    np.testing.assert_array_equal(env.obs_rms.mean, statistics)
+    env.obs_rms.update(np.ones((100, 3)))
+    with pytest.raises(ValueError, match=OTHER):
+        rows_of(clone, [1.0], tmp_path / "normalized", env=env)
     args = ["sweep", str(clone), "--kl-budget", "1", "--steps", "1", "-n", "1", "--folder", str(tmp_path / "command")]
     result = CliRunner().invoke(app, args)
     assert result.exit_code == 1
     assert "has learned from observations that VecNormalize normalized: give its statistics" in result.output
     result = CliRunner().invoke(app, [*args, "--vec-normalize", str(tmp_path / "statistics.pkl")])
     assert result.exit_code == 0, result.output
+
+
+def test_critics_are_new_whatever_the_model_has_learned(clone: Path, tmp_path: Path):
+    """Those that were trained have learned with a temperature."""
+    trained = tmp_path / "trained.zip"
+    QAM.load(clone, learning_rate=0.05).pretrain(gradient_steps=20).save(trained)
+    swept = {}
+    for model in (clone, trained):
+        rows_of(model, [1.0], tmp_path / model.stem, gradient_steps=1)
+        swept[model] = QAM.load(tmp_path / model.stem / "inverse_temperature=1.zip")
+    weights = {model: each.critic.state_dict() for model, each in {**swept, "old": QAM.load(trained)}.items()}
+    name = next(name for name in weights["old"] if name.endswith("weight"))
+    change = {model: (weights[model][name] - weights["old"][name]).abs().max() for model in (clone, trained)}
+    assert change[trained] > 0.01
+
+
+def test_values_that_are_close_are_different_ones(clone: Path, tmp_path: Path):
+    rows = rows_of(clone, [1.0, 1.0000001], tmp_path / "close")
+    assert [row["inverse_temperature"] for row in rows] == [1.0, 1.0000001]
+    assert len(list((tmp_path / "close").glob("*.zip"))) == 2
 
 
 def test_only_temperatures_and_budgets_are_swept(clone: Path, tmp_path: Path):

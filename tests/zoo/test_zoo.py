@@ -317,6 +317,24 @@ def test_success_anywhere_in_an_episode_is_said_at_its_end():
     assert said == [True, False, True, False]
 
 
+class _SaysIsSuccess(_TwoSteps):
+    def step(self, action):
+        *step, info = super().step(action)
+        return *step, {"is_success": info["success"]}
+
+
+def test_rewards_from_success_are_those_of_the_steps(tmp_path: Path):
+    """Whatever is said of the episode at its end."""
+    transform = {"from_success": True, "terminate_on_success": True}
+    for env in (_TwoSteps, _SaysIsSuccess):
+        vec_env = EpisodeSuccess(DummyVecEnv([env]))
+        model = QAM("FlowPolicy", vec_env, reward_transform=transform, learning_starts=20, **SMALL).learn(20)
+        buffer = model.replay_buffer
+        succeeded = (buffer.actions[:20, 0, 0] > 0) * np.tile([1, 0], 10)
+        assert 0 < succeeded.sum() < 10
+        np.testing.assert_array_equal(buffer.rewards[:20, 0], succeeded)
+
+
 # ---------------------------------------------------------------------- search
 
 
@@ -335,6 +353,7 @@ def test_what_is_sampled_are_arguments_and_converts_to_them_again(name: str):
     with_her = HYPERPARAMS_SAMPLER[name](study.ask(), 1, 1, {"using_her_replay_buffer": True, "her_kwargs": {}})
     assert "chunk_size" not in with_her
     assert "goal_selection_strategy" in with_her["replay_buffer_kwargs"]
+    assert HYPERPARAMS_CONVERTER[name](study.trials[-1].params) == with_her
 
 
 class _NotFinite(_TwoSteps):
@@ -373,7 +392,7 @@ def test_every_draw_of_a_search_goes_with_the_configuration(name: str, env_id: s
 
 def test_a_search_finds_what_a_run_can_be_started_with(tmp_path: Path):
     storage = f"sqlite:///{tmp_path}/study.db"
-    hyperparams = {"buffer_size": 100, "learning_starts": 18}
+    hyperparams = {"buffer_size": 100, "learning_starts": 18, "policy_kwargs": {"ode_method": "midpoint"}}
     search = {
         "n_timesteps": 20,
         "env_kwargs": {"max_episode_steps": 20},
@@ -401,6 +420,9 @@ def test_a_search_finds_what_a_run_can_be_started_with(tmp_path: Path):
     params = study.trials[1].params
     assert model.inverse_temperature == saved["inverse_temperature"] == params["inverse_temperature"]
     assert model.policy_kwargs["n_critics"] == params["n_critics"]
+    # What the trial has not drawn is that of the configuration, there and here
+    assert model.policy.ode_method == "midpoint"
+    assert model.policy_kwargs["ode_method"] == "midpoint"
 
 
 def test_a_search_for_small_machines_draws_small_networks(monkeypatch: pytest.MonkeyPatch):
