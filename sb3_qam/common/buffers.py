@@ -98,13 +98,15 @@ class SequenceBuffer(BaseBuffer):
             return map_observations(lambda part: to_tensor(part, self.device), parts)
 
         rewards = tensors(self._normalize_reward(rewards, env))
-        discounts = self.gamma ** th.arange(self.n_steps, device=self.device)
+        # It may be the integer 1
+        gamma = float(self.gamma)
+        discounts = gamma ** th.arange(self.n_steps, device=self.device)
         return TransitionBatch(
             observations=tensors(self._normalize_obs(observations, env)),
             actions=tensors(actions).flatten(start_dim=1),
             next_observations=tensors(self._normalize_obs(next_observations, env)),
             rewards=rewards @ discounts,
-            discounts=th.full((len(rewards),), self.gamma**self.n_steps, device=self.device),
+            discounts=th.full((len(rewards),), gamma**self.n_steps, device=self.device),
             masks=(~tensors(terminations).any(dim=1)).float(),
             valid=tensors(valid).float(),
         )

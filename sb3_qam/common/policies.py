@@ -115,7 +115,8 @@ class OfflineToOnlinePolicy(ChunkedPolicy):
     :param features_extractor_class: Features extractor to use. By default ``CombinedExtractor`` for Dict
         observations and ``FlattenExtractor`` for all others
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor
-    :param share_features_extractor: Whether all networks use one extractor, which the critic's loss alone trains. The
+    :param share_features_extractor: Whether all networks use one extractor, which the critic's loss trains, and
+        the behavior's while that is trained alone. The
         Polyak targets always have their own.
     :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
     :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
@@ -347,6 +348,11 @@ class BaseFlowPolicy(OfflineToOnlinePolicy):
 
     @property
     def behavior(self) -> VelocityField:
+        return self.behavior_flow
+
+    @property
+    def actor(self) -> VelocityField:
+        """The flow that is trained to act, as ``policy.actor`` of SB3's off-policy policies."""
         return self.behavior_flow
 
     def trained_networks(self) -> list[nn.Module]:

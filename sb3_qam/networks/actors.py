@@ -88,14 +88,17 @@ class VelocityField(ActorNetwork):
         """
         return ConditionedVelocity(self.mlp, features)(x, t)
 
-    def conditioned_on(self, observations: PyTorchObs) -> ConditionedVelocity:
+    def conditioned_on(self, observations: PyTorchObs) -> Velocity:
         """
         Condition the velocity on observations; their features are extracted once, here.
 
         :param observations: A batch of observations
         :return: The velocity as a function of x, shape (..., batch, action_dim), and of t
         """
-        return ConditionedVelocity(self.mlp, self.features(observations))
+        features = self.features(observations)
+        if type(self).forward is not VelocityField.forward:
+            return lambda x, t: self(features, x, t)
+        return ConditionedVelocity(self.mlp, features)
 
 
 class ConditionedFlows:

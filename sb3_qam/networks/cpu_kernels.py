@@ -307,6 +307,9 @@ def members_of(mlp: nn.Sequential, n_members: int | None = None) -> list[list[La
         if isinstance(module, TanhGELU):
             expected = (kinds[0], kinds[1])
             continue
+        if [*module._parameters] != ["weight", "bias"] or module._forward_pre_hooks or module._forward_hooks:
+            # Such as one that is pruned
+            return None
         # Not parameters(), which takes longer than a product of small matrices
         parameters = [part.detach() for part in module._parameters.values() if part is not None]
         if len(parameters) != 2 or parameters[0].device.type != "cpu" or parameters[0].dtype != th.float32:
@@ -545,6 +548,6 @@ class RecordedVelocities(th.autograd.Function):
             parts = [*parameter_gradients(saved, deltas), deltas.pre[0].float()]
             sums = [total.add_(part) for total, part in zip(sums, parts, strict=True)] if sums else parts
         weight, *others, of_state = sums
-        weight = th.cat([outer(of_state, ctx.features), weight], dim=1)
+        weight = th.cat([outer(of_state, ctx.features.to(of_state.dtype)), weight], dim=1)
         of_features = th.mm(of_state, ctx.of_features).float() if ctx.needs_input_grad[0] else None
         return of_features, None, None, None, weight, *others

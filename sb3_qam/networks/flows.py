@@ -62,7 +62,8 @@ class ConditionedVelocity:
     @cached_property
     def kernel(self) -> ConditionedKernel | None:
         """The fast evaluation of this velocity on a CPU, where there is one."""
-        return ConditionedKernel.of(self.mlp, self.features)
+        # A subclass may compute something else
+        return ConditionedKernel.of(self.mlp, self.features) if type(self.mlp) is MLP else None
 
     def __call__(self, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
         """

@@ -8,11 +8,15 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
 from sb3_qam.networks.layers import TanhGELU
 from sb3_qam.utils.checks import space_difference
+from sb3_qam.utils.names import plain
 
 PREFIX = "behavior_flow"
+# Extractors that a policy class has by itself
+DEFAULT_EXTRACTORS = (None, FlattenExtractor, CombinedExtractor, NatureCNN)
 # What makes of the same parameters another function, beside the spaces, and what it is by default
 POLICY_KWARGS: dict[str, Any] = {
     "activation_fn": TanhGELU,
@@ -20,6 +24,17 @@ POLICY_KWARGS: dict[str, Any] = {
     "features_extractor_kwargs": None,
     "normalize_images": True,
 }
+
+
+def _meaning(what: str, value: Any) -> Any:
+    """:return: What can be compared of a value, also in another process, where a script has other classes"""
+    if what == "activation_fn":
+        return repr(value())
+    if what == "features_extractor_class":
+        return None if value in DEFAULT_EXTRACTORS else f"{value.__module__}.{value.__qualname__}"
+    if what == "features_extractor_kwargs":
+        return plain(value or {}) or repr(value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -43,8 +58,12 @@ class Behavior:
         """
         for what, value in self.context.items():
             there = other.context[what]
-            is_same = space_difference(value, there) is None if isinstance(value, spaces.Space) else value == there
-            if not is_same:
+            is_space = isinstance(value, spaces.Space)
+            if (
+                space_difference(value, there) is not None
+                if is_space
+                else _meaning(what, value) != _meaning(what, there)
+            ):
                 raise self._misfit(what, value, there)
         shapes, other_shapes = ({name: tuple(p.shape) for name, p in b.parameters.items()} for b in (self, other))
         for name in sorted(shapes | other_shapes):

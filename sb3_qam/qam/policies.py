@@ -62,7 +62,7 @@ class FlowPolicy(BaseFlowPolicy):
         observations and ``FlattenExtractor`` for all others
     :param features_extractor_kwargs: Keyword arguments to pass to the features extractor
     :param share_features_extractor: Whether the flows and the critics use one extractor, which the critic's loss
-        alone trains. The Polyak targets always have their own.
+        trains, and the behavior's while that is trained alone. The Polyak targets always have their own.
     :param normalize_images: Whether to normalize images or not, dividing by 255.0 (True by default)
     :param optimizer_class: The optimizer to use, ``th.optim.Adam`` by default
     :param optimizer_kwargs: Additional keyword arguments, excluding the learning rate, to pass to the optimizer
@@ -98,6 +98,10 @@ class FlowPolicy(BaseFlowPolicy):
             self._zero_policy_flow()
         self.head = self.make_head(shared_extractor)
         self.behavior_flow_target = self.make_actor(VelocityField)
+
+    @property
+    def actor(self) -> VelocityField:
+        return self.policy_flow
 
     def target_pairs(self) -> list[TargetPair]:
         return [(self.behavior_flow_target, self.behavior_flow), *super().target_pairs()]

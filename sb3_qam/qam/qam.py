@@ -473,6 +473,10 @@ class QAM(JointOptimization):
         :param device: Device on which the code should run.
         """
         super().set_parameters(load_path_or_dict, exact_match, device)
+        for group in self.policy.optimizer.param_groups if self.device.type != "cuda" else []:
+            # Of CUDA graphs; other devices refuse it
+            if "capturable" in group:
+                group["capturable"] = self.policy.optimizer.defaults["capturable"]
         if isinstance(load_path_or_dict, dict):
             return
         data, _, tensors = load_from_zip_file(load_path_or_dict, device=self.device)

@@ -59,11 +59,11 @@ def test_acting_and_files_are_those_of_float32(pendulum_dataset, tmp_path: Path)
     np.testing.assert_array_equal(*actions)
 
 
-def test_images_too():
+@pytest.mark.parametrize(("batch_size", "width"), [(8, 16), (32, 128)])
+def test_images_too(batch_size: int, width: int):
     env = FakeImageEnv(screen_height=36, screen_width=36, discrete=False)
-    model = LossesOfQAM(
-        "CnnPolicy", env, precision="bf16", device="cpu", learning_starts=4, **{**SMALL, "batch_size": 8}
-    )
+    sizes = {"batch_size": batch_size, "policy_kwargs": {"net_arch": [width, width]}}
+    model = LossesOfQAM("CnnPolicy", env, precision="bf16", device="cpu", learning_starts=4, **{**SMALL, **sizes})
     model.losses = []
     extractor = model.critic.features_extractor
     before = [parameter.detach().clone() for parameter in extractor.parameters()]

@@ -269,6 +269,13 @@ def test_a_loaded_replay_buffer_makes_the_returns_of_the_model(tmp_path: Path):
     assert other.replay_buffer is buffer
 
 
+@pytest.mark.parametrize("gamma", [0, 1])
+def test_a_discount_may_be_a_whole_number(pendulum_dataset, gamma: int):
+    model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, gamma=gamma, n_steps=2, **SMALL)
+    model.pretrain(gradient_steps=1).learn(12, reset_num_timesteps=False)
+    assert (model.draw_batch(10).discounts == gamma).all()
+
+
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_a_discount_that_is_changed_is_that_of_all_samples(pendulum_dataset, n_steps: int):
     model = QAM("FlowPolicy", "Pendulum-v1", offline_dataset=pendulum_dataset, n_steps=n_steps, **SMALL).learn(20)

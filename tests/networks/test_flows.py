@@ -1,11 +1,17 @@
 """Flow matching and the integration of flows."""
 
 import math
+from typing import Any
 
 import pytest
 import torch as th
+from torch import nn
+from torch.nn.utils import prune
 
+from sb3_qam import QAM, FlowPolicy
+from sb3_qam.networks import VelocityField
 from sb3_qam.networks.flows import FlowDivergence, check_ode_method, flow_matching_loss, integrate_flow
+from sb3_qam.networks.layers import TanhGELU
 
 METHODS = ["euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"]
 METHODS += ["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver"]
@@ -81,3 +87,54 @@ def test_tolerances_and_solver_options_reach_torchdiffeq():
 def test_what_torchdiffeq_cannot_use_is_refused_with_the_way_out(method: str, options: dict | None):
     with pytest.raises(ValueError, match=r"ode_method=.*euler"):
         check_ode_method(method, options)
+
+
+class _PlusFive(nn.Sequential):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return super().forward(x) + 5.0
+
+
+class _OwnNetwork(VelocityField):
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Any) -> None:
+        self.mlp = _PlusFive(nn.Linear(features_dim + action_dim + 1, 16), TanhGELU(), nn.Linear(16, action_dim))
+
+
+class _OwnForward(VelocityField):
+    def forward(self, features: th.Tensor, x: th.Tensor, t: th.Tensor | float) -> th.Tensor:
+        return super().forward(features, x, t) + 5.0
+
+
+class _Block(nn.Module):
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.linear(x).sin()
+
+
+class _OwnModule(VelocityField):
+    def _build(self, features_dim: int, action_dim: int, make_mlp: Any) -> None:
+        self.mlp = _Block(features_dim + action_dim + 1, action_dim)
+
+
+@pytest.mark.parametrize("field", [VelocityField, _OwnNetwork, _OwnForward, _OwnModule])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_velocity_of_ones_own_is_one_function(field: type[VelocityField], pruned: bool):
+    """With a gradient, where autograd needs it, and without one, where it acts."""
+
+    class Policy(FlowPolicy):
+        def make_actor(self, network_class: Any, features_extractor: Any = None) -> Any:
+            return super().make_actor(field if network_class is VelocityField else network_class, features_extractor)
+
+    model = QAM(Policy, "Pendulum-v1", batch_size=8, learning_starts=10, policy_kwargs={"net_arch": [16]}).learn(14)
+    flow = model.policy.policy_flow
+    if pruned:
+        linear = next(module for module in flow.mlp.modules() if isinstance(module, nn.Linear))
+        prune.l1_unstructured(linear, "weight", amount=0.5)
+    observations, x = th.randn(20, 3), th.randn(20, 1)
+    with_gradient = flow.conditioned_on(observations)(x, 0.3)
+    with th.no_grad():
+        without, features = flow.conditioned_on(observations)(x, 0.3), flow.features(observations)
+        th.testing.assert_close(without, with_gradient, rtol=1e-4, atol=1e-5)
+        th.testing.assert_close(flow(features, x, 0.3), with_gradient, rtol=1e-4, atol=1e-5)

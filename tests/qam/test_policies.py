@@ -23,6 +23,12 @@ def policy_for(
     return FlowPolicy(observation_space, action_space, lambda _: 1e-3, **kwargs)
 
 
+def test_the_actor_is_where_sb3_has_it():
+    model = QAM("FlowPolicy", "Pendulum-v1")
+    assert model.policy.actor is model.actor is model.policy.policy_flow
+    assert not any(name.startswith("actor") for name in model.policy.state_dict())
+
+
 def test_aliases():
     assert QAM.policy_aliases == {
         "FlowPolicy": FlowPolicy,

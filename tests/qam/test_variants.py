@@ -1,6 +1,7 @@
 """Each variant is what the design says it is."""
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -451,6 +452,26 @@ def test_a_clone_that_does_not_fit_is_refused(change: dict, message: str, from_f
     assert not moved(before, model.policy)
     assert model.policy.acts_as != "bc"
     change["action_space"] = action_space
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ({"activation_fn": partial(th.nn.LeakyReLU, 0.1)}, {"activation_fn": partial(th.nn.LeakyReLU, 0.1)}),
+        ({"activation_fn": lambda: th.nn.LeakyReLU(0.1)}, {"activation_fn": lambda: th.nn.LeakyReLU(0.1)}),
+        ({}, {"features_extractor_class": FlattenExtractor, "features_extractor_kwargs": {}}),
+    ],
+)
+def test_a_clone_fits_what_computes_the_same(there: dict, here: dict, tmp_path: Path):
+    kwargs = {**SMALL, "policy_kwargs": {"net_arch": [16], **there}}
+    QAM("FlowPolicy", "Pendulum-v1", **kwargs).save(tmp_path / "bc")
+    QAM.load(tmp_path / "bc").load_behavior(tmp_path / "bc")
+    QAM("FlowPolicy", "Pendulum-v1", **{**SMALL, "policy_kwargs": {"net_arch": [16], **here}}).load_behavior(
+        tmp_path / "bc"
+    )
+    other = {"net_arch": [16], **here, "activation_fn": th.nn.Tanh}
+    with pytest.raises(ValueError, match="activation_fn is"):
+        QAM("FlowPolicy", "Pendulum-v1", **{**SMALL, "policy_kwargs": other}).load_behavior(tmp_path / "bc")
 
 
 def test_what_is_no_model_gives_no_clone(tmp_path: Path):
