@@ -41,23 +41,33 @@ def replaced(path: str | Path | io.BufferedIOBase, suffix: str) -> Iterator[str 
         yield unfinished
 
 
+def read_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
+    """
+    :param path: A saved model
+    :return: Its attributes as they are written, of which nothing is unpickled; none where SB3 is to say what is wrong
+        with the file
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return json.loads(archive.read("data"))
+    except (zipfile.BadZipFile, KeyError):
+        return {}
+    finally:
+        if file is not path:
+            file.close()
+
+
 def read_spaces(path: str | Path | io.BufferedIOBase, custom_objects: dict[str, Any]) -> dict[str, spaces.Space]:
     """
     :param path: A saved model
     :param custom_objects: What stands in place of what was saved
     :return: Its spaces; none where SB3 is to say what is wrong with the file
     """
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            saved = json.loads(archive.read("data"))
-        found = json_to_data(json.dumps({name: saved[name] for name in SPACES}), custom_objects)
-    except (zipfile.BadZipFile, KeyError):
+    saved = read_attributes(path)
+    if not set(SPACES) <= saved.keys():
         return {}
-    finally:
-        if file is not path:
-            file.close()
-    return found
+    return json_to_data(json.dumps({name: saved[name] for name in SPACES}), custom_objects)
 
 
 class ResumableAlgorithm(OffPolicyAlgorithm):

@@ -17,6 +17,7 @@ from sb3_qam.common.cuda_graph import GraphedUpdates, constants_of
 from sb3_qam.common.optimization import JointOptimization
 from sb3_qam.common.policies import PolicyArgument
 from sb3_qam.common.precision import autocast
+from sb3_qam.common.saving import read_attributes
 from sb3_qam.datasets.rewards import RewardTransform
 from sb3_qam.datasets.sources import OfflineDataset
 from sb3_qam.networks.actors import VelocityField
@@ -479,9 +480,10 @@ class QAM(JointOptimization):
                 group["capturable"] = self.policy.optimizer.defaults["capturable"]
         if isinstance(load_path_or_dict, dict):
             return
-        data, _, tensors = load_from_zip_file(load_path_or_dict, device=self.device)
+        attributes = read_attributes(load_path_or_dict)
+        _, _, tensors = load_from_zip_file(load_path_or_dict, load_data=False, device=self.device)
         for name in ("_objective", "_is_policy_flow_stale"):
-            setattr(self, name, (data or {}).get(name, getattr(self, name)))
+            setattr(self, name, attributes.get(name, getattr(self, name)))
         for name in ("kl_lambda", "kl_average"):
             getattr(self, name).copy_((tensors or {}).get(name, getattr(self, name)))
         self.policy.acts_as = self._actor()
