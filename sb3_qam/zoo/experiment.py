@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections import ChainMap, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from pprint import pprint
 from types import ModuleType
@@ -54,7 +54,6 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         # The zoo takes its own out of it
         config = hyperparams.copy()
         hyperparams, *others = super()._preprocess_hyperparams(hyperparams)
-        search.configured_policy_kwargs = hyperparams.get("policy_kwargs") or {}
         # Those of action noise the zoo takes out later
         known = arguments_of(rl_zoo3.ALGOS[self.algo]) | {"noise_type", "noise_std"}
         for name in hyperparams.keys() - known:
@@ -74,8 +73,10 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
         print("From the Optuna study:")
         pprint(drawn)
         for name, value in {**drawn, **(self.custom_hyperparams or {})}.items():
-            both = [each[name] for each in (hyperparams, drawn, {name: value}) if isinstance(each.get(name), dict)]
-            hyperparams[name] = dict(ChainMap(*reversed(both))) if isinstance(value, dict) else value
+            if isinstance(value, dict):
+                layers = [each for each in (hyperparams.get(name), drawn.get(name), value) if isinstance(each, dict)]
+                value = {key: part for layer in layers for key, part in layer.items()}
+            hyperparams[name] = value
         return hyperparams, OrderedDict(sorted(hyperparams.items()))
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
@@ -109,8 +110,11 @@ class ExperimentManager(rl_zoo3.exp_manager.ExperimentManager):
             )
 
     def objective(self, trial: optuna.Trial) -> float:
+        configured = search.configured_policy_kwargs.set(self._hyperparams.get("policy_kwargs") or {})
         try:
             return super().objective(trial)
         except FloatingPointError as error:
             # The zoo prunes trials in which other algorithms fail by NaN
             raise optuna.exceptions.TrialPruned(str(error)) from error
+        finally:
+            search.configured_policy_kwargs.reset(configured)

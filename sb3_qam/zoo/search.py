@@ -1,9 +1,15 @@
 """Where RL Zoo's hyper-parameter search looks for the arguments of the algorithms."""
 
+from contextvars import ContextVar
 from typing import Any
 
 import optuna
 from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_her_params
+
+# What RL Zoo draws for HerReplayBuffer
+HER_PARAMS = ("n_sampled_goal", "goal_selection_strategy")
+# Of the configuration of the search at work: a trial draws some of them, and keeps the others
+configured_policy_kwargs = ContextVar[dict[str, Any]]("configured_policy_kwargs")
 
 
 def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
@@ -21,10 +27,6 @@ def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return hyperparams
 
 
-# What RL Zoo draws for HerReplayBuffer
-HER_PARAMS = ("n_sampled_goal", "goal_selection_strategy")
-# Of the configuration; a trial draws some of them, and keeps the others
-configured_policy_kwargs: dict[str, Any] = {}
 # Whether the coming search is for a few CPU cores: trials in minutes, and not in hours
 for_small_machines = False
 
@@ -70,5 +72,5 @@ def sample_params(
     else:
         hyperparams["chunk_size"] = trial.suggest_categorical("chunk_size", [1, 5])
     hyperparams = convert_params(hyperparams)
-    hyperparams["policy_kwargs"] = {**configured_policy_kwargs, **hyperparams["policy_kwargs"]}
+    hyperparams["policy_kwargs"] = {**configured_policy_kwargs.get({}), **hyperparams["policy_kwargs"]}
     return hyperparams

@@ -420,9 +420,30 @@ def test_a_search_finds_what_a_run_can_be_started_with(tmp_path: Path):
     params = study.trials[1].params
     assert model.inverse_temperature == saved["inverse_temperature"] == params["inverse_temperature"]
     assert model.policy_kwargs["n_critics"] == params["n_critics"]
-    # What the trial has not drawn is that of the configuration, there and here
+    # What the trial has not drawn is that of the configuration
     assert model.policy.ode_method == "midpoint"
     assert model.policy_kwargs["ode_method"] == "midpoint"
+
+
+def test_a_trial_keeps_what_it_does_not_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = []
+
+    class Spy(rl_zoo3.ALGOS["qam"]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            made.append(kwargs["policy_kwargs"])
+            raise FloatingPointError("pruned")
+
+    monkeypatch.setitem(rl_zoo3.ALGOS, "qam", Spy)
+    hyperparams = {"buffer_size": 100, "policy_kwargs": {"ode_method": "midpoint", "net_arch": [3]}}
+    options = {"optimize_hyperparameters": True, "n_evaluations": 1, "pruner": "none", "seed": 0}
+    experiment = manager("qam", "Pendulum-v1", tmp_path, hyperparams, **options)
+    experiment.setup_experiment()
+    study = optuna.create_study()
+    study.optimize(experiment.objective, n_trials=1)
+    (policy_kwargs,) = made
+    assert policy_kwargs["ode_method"] == "midpoint"
+    assert policy_kwargs["net_arch"] != [3]
+    assert policy_kwargs["n_critics"] == study.trials[0].params["n_critics"]
 
 
 def test_a_search_for_small_machines_draws_small_networks(monkeypatch: pytest.MonkeyPatch):
