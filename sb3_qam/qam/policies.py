@@ -101,6 +101,7 @@ class FlowPolicy(BaseFlowPolicy):
 
     @property
     def actor(self) -> VelocityField:
+        """The policy flow, as ``policy.actor`` of SB3's off-policy policies."""
         return self.policy_flow
 
     def target_pairs(self) -> list[TargetPair]:
