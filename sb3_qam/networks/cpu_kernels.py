@@ -2,7 +2,7 @@ r"""The fast evaluation of an MLP on a CPU, with fewer passes over memory than m
 
 An update of QAM evaluates small networks many times, and module by module the activations and the bookkeeping of
 autograd take as long as the products. Here a whole network is one node of autograd, whose backward pass is written out.
-The products are oneDNN's where PyTorch has it: on some CPUs they are twice as fast as the BLAS that ``torch.mm`` takes.
+The products are oneDNN's on CPUs with AVX-512, where they are up to twice as fast as the BLAS that ``torch.mm`` takes.
 
 The rest of the package uses three of them: :func:`forward` of a whole network, :class:`ConditionedKernel` of a velocity
 for fixed states, with its vector-Jacobian product, and :class:`RecordingKernel` of a velocity that is differentiated
@@ -101,11 +101,13 @@ class Deltas(NamedTuple):
 # Whether this build of PyTorch has the linear layers of oneDNN that its own compiler uses
 HAS_ONEDNN = th.backends.mkldnn.is_available() and hasattr(th.ops.mkldnn, "_linear_pointwise")
 HAS_BFLOAT16 = HAS_ONEDNN and th.ops.mkldnn._is_mkldnn_bf16_supported()
+# With AVX2 alone, BLAS is the faster one, and oneDNN's GELU takes as long as a product (benchmarks/README.md)
+ONEDNN_IS_FASTER = HAS_ONEDNN and th.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _takes_onednn(x: th.Tensor) -> bool:
     # Of bfloat16, th.mm takes oneDNN's products itself
-    return HAS_ONEDNN and x.shape[0] >= MIN_ROWS_FOR_ONEDNN and x.dtype == th.float32
+    return ONEDNN_IS_FASTER and x.shape[0] >= MIN_ROWS_FOR_ONEDNN and x.dtype == th.float32
 
 
 def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
