@@ -10,8 +10,8 @@ the median of several runs that take turns in the same process,
 
 Only ratios mean something on a machine that does other things too, and the ratio to the floor only on one kind of
 processor: printed are its name, and the rates of a product by BLAS, which the floor has, and by oneDNN, which the
-updates have where there is AVX-512. SQAM, FQL and BC take turns with QAM (``--variants``), each beside its multiply-adds as
-a share of QAM's, and so do models with other arguments of QAM (``--compare NAME=VALUE``, such as
+updates have where there is AVX-512. SQAM, FQL and BC take turns with QAM (``--variants``), each beside its
+multiply-adds as a share of QAM's, and so do models with other arguments of QAM (``--compare NAME=VALUE``, such as
 ``precision="'bf16'"``). ``--plot`` draws how the cost of the size
 "mid" grows with each number. ``--device cuda`` has data, networks and the products of the floor on a GPU; where there
 is none it says so and measures nothing.

@@ -28,6 +28,8 @@ PICTURE = HERE.parents[1] / "docs" / "images" / "claims.png"
 COLUMNS = ("suite", "algorithm", "seed", "steps", "success_percent")
 # What the published failures are called there
 PUBLISHED_NAMES = {"few_steps": "QAM-E (T=3)", "weak": "QAM-E (0.1x tau)", "strong": "QAM-E (10x tau)"}
+# Runs of offline.yml that were repeated for online ones to go on from
+REPEATED = "offline_again"
 # By suite and algorithm, then by seed: steps and success in percent of each evaluation
 Curves = dict[tuple[str, str], dict[int, list[tuple[int, float]]]]
 
@@ -96,7 +98,8 @@ def as_curves(rows: list[dict[str, str]]) -> Curves:
         curve.append((int(row["steps"]), float(row["success_percent"])))
     for (suite, algorithm), of_seeds in curves.items():
         for seed, curve in of_seeds.items():
-            before = curves.get(("offline", algorithm), {}).get(seed)
+            of_suites = (curves.get((each, algorithm), {}) for each in (REPEATED, "offline"))
+            before = next((each[seed] for each in of_suites if seed in each), None)
             if suite.startswith("online") and before:
                 curve.insert(0, (0, before[-1][1]))
     return curves
@@ -153,7 +156,8 @@ def draw(curves: Curves) -> None:
     shared |= dict.fromkeys(PUBLISHED_NAMES, "failures")
     by_title = defaultdict(list)
     for suite, algorithm in sorted(curves):
-        by_title[shared.get(suite, suite)].append((suite, algorithm))
+        if suite != REPEATED:
+            by_title[shared.get(suite, suite)].append((suite, algorithm))
     algorithms = sorted({algorithm for _, algorithm in curves})
     n_columns = min(len(by_title), 3)
     n_rows = -(-len(by_title) // n_columns)
