@@ -82,8 +82,11 @@ def test_online_curves_begin_where_the_offline_run_of_the_same_seed_ended(tmp_pa
     # The offline run was repeated for it
     write_run(tmp_path / "offline_again", seed=1, steps=(100, 200), successes=(0.0, 0.25))
     folders = [tmp_path / name for name in ("offline", "offline_again", "online_half")]
-    curves = report.as_curves(report.replace_suites([], folders))
-    assert curves["online_half", "qam"] == {1: [(0, 25.0), (300, 100.0), (400, 50.0)]}
+    rows = report.replace_suites([], folders)
+    assert report.as_curves(rows)["online_half", "qam"] == {1: [(0, 25.0), (300, 100.0), (400, 50.0)]}
+    # Whoever runs offline.yml has no need of our repeats
+    rows = report.replace_suites(rows, [tmp_path / "offline"])
+    assert report.as_curves(rows)["online_half", "qam"] == {1: [(0, 75.0), (300, 100.0), (400, 50.0)]}
 
 
 def test_nothing_that_is_wrong_reaches_the_csv_file(

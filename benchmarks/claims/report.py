@@ -86,6 +86,9 @@ def replace_suites(rows: list[dict[str, str]], folders: list[Path]) -> list[dict
     seen: dict[tuple[str, str, int], Path] = {}
     read = [row for folder in folders for row in rows_of_suite(folder, seen)]
     suites = {row["suite"] for row in read}
+    if "offline" in suites:
+        # The repeats were of the runs whose rows these replace
+        suites.add(REPEATED)
     rows = [row for row in rows if row["suite"] not in suites] + read
     return sorted(rows, key=lambda row: (row["suite"], row["algorithm"], int(row["seed"]), int(row["steps"])))
 
